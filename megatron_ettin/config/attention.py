@@ -1,0 +1,51 @@
+"""Which layer attends how: the one place where windows, layer kinds and RoPE bases are decided.
+
+Training, conversion, the reference forward and the tests all read the pattern from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from megatron_ettin.config.model import ModelConfig
+
+MaskKind = Literal["bidirectional", "causal"]
+LayerKind = Literal["global", "local"]
+
+MASK_OF_OBJECTIVE: Mapping[str, MaskKind] = MappingProxyType({"mlm": "bidirectional", "clm": "causal"})
+"""Who sees whom under each objective."""
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """How one layer attends."""
+
+    kind: LayerKind
+    window: tuple[int, int] | None
+    """Keys seen (to the left, to the right) of a position besides itself; None is no limit (global layers).
+    A causal mask applies on top, so a causal window always has 0 on the right."""
+    rope_base: float
+
+
+def local_window(sliding_window: int, mask_kind: MaskKind, causal_window: str) -> tuple[int, int]:
+    """Return how many keys (left, right) of itself a position of a local layer sees.
+
+    transformers' ``local_attention`` is the whole width: with 128 an encoder sees 64 to each side. Its decoder class
+    counts the position itself among the 64, hence 63 previous ones; the authors' trainer (flash attention with a
+    causal mask and window 64, 64) let a decoder see 64 previous ones.
+    """
+    half = sliding_window // 2
+    if mask_kind == "bidirectional":
+        return half, half
+    return (half if causal_window == "authors" else half - 1), 0
+
+
+def layer_pattern(model: ModelConfig, mask_kind: MaskKind) -> tuple[LayerAttention, ...]:
+    """Return the attention of every layer, first to last (0-based; layer 0 is global)."""
+    window = local_window(model.sliding_window, mask_kind, model.causal_window)
+    everywhere = LayerAttention("global", None, model.rope_global_base)
+    nearby = LayerAttention("local", window, model.rope_local_base)
+    return tuple(everywhere if i % model.global_attention_every == 0 else nearby for i in range(model.num_layers))

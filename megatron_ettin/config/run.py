@@ -1,0 +1,43 @@
+"""A whole run as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from megatron_ettin.config.data import DataConfig
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.parallel import ParallelConfig
+from megatron_ettin.config.training import CheckpointConfig, OptimizerConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on, resolved. Saved beside every checkpoint as ``run.json``'s ``config``."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return plain nested dicts, ready for JSON or YAML."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, sections: dict[str, dict[str, Any]]) -> RunConfig:
+        """Rebuild a config from :meth:`to_dict`'s result; keys that are missing take their defaults."""
+        return cls(**{f.name: f.default_factory(**sections.get(f.name, {})) for f in fields(cls)})  # type: ignore[misc]
+
+    def with_values(self, values: Mapping[str, Any]) -> RunConfig:
+        """Return a copy with some fields replaced, each named without its section: names are unique over all."""
+        sections = {}
+        for section in fields(self):
+            config = getattr(self, section.name)
+            sections[section.name] = replace(
+                config, **{f.name: values[f.name] for f in fields(config) if f.name in values}
+            )
+        return RunConfig(**sections)

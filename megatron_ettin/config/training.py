@@ -1,0 +1,62 @@
+"""The run: objective, batches, duration, what is shown and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ettin.config.options import option
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Objective, batch sizes, duration, precision."""
+
+    objective: str = option("", "mlm trains an encoder, clm a decoder", choices=("mlm", "clm"))
+    micro_batch_size: int = option(1, "rows in one forward pass of one rank", at_least=1)
+    global_batch_size: int = option(8, "rows in one step over all ranks", at_least=1)
+    train_iters: int = option(0, "steps to train", at_least=0)
+    exit_interval: int = option(
+        0, "save and stop after this many steps of this launch; 0 never", metavar="STEPS", at_least=0
+    )
+    eval_interval: int = option(100, "validate every this many steps; 0 never", metavar="STEPS", at_least=0)
+    eval_iters: int = option(100, "global batches of one validation at most; 0 takes the whole split", at_least=0)
+    eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON, train nothing")
+    log_interval: int = option(10, "write metrics every this many steps", metavar="STEPS", at_least=1)
+    seed: int = option(21, "seed of weights, order, masks and dropout", at_least=0)
+    bf16: bool = option(False, "compute in bfloat16 with fp32 master weights")
+    device: str = option("auto", "where to run; auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer and learning-rate schedule. Schedules count in steps."""
+
+    optimizer: str = option("adamw", "optimizer", choices=("adamw",))
+    lr: float = option(3e-3, "peak learning rate", at_least=0)
+    min_lr: float = option(0.0, "learning rate at the end of the decay", at_least=0)
+    lr_decay_style: str = option(
+        "WSD", "path from the peak to --min-lr", choices=("constant", "linear", "cosine", "WSD", "1-sqrt")
+    )
+    lr_warmup_iters: int = option(0, "steps of linear warm-up", metavar="STEPS", at_least=0)
+    lr_decay_iters: int = option(0, "step at which the decay ends; 0 is --train-iters", metavar="STEPS", at_least=0)
+    lr_wsd_decay_iters: int = option(
+        0, "length of WSD's linear decay, which ends at --lr-decay-iters", metavar="STEPS", at_least=0
+    )
+    weight_decay: float = option(
+        3e-4, "decoupled weight decay, multiplied by the learning rate; none on 1-D parameters", at_least=0
+    )
+    adam_beta1: float = option(0.9, "decay of the first moment", at_least=0, below=1)
+    adam_beta2: float = option(0.98, "decay of the second moment", at_least=0, below=1)
+    adam_eps: float = option(1e-6, "added to the root of the second moment", above=0)
+    clip_grad: float = option(1.0, "largest global gradient norm; 0 does not clip", at_least=0)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Where a run is saved to and loaded from."""
+
+    save: str = option("", "folder for checkpoints, metrics.jsonl and TensorBoard events", metavar="DIR")
+    load: str = option("", "a former --save folder (its latest whole checkpoint) or one step_* folder", metavar="DIR")
+    load_step: int = option(0, "load this step of --load instead of the latest", metavar="N", at_least=0)
+    save_interval: int = option(0, "save every this many steps; 0 only at the end", metavar="STEPS", at_least=0)
+    tensorboard_dir: str = option("", "where TensorBoard events go; default SAVE/tensorboard", metavar="DIR")

@@ -1,0 +1,68 @@
+"""megatron-core's TransformerConfig, made from ours in this one place."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.nn import functional as F
+
+from megatron_ettin.config.parallel import ParallelConfig, stage_layers
+from megatron_ettin.config.run import RunConfig
+
+
+def build_core_config(run: RunConfig) -> TransformerConfig:
+    """Translate a run into megatron-core's words."""
+    model, parallel = run.model, run.parallel
+    dtype = torch.bfloat16 if run.training.bf16 else torch.float32
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        hidden_dropout=model.attention_output_dropout,
+        attention_dropout=0.0,
+        normalization="LayerNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=F.gelu,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        gradient_accumulation_fusion=False,
+        # Weights are drawn by their global names after building (model/initialization.py). Core's own pass stays on,
+        # because it also marks which parameters are sharded; its draw is skipped.
+        init_method=_leave_as_is,
+        output_layer_init_method=_leave_as_is,
+        embedding_init_method=_leave_as_is,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        pipeline_model_parallel_layout=_stage_layout(model.num_layers, parallel),
+        # Micro-batches hold real tokens only, so their lengths differ.
+        variable_seq_lengths=parallel.pipeline_model_parallel_size > 1,
+        moe_token_dispatcher_type="alltoall",  # core checks it against the line above, experts or not
+        sequence_parallel=parallel.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=run.training.bf16,
+        # The loss is a sum; core divides the gradients by the scored tokens of the global batch.
+        calculate_per_token_loss=True,
+        # Layer 0 lacks a norm, so layers are saved one by one under their own numbers.
+        hetereogenous_dist_checkpoint=True,
+    )
+
+
+def _leave_as_is(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _stage_layout(num_layers: int, parallel: ParallelConfig) -> list[list[str]] | None:
+    stages = parallel.pipeline_model_parallel_size
+    if stages == 1:
+        return None
+    layout = [["decoder"] * count for count in stage_layers(num_layers, stages)]
+    layout[0].insert(0, "embedding")
+    layout[-1].append("loss")
+    return layout

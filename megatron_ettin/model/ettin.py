@@ -1,0 +1,129 @@
+"""The model: one class for encoder and decoder; the mask kind is the whole difference.
+
+Shapes: T packed tokens, H hidden, K scored positions, V vocabulary rows of this tensor-parallel rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.dist_checkpointing.mapping import ShardedStateDict
+from megatron.core.enums import ModelType
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer.transformer_block import TransformerBlock
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from megatron_ettin.config.attention import MaskKind, layer_pattern
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.parallel import ParallelConfig, stage_layers
+from megatron_ettin.model.embedding import EttinEmbedding
+from megatron_ettin.model.head import PredictionHead, build_output_layer
+from megatron_ettin.model.layer_specs import local_block_spec
+from megatron_ettin.model.packing import PackedLayout
+
+
+class EttinModel(LanguageModule):
+    """One pipeline stage of a ModernBERT-shaped encoder or decoder."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        model: ModelConfig,
+        parallel: ParallelConfig,
+        mask_kind: MaskKind,
+        *,
+        pp_rank: int,
+    ) -> None:
+        """Build this stage.
+
+        Args:
+            config: megatron-core's config of the same run.
+            model: shape; ``vocab_size`` must be resolved.
+            parallel: layout.
+            mask_kind: who sees whom.
+            pp_rank: which stage this is.
+        """
+        super().__init__(config=config, pg_collection=ProcessGroupCollection.use_mpu_process_groups())
+        stages = parallel.pipeline_model_parallel_size
+        self.pre_process = pp_rank == 0
+        self.post_process = pp_rank == stages - 1
+        self.share_embeddings_and_output_weights = True
+        self.model_type = ModelType.encoder_or_decoder
+        self.vocab_size = model.vocab_size
+        padded = padded_vocab_size(model.vocab_size, parallel.tensor_model_parallel_size)
+        self.first_padded_row = self._local_true_rows(padded)
+
+        if self.pre_process:
+            self.embedding = EttinEmbedding(config, padded, self.pg_collection)
+        counts = stage_layers(model.num_layers, stages)
+        first = sum(counts[:pp_rank])
+        self.transformer = TransformerBlock(
+            config,
+            local_block_spec(layer_pattern(model, mask_kind), range(first, first + counts[pp_rank]), mask_kind),
+            pre_process=self.pre_process,
+            post_process=self.post_process,
+            pg_collection=self.pg_collection,
+        )
+        if self.post_process:
+            self.head = PredictionHead(config)
+            self.output_layer = build_output_layer(
+                config, padded, self.pg_collection, weight_elsewhere=self.pre_process
+            )
+        self.setup_embeddings_and_output_layer()
+
+    def set_input_tensor(self, input_tensor: list[Tensor | None]) -> None:
+        """Take what the stage before sent; called by megatron-core's schedules."""
+        self.transformer.set_input_tensor(input_tensor[0])
+
+    def forward(self, tokens_T: Tensor, layout: PackedLayout, scored_K: Tensor) -> Tensor:
+        """Run this stage.
+
+        Args:
+            tokens_T: input ids.
+            layout: where the pieces lie.
+            scored_K: indices into T whose logits are wanted; head and output layer run on these only.
+
+        Returns:
+            Logits [K, V] of this rank's part of the vocabulary on the last stage, hidden states [T, 1, H] before it.
+        """
+        embedded = self.embedding(tokens_T) if self.pre_process else None
+        hidden = self.transformer(embedded, attention_mask=None, packed_seq_params=layout)
+        if not self.post_process:
+            return hidden
+        if self.config.sequence_parallel:
+            # Gather, then select: scored positions fall unevenly on the ranks. Every rank goes on with the whole
+            # sequence and gets the same gradient for it, so backward takes this rank's part instead of summing.
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=self.tp_group)
+        return self._logits(hidden[:, 0].index_select(0, scored_K))
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[()] = (), metadata: dict[str, Any] | None = None
+    ) -> ShardedStateDict:
+        """Return the parameters as megatron-core saves them: canonical names, no ``_extra_state``.
+
+        Extra states belong to a backend (FP8 scales); a checkpoint holds what every backend can read.
+        """
+        entries = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        return {name: entry for name, entry in entries.items() if not name.endswith("_extra_state")}
+
+    def _logits(self, hidden_KH: Tensor) -> Tensor:
+        weight = self.shared_embedding_or_output_weight() if self.pre_process else None
+        logits, _ = self.output_layer(self.head(hidden_KH), weight=weight)
+        if self.first_padded_row < logits.size(-1):
+            # Rows that only fill the vocabulary up to the tensor-parallel size must not enter the softmax.
+            logits[:, self.first_padded_row :] = float("-inf")
+        return logits
+
+    def _local_true_rows(self, padded: int) -> int:
+        """How many of this rank's vocabulary rows are real."""
+        per_rank = padded // self.tp_group.size()
+        return min(max(self.vocab_size - self.tp_group.rank() * per_rank, 0), per_rank)
+
+
+def padded_vocab_size(vocab_size: int, tp: int) -> int:
+    """Return the vocabulary rounded up so that every tensor-parallel rank holds a multiple of 8 rows."""
+    multiple = 8 * tp
+    return -(-vocab_size // multiple) * multiple

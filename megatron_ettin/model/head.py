@@ -1,0 +1,64 @@
+"""Prediction head and output layer, the same for encoder and decoder.
+
+Shapes: K scored positions, H hidden, V vocabulary rows of this tensor-parallel rank.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from megatron_ettin.model.norm import BiasFreeLayerNorm
+
+
+class PredictionHead(MegatronModule):
+    """Dense, exact GELU, norm; whole on every tensor-parallel rank (it is small and sees scored positions only)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Create the dense matrix and the norm, which see all scored tokens on every rank."""
+        super().__init__(config=config)
+        whole = without_sequence_parallel(config)
+        size = config.hidden_size
+        device = torch.cuda.current_device()
+        self.dense = nn.Linear(size, size, bias=False, device=device, dtype=config.params_dtype)
+        self.norm = BiasFreeLayerNorm(whole, size, config.layernorm_epsilon)
+
+    def forward(self, hidden_KH: Tensor) -> Tensor:
+        """Return [K, H]."""
+        return self.norm(F.gelu(self.dense(hidden_KH)))
+
+
+def build_output_layer(
+    config: TransformerConfig, vocab_size: int, groups: ProcessGroupCollection, *, weight_elsewhere: bool
+) -> ColumnParallelLinear:
+    """Build the vocabulary-parallel output matrix with its bias.
+
+    Args:
+        config: megatron-core's config.
+        vocab_size: rows over all ranks, padded.
+        groups: process groups.
+        weight_elsewhere: this stage holds the embedding, whose matrix is handed in at each call (tied weights).
+    """
+    return ColumnParallelLinear(
+        config.hidden_size,
+        vocab_size,
+        config=without_sequence_parallel(config),
+        init_method=config.embedding_init_method,
+        bias=True,
+        skip_weight_param_allocation=weight_elsewhere,
+        tp_group=groups.tp,
+    )
+
+
+def without_sequence_parallel(config: TransformerConfig) -> TransformerConfig:
+    """Return a config for modules after the sequence was gathered: they see whole activations."""
+    whole = copy.copy(config)
+    whole.sequence_parallel = False
+    return whole

@@ -1,0 +1,120 @@
+"""Run megatron-core on plain CPUs.
+
+megatron-core 0.16.1 computes nothing that needs a GPU, but it places tensors with ``device="cuda"`` and
+``torch.cuda.current_device()``, compares ``Tensor.type()`` with CUDA names and keeps CUDA random states. This file
+redirects exactly those, for the life of the process, and nothing else; parallel groups, schedules, data parallelism,
+optimizer and checkpoints remain megatron-core's own, over gloo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+SUPPORTED_CORE = "0.16.1"
+"""The megatron-core version whose placements were checked."""
+
+_CUDA_TYPE_NAMES = {
+    "torch.FloatTensor": "torch.cuda.FloatTensor",
+    "torch.HalfTensor": "torch.cuda.HalfTensor",
+    "torch.BFloat16Tensor": "torch.cuda.BFloat16Tensor",
+}
+
+
+class CudaToCpu(TorchFunctionMode):
+    """Rewrites a CUDA placement in any torch call to the CPU."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func`` with its placement rewritten."""
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            name = func(args[0])
+            return _CUDA_TYPE_NAMES.get(name, name)
+        if kwargs and _is_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": "cpu"}
+        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], "cpu", *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_cuda(device: Any) -> bool:
+    if isinstance(device, torch.device):
+        return device.type == "cuda"
+    return isinstance(device, str) and device.startswith("cuda")
+
+
+def _current_device() -> torch.device:
+    return torch.device("cpu")
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _get_rng_state(*args: Any, **kwargs: Any) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(new_state: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    torch.set_rng_state(new_state)
+
+
+def _manual_seed(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+REDIRECTED_IN_TORCH_CUDA: dict[str, Callable[..., Any]] = {
+    "current_device": _current_device,
+    "synchronize": _do_nothing,
+    "empty_cache": _do_nothing,
+    "get_rng_state": _get_rng_state,
+    "set_rng_state": _set_rng_state,
+    "manual_seed": _manual_seed,
+}
+"""What is replaced in ``torch.cuda``."""
+
+REDIRECTED_IN_CORE_RANDOM: dict[str, Callable[..., Any]] = {
+    "_get_cuda_rng_state": _get_rng_state,
+    "_set_cuda_rng_state": _set_rng_state,
+}
+"""What is replaced in ``megatron.core.tensor_parallel.random``."""
+
+_installed: CudaToCpu | None = None
+
+
+def install_cpu_placement() -> None:
+    """Redirect megatron-core's CUDA placements to the CPU, once per process.
+
+    Must run before megatron-core builds anything. Its warning "CPU RNG state changed within GPU RNG context" is
+    dropped, since here the two are one generator.
+
+    Raises:
+        RuntimeError: the installed megatron-core is not the version this was checked against.
+    """
+    global _installed
+    if _installed is not None:
+        return
+    found = version("megatron-core")
+    if found != SUPPORTED_CORE:
+        raise RuntimeError(f"megatron-core {found} is installed; its CPU placement was checked for {SUPPORTED_CORE} only")
+    for name, replacement in REDIRECTED_IN_TORCH_CUDA.items():
+        setattr(torch.cuda, name, replacement)
+    from megatron.core.tensor_parallel import random as core_random
+
+    for name, replacement in REDIRECTED_IN_CORE_RANDOM.items():
+        setattr(core_random, name, replacement)
+    logging.getLogger(core_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
+    _installed = CudaToCpu()
+    _installed.__enter__()

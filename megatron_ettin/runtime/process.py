@@ -1,0 +1,63 @@
+"""Beginning and end of a distributed process."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+import torch
+import torch.distributed
+from megatron.core import parallel_state
+
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.runtime.cpu import install_cpu_placement
+from megatron_ettin.runtime.device import Device
+from megatron_ettin.runtime.groups import Ranks, ranks
+from megatron_ettin.runtime.seeds import seed_process
+
+
+def start_process(run: RunConfig, device: Device) -> Ranks:
+    """Join the process group, build the parallel groups and seed this rank.
+
+    Reads torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without it the world is this process.
+    """
+    join_world(device, timeout_minutes=run.parallel.distributed_timeout_minutes)
+    return build_groups(run)
+
+
+def join_world(device: Device, *, timeout_minutes: float = 10.0) -> None:
+    """Initialise torch.distributed for ``device``."""
+    if device.type == "cpu":
+        install_cpu_placement()
+    else:
+        torch.cuda.set_device(device.index)
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(device.backend, timeout=timeout)
+    else:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(device.backend, store=store, rank=0, world_size=1, timeout=timeout)
+
+
+def build_groups(run: RunConfig) -> Ranks:
+    """Build megatron-core's parallel groups for ``run`` in the current world, replacing any former ones."""
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=run.parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=run.parallel.pipeline_model_parallel_size,
+        distributed_timeout_minutes=max(1, int(run.parallel.distributed_timeout_minutes)),
+        create_gloo_process_groups=False,
+    )
+    here = ranks()
+    seed_process(run.training.seed, here)
+    return here
+
+
+def end_process() -> None:
+    """Leave the process group; safe to call when it was never joined."""
+    if not torch.distributed.is_initialized():
+        return
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,69 @@
+"""From a resolved run to a model that can be stepped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_ettin.config.attention import MaskKind
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.model.core_config import build_core_config
+from megatron_ettin.model.ettin import EttinModel
+from megatron_ettin.model.initialization import initialize_weights
+from megatron_ettin.optim.build import build_optimizer
+from megatron_ettin.runtime.device import Device
+from megatron_ettin.runtime.groups import Ranks
+
+
+@dataclass
+class Training:
+    """Everything one step needs, built once."""
+
+    run: RunConfig
+    device: Device
+    ranks: Ranks
+    core_config: TransformerConfig
+    model: EttinModel
+    """This rank's stage, unwrapped: for checkpoints and inspection."""
+    wrapped: DistributedDataParallel
+    """The same stage inside megatron-core's data parallelism: for stepping."""
+    optimizer: MegatronOptimizer
+
+
+def build_training(run: RunConfig, mask_kind: MaskKind, device: Device, ranks: Ranks) -> Training:
+    """Build model, data parallelism and optimizer of this rank, with freshly drawn weights.
+
+    Args:
+        run: resolved config; the vocabulary size is known.
+        mask_kind: the objective's mask.
+        device: where this rank computes.
+        ranks: this rank's coordinates; the parallel groups exist.
+    """
+    core_config = build_core_config(run)
+    model = build_model(run, core_config, mask_kind, device, ranks)
+    wrapped = DistributedDataParallel(
+        config=core_config,
+        ddp_config=DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+        ),
+        module=Float16Module(core_config, model) if run.training.bf16 else model,
+    )
+    optimizer = build_optimizer(run, [wrapped])
+    core_config.finalize_model_grads_func = finalize_model_grads
+    core_config.grad_scale_func = optimizer.scale_loss
+    return Training(run, device, ranks, core_config, model, wrapped, optimizer)
+
+
+def build_model(
+    run: RunConfig, core_config: TransformerConfig, mask_kind: MaskKind, device: Device, ranks: Ranks
+) -> EttinModel:
+    """Build this rank's stage on its device and draw its weights."""
+    model = EttinModel(core_config, run.model, run.parallel, mask_kind, pp_rank=ranks.pp_rank)
+    model.to(device.torch_device)
+    initialize_weights(model, run.model, run.training.seed)
+    return model

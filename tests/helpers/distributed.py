@@ -1,0 +1,138 @@
+"""Run a function on several gloo ranks, in processes that live as long as the test session.
+
+megatron-core takes seconds to import. A fork server imports it once; the workers fork from it and are used again by
+every test. A test's function joins and leaves the process group itself, as a real rank does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
+
+MAX_RANKS = 4
+PRELOAD = ["tests.helpers.preload"]
+ERROR_GRACE_SECONDS = 2.0
+
+
+@dataclass
+class _Worker:
+    process: ForkServerProcess
+    pipe: Connection
+
+
+_workers: list[_Worker] = []
+
+
+def run_ranks(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 120.0, **kwargs: Any
+) -> list[Any]:
+    """Call ``function(*args, **kwargs)`` on every rank of a world and return the results in rank order.
+
+    Args:
+        world_size: number of ranks, at most MAX_RANKS.
+        function: a module-level function; it finds RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment,
+            as under torchrun.
+        args: positional arguments, picklable.
+        timeout_seconds: how long the slowest rank may take.
+        kwargs: keyword arguments, picklable.
+
+    Raises:
+        RuntimeError: a rank raised (its traceback is in the message) or took too long; the pool is then replaced.
+    """
+    assert world_size <= MAX_RANKS
+    if not _workers:
+        _start_pool()
+    port = _free_port()
+    for rank, worker in enumerate(_workers[:world_size]):
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        worker.pipe.send((environment, function, args, kwargs))
+    return _collect(_workers[:world_size], timeout_seconds)
+
+
+def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    errors: dict[int, str] = {}
+    deadline = time.monotonic() + timeout_seconds
+    while len(results) + len(errors) < len(workers) and time.monotonic() < deadline:
+        waiting = {w.pipe: rank for rank, w in enumerate(workers) if rank not in results and rank not in errors}
+        for pipe in wait(list(waiting), timeout=0.5):
+            rank = waiting[pipe]  # type: ignore[index]
+            try:
+                ok, value = pipe.recv()  # type: ignore[union-attr]
+            except EOFError:
+                ok, value = False, "the process died"
+            (results if ok else errors)[rank] = value
+        if errors:
+            # The others may wait for the failed rank for ever; give them a moment to fail on their own.
+            deadline = min(deadline, time.monotonic() + ERROR_GRACE_SECONDS)
+    if len(results) == len(workers):
+        return [results[rank] for rank in range(len(workers))]
+    stop_pool()
+    missing = [rank for rank in range(len(workers)) if rank not in results and rank not in errors]
+    report = "".join(f"\n--- rank {rank} ---\n{text}" for rank, text in sorted(errors.items()))
+    raise RuntimeError(f"ranks {sorted(errors)} failed, ranks {missing} did not answer{report}")
+
+
+def _start_pool() -> None:
+    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    for _ in range(MAX_RANKS):
+        ours, theirs = context.Pipe()
+        # Not daemonic: saving a checkpoint starts processes, which daemons may not.
+        process = context.Process(target=_serve, args=(theirs,), daemon=False)
+        process.start()
+        theirs.close()
+        _workers.append(_Worker(process, ours))
+    atexit.register(stop_pool)
+
+
+def stop_pool() -> None:
+    """End all workers; the next call of :func:`run_ranks` starts new ones."""
+    for worker in _workers:
+        worker.pipe.close()
+        worker.process.kill()
+        worker.process.join()
+    _workers.clear()
+
+
+def _serve(pipe: Connection) -> None:
+    """Answer calls until the test session closes the pipe."""
+    import torch
+
+    from megatron_ettin.runtime.process import end_process
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            environment, function, args, kwargs = pipe.recv()
+        except EOFError:
+            return
+        os.environ.update(environment)
+        try:
+            answer = (True, function(*args, **kwargs))
+        except BaseException:
+            answer = (False, traceback.format_exc())
+        finally:
+            end_process()
+        pipe.send(answer)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

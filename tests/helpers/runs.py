@@ -1,0 +1,38 @@
+"""Small resolved runs for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.run import RunConfig
+
+TINY = ModelConfig(
+    num_layers=4,
+    hidden_size=64,
+    ffn_hidden_size=96,
+    num_attention_heads=4,
+    vocab_size=128,
+    sliding_window=16,
+    rope_global_base=160_000.0,
+    rope_local_base=10_000.0,
+    attention_output_dropout=0.0,
+    init_std=0.05,
+)
+"""Every feature in miniature: two global and two local layers, different RoPE bases, a window shorter than documents."""
+
+
+def tiny_run(objective: str, *, model: ModelConfig = TINY, **overrides: Any) -> RunConfig:
+    """Return a run of the tiny model; ``overrides`` are field names of any section."""
+    run = RunConfig(model=model)
+    run = with_overrides(run, objective=objective, device="cpu", seq_length=64, lr=3e-3, train_iters=20)
+    return with_overrides(run, **overrides)
+
+
+def with_overrides(run: RunConfig, **overrides: Any) -> RunConfig:
+    """Return ``run`` with fields replaced in whichever section has them."""
+    for key, value in overrides.items():
+        section = next(name for name in vars(run) if hasattr(getattr(run, name), key))
+        run = replace(run, **{section: replace(getattr(run, section), **{key: value})})
+    return run

@@ -1,0 +1,103 @@
+"""One model, any layout: losses over 20 steps equal those of one rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_ettin.data.batch import PackedBatch
+from tests.helpers.batches import packed_batch, random_pieces
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import TINY, tiny_run
+
+STEPS = 20
+MICRO_BATCHES = 4
+MASK_KIND = {"mlm": "bidirectional", "clm": "causal"}
+
+LAYOUTS = {
+    "tp2": (2, {"tensor_model_parallel_size": 2}),
+    "pp2": (2, {"pipeline_model_parallel_size": 2}),
+    "dp2": (2, {}),
+    "dp2-distributed-optimizer": (2, {"use_distributed_optimizer": True}),
+    "tp2-sequence-parallel": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
+    "tp2-pp2": (4, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
+}
+
+
+def global_batch(step: int, objective: str, vocab_size: int) -> list[PackedBatch]:
+    """Four micro-batches of a step; they differ in length and in how many tokens are scored."""
+    rng = np.random.default_rng([step, 7])
+    batches = []
+    for index in range(MICRO_BATCHES):
+        lengths = rng.integers(1, 60, rng.integers(1, 4)).tolist()
+        # A Zipf-like vocabulary, so that there is something to learn.
+        pieces = [piece % (1 + piece % 17) + 5 for piece in random_pieces(rng, lengths, vocab_size)]
+        batches.append(packed_batch(pieces, causal=objective == "clm", seed=step * 10 + index, pad_multiple=4))
+    return batches
+
+
+def train(objective: str, overrides: dict[str, Any], steps: int = STEPS, **model: Any) -> dict[str, Any]:
+    """Train on this rank's share of the global batches; return losses and gradient norms."""
+    from dataclasses import replace
+
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import start_process
+    from megatron_ettin.train.build import build_training
+    from megatron_ettin.train.step import train_step
+
+    run = tiny_run(objective, model=replace(TINY, **model), **overrides)
+    device = choose_device("cpu")
+    ranks = start_process(run, device)
+    training = build_training(run, MASK_KIND[objective], device, ranks)
+    losses, norms = [], []
+    for step in range(steps):
+        batches = global_batch(step, objective, run.model.vocab_size)[ranks.dp_rank :: ranks.dp_size]
+        result = train_step(training, batches, learning_rate=3e-3)
+        losses.append(result.sums.loss)
+        norms.append(result.gradient_norm)
+    return {"losses": losses, "norms": norms}
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> dict[str, Any]:
+    return {objective: run_ranks(1, train, objective, {})[0] for objective in MASK_KIND}
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_losses_equal_one_rank(layout: str, objective: str, one_rank: dict[str, Any]) -> None:
+    world_size, overrides = LAYOUTS[layout]
+    results = run_ranks(world_size, train, objective, overrides)
+    expected = one_rank[objective]
+    assert expected["losses"][-1] < expected["losses"][0] - 0.1, "the reference learned nothing"
+    for result in results:
+        np.testing.assert_allclose(result["losses"], expected["losses"], rtol=1e-5)
+        np.testing.assert_allclose(result["norms"], expected["norms"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_layers", [7, 19])
+def test_uneven_stages_equal_one_rank(num_layers: int) -> None:
+    steps = 3
+    expected = run_ranks(1, train, "mlm", {}, steps, num_layers=num_layers)[0]
+    results = run_ranks(2, train, "mlm", {"pipeline_model_parallel_size": 2}, steps, num_layers=num_layers)
+    for result in results:
+        np.testing.assert_allclose(result["losses"], expected["losses"], rtol=1e-5)
+
+
+def test_padded_vocabulary_does_not_change_the_loss() -> None:
+    """With 131 tokens TP=1 pads to 136 rows and TP=2 to 144; neither may enter the softmax."""
+    steps = 5
+    expected = run_ranks(1, train, "clm", {}, steps, vocab_size=131)[0]
+    results = run_ranks(2, train, "clm", {"tensor_model_parallel_size": 2}, steps, vocab_size=131)
+    np.testing.assert_allclose(results[0]["losses"], expected["losses"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"tensor_model_parallel_size": 2, "sequence_parallel": True}])
+def test_dropout_repeats_itself_to_the_bit(overrides: dict[str, Any]) -> None:
+    first = run_ranks(2, train, "mlm", overrides, 5, attention_output_dropout=0.1)
+    second = run_ranks(2, train, "mlm", overrides, 5, attention_output_dropout=0.1)
+    without = run_ranks(2, train, "mlm", overrides, 5)
+    assert first == second
+    assert first[0]["losses"] != without[0]["losses"]
