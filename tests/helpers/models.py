@@ -1,0 +1,40 @@
+"""Build one rank's model inside a worker and run documents through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from megatron_ettin.config.run import RunConfig
+from tests.helpers.batches import packed_batch
+
+MASK_KIND = {"mlm": "bidirectional", "clm": "causal"}
+
+
+def build_stage(run: RunConfig) -> Any:
+    """Join the world and return this rank's EttinModel with freshly drawn weights, in evaluation mode."""
+    from megatron_ettin.model.core_config import build_core_config
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import start_process
+    from megatron_ettin.train.build import build_model
+
+    device = choose_device("cpu")
+    ranks = start_process(run, device)
+    return build_model(run, build_core_config(run), MASK_KIND[run.training.objective], device, ranks).eval()
+
+
+def packed_logits(model: Any, pieces: list[np.ndarray]) -> np.ndarray:
+    """Return logits [T, V] of all tokens of the packed pieces, over the true vocabulary (one rank holds the model)."""
+    import torch
+
+    from megatron_ettin.model.packing import PackedLayout
+
+    batch = packed_batch(pieces, causal=True)
+    layout = PackedLayout.build(
+        torch.from_numpy(batch.cu_seqlens), torch.from_numpy(batch.positions_T), tuple(map(len, pieces))
+    )
+    tokens = torch.from_numpy(batch.tokens_T)
+    with torch.no_grad():
+        logits = model(tokens, layout, torch.arange(len(tokens)))
+    return logits[:, : model.vocab_size].numpy()

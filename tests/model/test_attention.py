@@ -1,0 +1,86 @@
+"""Packed attention against a dense float64 softmax with the mask written out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.helpers.distributed import run_ranks
+
+LENGTHS = (1, 15, 16, 17, 40, 2)
+
+
+def dense_attention(q, k, v, lengths, left, right):  # type: ignore[no-untyped-def]
+    """Softmax attention in float64; ``left``/``right`` limit the keys of each query, infinity does not."""
+    piece = np.repeat(np.arange(len(lengths)), lengths)
+    distance = np.arange(len(piece))[None, :] - np.arange(len(piece))[:, None]
+    seen = (piece[:, None] == piece[None, :]) & (distance >= -left) & (distance <= right)
+    scores = np.einsum("qnd,knd->nqk", q, k) / math.sqrt(q.shape[-1])
+    weights = np.exp(np.where(seen, scores, -np.inf))
+    return np.einsum("nqk,knd->qnd", weights / weights.sum(-1, keepdims=True), v)
+
+
+def packed_attention(q, k, v, lengths, window, causal):  # type: ignore[no-untyped-def]
+    """The package's attention on the same arrays, with the gradient of its sum of squares."""
+    import torch
+
+    from megatron_ettin.model.attention import attend_by_piece, attend_in_band
+    from megatron_ettin.model.packing import PackedLayout
+
+    cu_seqlens = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    layout = PackedLayout.build(cu_seqlens, positions, lengths)
+    query, key, value = (torch.tensor(x, requires_grad=True) for x in (q, k, v))
+    if window is None:
+        out = attend_by_piece(query, key, value, lengths, causal=causal)
+    else:
+        out = attend_in_band(query, key, value, layout.band(window, query.dtype))
+    out.square().sum().backward()
+    return [x.detach().numpy() for x in (out, query.grad, key.grad, value.grad)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("window", "causal"),
+    [(None, False), (None, True), ((8, 8), False), ((7, 0), True), ((8, 0), True), ((24, 24), False), ((3, 1), False)],
+)
+def test_equals_dense_reference(window: tuple[int, int] | None, causal: bool) -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, sum(LENGTHS), 2, 8))
+    out, *gradients = run_ranks(1, packed_attention, q, k, v, LENGTHS, window, causal)[0]
+    left, right = window or (math.inf, 0 if causal else math.inf)
+    np.testing.assert_allclose(out, dense_attention(q, k, v, LENGTHS, left, right), atol=1e-12)
+    # Gradients by central differences along one random direction of each input.
+    inputs = [q, k, v]
+    for index, gradient in enumerate(gradients):
+        direction = rng.standard_normal(q.shape)
+        moved = []
+        for sign in (1e-6, -1e-6):
+            shifted = [x + sign * direction if i == index else x for i, x in enumerate(inputs)]
+            moved.append((dense_attention(*shifted, LENGTHS, left, right) ** 2).sum())
+        np.testing.assert_allclose((gradient * direction).sum(), (moved[0] - moved[1]) / 2e-6, rtol=1e-6)
+
+
+def rotate_by_hand(positions, base):  # type: ignore[no-untyped-def]
+    """Rotate a fixed vector with the package's tables."""
+    import torch
+
+    from megatron_ettin.model.rope import rotary_tables, rotate
+
+    x = torch.arange(1.0, 9.0).repeat(len(positions), 1, 1)
+    return rotate(x, *rotary_tables(torch.tensor(positions), 8, base)).numpy()
+
+
+def test_rotation_turns_half_split_pairs() -> None:
+    positions, base = [0, 1, 5], 10_000.0
+    turned = run_ranks(1, rotate_by_hand, positions, base)[0]
+    for row, position in enumerate(positions):
+        for pair in range(4):
+            angle = position * base ** (-2 * pair / 8)
+            first, second = pair + 1.0, pair + 5.0
+            expected = (
+                first * math.cos(angle) - second * math.sin(angle),
+                second * math.cos(angle) + first * math.sin(angle),
+            )
+            np.testing.assert_allclose(turned[row, 0, [pair, pair + 4]], expected, rtol=1e-6)
