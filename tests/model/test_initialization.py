@@ -11,32 +11,11 @@ import pytest
 from tests.helpers.distributed import run_ranks
 from tests.helpers.models import build_stage
 from tests.helpers.runs import TINY, tiny_run
+from tests.helpers.shards import Shard, assemble, rank_shards
 
 
-def drawn_shards(objective: str, overrides: dict[str, Any]) -> list[tuple[str, tuple[int, ...], np.ndarray]]:
-    """Return (name, global offset, values) of every piece of a parameter on this rank."""
-    from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
-
-    model = build_stage(tiny_run(objective, **overrides))
-    shards = []
-    for entry in model.sharded_state_dict().values():
-        for shard in entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]:
-            shards.append((shard.key, tuple(shard.global_offset), shard.data.detach().numpy().copy()))
-    return shards
-
-
-def assemble(per_rank: list[list[tuple[str, tuple[int, ...], np.ndarray]]]) -> dict[str, np.ndarray]:
-    """Put the ranks' pieces together by name."""
-    sizes: dict[str, np.ndarray] = {}
-    for shards in per_rank:
-        for name, offset, values in shards:
-            end = np.array(offset) + values.shape
-            sizes[name] = np.maximum(sizes.get(name, end), end)
-    whole = {name: np.full(size, np.nan, dtype=np.float32) for name, size in sizes.items()}
-    for shards in per_rank:
-        for name, offset, values in shards:
-            whole[name][tuple(slice(o, o + n) for o, n in zip(offset, values.shape, strict=True))] = values
-    return whole
+def drawn_shards(objective: str, overrides: dict[str, Any]) -> list[Shard]:
+    return rank_shards(build_stage(tiny_run(objective, **overrides)))
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from megatron_ettin.data.batch import PackedBatch
-from tests.helpers.batches import packed_batch, random_pieces
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
+from tests.helpers.training import start_training, train_steps
 
 STEPS = 20
-MICRO_BATCHES = 4
-MASK_KIND = {"mlm": "bidirectional", "clm": "causal"}
 
 LAYOUTS = {
     "tp2": (2, {"tensor_model_parallel_size": 2}),
@@ -26,43 +24,16 @@ LAYOUTS = {
 }
 
 
-def global_batch(step: int, objective: str, vocab_size: int) -> list[PackedBatch]:
-    """Four micro-batches of a step; they differ in length and in how many tokens are scored."""
-    rng = np.random.default_rng([step, 7])
-    batches = []
-    for index in range(MICRO_BATCHES):
-        lengths = rng.integers(1, 60, rng.integers(1, 4)).tolist()
-        # A Zipf-like vocabulary, so that there is something to learn.
-        pieces = [piece % (1 + piece % 17) + 5 for piece in random_pieces(rng, lengths, vocab_size)]
-        batches.append(packed_batch(pieces, causal=objective == "clm", seed=step * 10 + index, pad_multiple=4))
-    return batches
-
-
-def train(objective: str, overrides: dict[str, Any], steps: int = STEPS, **model: Any) -> dict[str, Any]:
+def train(objective: str, overrides: dict[str, Any], steps: int = STEPS, **model: Any) -> dict[str, list[float]]:
     """Train on this rank's share of the global batches; return losses and gradient norms."""
-    from dataclasses import replace
-
-    from megatron_ettin.runtime.device import choose_device
-    from megatron_ettin.runtime.process import start_process
-    from megatron_ettin.train.build import build_training
-    from megatron_ettin.train.step import train_step
-
     run = tiny_run(objective, model=replace(TINY, **model), **overrides)
-    device = choose_device("cpu")
-    ranks = start_process(run, device)
-    training = build_training(run, MASK_KIND[objective], device, ranks)
-    losses, norms = [], []
-    for step in range(steps):
-        batches = global_batch(step, objective, run.model.vocab_size)[ranks.dp_rank :: ranks.dp_size]
-        result = train_step(training, batches, learning_rate=3e-3)
-        losses.append(result.sums.loss)
-        norms.append(result.gradient_norm)
-    return {"losses": losses, "norms": norms}
+    results = train_steps(start_training(run), range(steps))
+    return {"losses": [r.sums.loss for r in results], "norms": [r.gradient_norm for r in results]}
 
 
 @pytest.fixture(scope="module")
 def one_rank() -> dict[str, Any]:
-    return {objective: run_ranks(1, train, objective, {})[0] for objective in MASK_KIND}
+    return {objective: run_ranks(1, train, objective, {})[0] for objective in ("mlm", "clm")}
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])

@@ -1,0 +1,49 @@
+"""Short training runs inside a worker, on batches that every layout agrees on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.data.batch import PackedBatch
+from tests.helpers.batches import packed_batch, random_pieces
+
+MICRO_BATCHES = 4
+MASK_KIND = {"mlm": "bidirectional", "clm": "causal"}
+
+
+def global_batch(step: int, objective: str, vocab_size: int) -> list[PackedBatch]:
+    """Four micro-batches of a step; they differ in length and in how many tokens are scored."""
+    rng = np.random.default_rng([step, 7])
+    batches = []
+    for index in range(MICRO_BATCHES):
+        lengths = rng.integers(1, 60, rng.integers(1, 4)).tolist()
+        # A skewed vocabulary, so that there is something to learn.
+        pieces = [piece % (1 + piece % 17) + 5 for piece in random_pieces(rng, lengths, vocab_size)]
+        batches.append(packed_batch(pieces, causal=objective == "clm", seed=step * 10 + index, pad_multiple=4))
+    return batches
+
+
+def start_training(run: RunConfig) -> Any:
+    """Join the world and build this rank's Training."""
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import start_process
+    from megatron_ettin.train.build import build_training
+
+    device = choose_device("cpu")
+    ranks = start_process(run, device)
+    return build_training(run, MASK_KIND[run.training.objective], device, ranks)
+
+
+def train_steps(training: Any, steps: range) -> list[Any]:
+    """Train on this rank's share of the steps' global batches and return each StepResult."""
+    from megatron_ettin.train.step import train_step
+
+    run, ranks = training.run, training.ranks
+    results = []
+    for step in steps:
+        batches = global_batch(step, run.training.objective, run.model.vocab_size)
+        results.append(train_step(training, batches[ranks.dp_rank :: ranks.dp_size], learning_rate=run.optimizer.lr))
+    return results
