@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed
+from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.model.loss import count_correct, cross_entropy_sum
+from megatron_ettin.model.loss import scored_cross_entropy
 from megatron_ettin.model.packing import PackedLayout
 from megatron_ettin.train.build import Training
 
@@ -120,8 +121,7 @@ def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tu
     output = model(batch.tokens_T, batch.layout, batch.scored_K)
 
     def loss_function(logits_KV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        correct = count_correct(logits_KV.detach(), batch.labels_K)
-        loss = cross_entropy_sum(logits_KV, batch.labels_K)
+        loss, correct = scored_cross_entropy(logits_KV, batch.labels_K, parallel_state.get_tensor_model_parallel_group())
         scored = torch.tensor(batch.labels_K.numel(), dtype=torch.int, device=loss.device)
         report = torch.stack((loss.detach().double(), scored.double(), correct.double()))
         return loss, scored, report
