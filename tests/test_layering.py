@@ -40,14 +40,17 @@ ROOMS = {
 }
 """Room -> the rooms it may import besides itself; already transitive. A dotted name is one file of a room."""
 
+PREFLIGHT = {"train.preflight", "train.inheritance", "train.inputs"}
+"""The part of train that refuses wrong input before anything heavy is loaded."""
+
 NARROWER = {
     "checkpoint.layout": {"config"},
-    "train.preflight": {"config", "data", "checkpoint.layout"},
+    **{file: {"config", "data", "checkpoint.layout", *PREFLIGHT} for file in PREFLIGHT},
 }
 """Files held to less than their room: they run before, or without, torch and megatron-core."""
 
 MAY_IMPORT_MEGATRON = {"runtime", "model", "objectives", "optim", "checkpoint", "train.build", "train.step"}
-WITHOUT_TORCH = {"config", "data", "checkpoint.layout", "train.preflight", "pretrain"}
+WITHOUT_TORCH = {"config", "data", "checkpoint.layout", "pretrain", *PREFLIGHT}
 STDLIB_AND = {"config": {"yaml"}, "checkpoint.layout": set()}
 """Rooms and files whose outside packages are listed in full."""
 

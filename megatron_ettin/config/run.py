@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.model import ModelConfig
@@ -30,14 +30,16 @@ class RunConfig:
     @classmethod
     def from_dict(cls, sections: dict[str, dict[str, Any]]) -> RunConfig:
         """Rebuild a config from :meth:`to_dict`'s result; keys that are missing take their defaults."""
-        return cls(**{f.name: f.default_factory(**sections.get(f.name, {})) for f in fields(cls)})  # type: ignore[misc]
+        kinds = get_type_hints(cls)
+        return cls(**{name: kind(**sections.get(name, {})) for name, kind in kinds.items()})
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """Return a copy with some fields replaced, each named without its section: names are unique over all."""
+        left = dict(values)
         sections = {}
         for section in fields(self):
             config = getattr(self, section.name)
-            sections[section.name] = replace(
-                config, **{f.name: values[f.name] for f in fields(config) if f.name in values}
-            )
+            own = {declared.name: left.pop(declared.name) for declared in fields(config) if declared.name in left}
+            sections[section.name] = replace(config, **own)
+        assert not left, f"no section has {', '.join(left)}"
         return RunConfig(**sections)

@@ -71,7 +71,9 @@ def test_names_what_was_found_instead(tmp_path: Path) -> None:
     write_step(tmp_path, 5)
     write_step(tmp_path, 7, whole=False)
     message = refusal(tmp_path, 6)
-    assert message.startswith("--load-step 6:") and "whole steps: 5" in message and "half-written: 7" in message
+    assert message.startswith("--load-step 6:")
+    assert "whole steps: 5" in message
+    assert "half-written: 7" in message
     assert "half-written" in refusal(tmp_path / layout.step_folder_name(7))
     assert refusal(tmp_path / layout.step_folder_name(5), 6).startswith("--load-step 6:")
 

@@ -40,7 +40,9 @@ def test_second_run_is_refused_in_one_line_that_names_the_first(tmp_path: Path) 
         process.kill()
         process.wait()
     message = str(caught.value)
-    assert message.startswith(f"--save {tmp_path}:") and f"process {process.pid}" in message and "\n" not in message
+    assert message.startswith(f"--save {tmp_path}:")
+    assert f"process {process.pid}" in message
+    assert "\n" not in message
 
 
 def test_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
@@ -52,9 +54,8 @@ def test_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
 
 
 def test_released_lock_can_be_taken_again(tmp_path: Path) -> None:
-    with SaveLock(tmp_path / "new" / "folder"):
-        with pytest.raises(ConfigError):
-            SaveLock(tmp_path / "new" / "folder")
+    with SaveLock(tmp_path / "new" / "folder"), pytest.raises(ConfigError):
+        SaveLock(tmp_path / "new" / "folder")
     SaveLock(tmp_path / "new" / "folder").release()
 
 

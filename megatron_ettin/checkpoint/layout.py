@@ -1,0 +1,228 @@
+"""Where everything lies in a checkpoint folder, and when such a folder may be believed.
+
+Stdlib only: conversion and tools read checkpoints through this file without torch or megatron-core.
+
+    SAVE/lock                   held by the one live run that writes here
+    SAVE/latest.json            {"step": 100, "folder": "step_0000100"}, moved after the folder is whole
+    SAVE/metrics.jsonl          SAVE/tensorboard/
+    SAVE/set_aside/             later steps of a run that was taken up again from an earlier one
+    SAVE/step_0000100/state/    tensors, by megatron-core's distributed checkpointing
+                      run.json  what the run was and how far it had come
+                      tokenizer/
+                      complete.json    written last; a folder without it is not a checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.config.errors import ConfigError
+
+FORMAT_VERSION = 1
+"""Version of the folder's layout and of run.json; a reader refuses a later one."""
+
+STATE_FOLDER = "state"
+TOKENIZER_FOLDER = "tokenizer"
+RUN_FILE = "run.json"
+MARKER_FILE = "complete.json"
+LATEST_FILE = "latest.json"
+LOCK_FILE = "lock"
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+SET_ASIDE_FOLDER = "set_aside"
+
+_STEP_FOLDER = re.compile(r"step_(\d{7,})")
+
+
+def step_folder_name(step: int) -> str:
+    """Return the name of a step's folder; names sort as their steps do up to ten million.
+
+    >>> step_folder_name(100)
+    'step_0000100'
+    """
+    return f"step_{step:07d}"
+
+
+def folder_step(folder: Path) -> int | None:
+    """Return the step that a folder's name stands for, or None when it is no step folder's name."""
+    match = _STEP_FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether the folder carries the marker, that is, whether its writing came to its end."""
+    return (folder / MARKER_FILE).is_file()
+
+
+def list_steps(save: Path) -> list[int]:
+    """Return the steps of all whole checkpoints in a SAVE folder, ascending; [] where there is no such folder."""
+    return [step for step, folder in _step_folders(save) if is_whole(folder)]
+
+
+def list_half_written(save: Path) -> list[int]:
+    """Return the steps whose folder exists but is not whole, ascending."""
+    return [step for step, folder in _step_folders(save) if not is_whole(folder)]
+
+
+def resolve_checkpoint(path: str | Path, step: int = 0) -> Path:
+    """Return the folder of one whole checkpoint.
+
+    Args:
+        path: a SAVE folder or one step's folder (what ``--load`` was given).
+        step: the wanted step of a SAVE folder; 0 takes its latest whole one.
+
+    Raises:
+        ConfigError: there is no such folder, nothing whole in it, not this step, or a file is missing or cut short.
+    """
+    given = Path(path)
+    if not given.is_dir():
+        raise ConfigError(f"--load {path}: there is no such folder")
+    # A link or "." may hide a step folder's own name, and a copy may have another one.
+    if folder_step(given.resolve()) is not None or (given / RUN_FILE).is_file():
+        folder = _one_step(given, step)
+    else:
+        folder = _step_of_save(given, step)
+    _check_files(folder)
+    return folder
+
+
+def read_run_json(folder: Path) -> dict[str, Any]:
+    """Return the ``run.json`` of one checkpoint.
+
+    Raises:
+        ConfigError: it is missing, is not JSON, or its format is later than this code knows.
+    """
+    path = folder / RUN_FILE
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        version = described["format_version"]
+    except OSError as error:
+        raise ConfigError(f"--load {folder}: {RUN_FILE} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--load {folder}: {RUN_FILE} does not describe a checkpoint") from error
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise ConfigError(
+            f"--load {folder}: checkpoint format {version} is not known here; this version reads up to {FORMAT_VERSION}"
+        )
+    assert isinstance(described, dict)
+    return described
+
+
+def mark_whole(folder: Path) -> None:
+    """Write the marker with the sizes of all files; everything in the folder must be written and closed.
+
+    All files are flushed to the disk first, so that no marker outlives what it vouches for.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        _flush_to_disk(path)
+    for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        _flush_to_disk(inner)
+    sizes = {str(path.relative_to(folder)): {"bytes": path.stat().st_size} for path in files}
+    write_json_atomic(folder / MARKER_FILE, {"files": sizes})
+
+
+def point_latest(save: Path, step: int) -> None:
+    """Move ``latest.json`` to a step whose folder is whole."""
+    write_json_atomic(save / LATEST_FILE, {"step": step, "folder": step_folder_name(step)})
+
+
+def set_later_aside(save: Path, step: int) -> list[Path]:
+    """Move every step folder later than ``step`` under ``set_aside/`` and return where they went.
+
+    A SAVE holds one line of history. A run taken up again from an earlier step begins another one, and "the latest"
+    must not be a checkpoint of the line it left.
+    """
+    moved = []
+    for later, folder in _step_folders(save):
+        if later > step:
+            aside = save / SET_ASIDE_FOLDER
+            aside.mkdir(exist_ok=True)
+            target = _free_name(aside / folder.name)
+            folder.rename(target)
+            moved.append(target)
+    if moved:
+        if step in list_steps(save):
+            point_latest(save, step)
+        else:
+            (save / LATEST_FILE).unlink(missing_ok=True)
+    return moved
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write JSON so that a reader, now or after a power cut, finds the old file or the new one and nothing between."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _flush_to_disk(path.parent)
+
+
+def _step_folders(save: Path) -> list[tuple[int, Path]]:
+    if not save.is_dir():
+        return []
+    named = [(folder_step(folder), folder) for folder in save.iterdir() if folder.is_dir()]
+    return sorted((step, folder) for step, folder in named if step is not None)
+
+
+def _one_step(folder: Path, wanted: int) -> Path:
+    if not is_whole(folder):
+        raise ConfigError(f"--load {folder}: half-written, {MARKER_FILE} is missing")
+    step = read_run_json(folder).get("step")
+    if wanted not in (0, step):
+        raise ConfigError(f"--load-step {wanted}: --load {folder} is step {step}; give the folder above it")
+    return folder
+
+
+def _step_of_save(save: Path, wanted: int) -> Path:
+    whole = list_steps(save)
+    step = wanted or (whole[-1] if whole else 0)
+    if step in whole:
+        return save / step_folder_name(step)
+    found = f"whole steps: {', '.join(map(str, whole)) or 'none'}"
+    half = list_half_written(save)
+    if half:
+        found += f"; half-written: {', '.join(map(str, half))}"
+    if wanted:
+        raise ConfigError(f"--load-step {wanted}: --load {save} has no whole checkpoint of it ({found})")
+    raise ConfigError(f"--load {save}: holds no whole checkpoint ({found})")
+
+
+def _check_files(folder: Path) -> None:
+    """Compare the files with the sizes that the marker vouches for."""
+    try:
+        files = json.loads((folder / MARKER_FILE).read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--load {folder}: {MARKER_FILE} is damaged") from error
+    for name, told in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ConfigError(f"--load {folder}: damaged, {name} is missing")
+        if path.stat().st_size != told["bytes"]:
+            raise ConfigError(
+                f"--load {folder}: damaged, {name} has {path.stat().st_size} bytes and was written with {told['bytes']}"
+            )
+
+
+def _free_name(path: Path) -> Path:
+    """Return ``path``, or the first of ``path.2``, ``path.3``, ... that is free."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}.{number}")
+    return candidate
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

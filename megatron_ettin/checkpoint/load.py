@@ -1,0 +1,115 @@
+"""Reading a checkpoint into a model and its optimizer, at any layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.transformer.module import MegatronModule
+
+from megatron_ettin.checkpoint.layout import STATE_FOLDER, read_run_json
+from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry, restore_random_state
+from megatron_ettin.checkpoint.save import OPTIMIZER_STEPS_KEY
+from megatron_ettin.checkpoint.state import (
+    Layout,
+    TrainingState,
+    layout_from_description,
+    state_from_description,
+)
+from megatron_ettin.checkpoint.tensors import (
+    OPTIMIZER_PREFIX,
+    copy_weights,
+    load_training_entries,
+    weight_entries,
+)
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.runtime.device import Device
+from megatron_ettin.runtime.groups import Ranks
+from megatron_ettin.runtime.seeds import seed_process
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What was found in a checkpoint."""
+
+    state: TrainingState
+    """Where training goes on."""
+    notes: tuple[str, ...]
+    """What a user should know: one line each."""
+
+
+def load_training(
+    folder: Path, model: MegatronModule, optimizer: MegatronOptimizer, seed: int, ranks: Ranks, device: Device
+) -> LoadResult:
+    """Take up training from one checkpoint; collective over the world.
+
+    At the layout that it was written at, every random state is restored too and training goes on to the bit. At
+    another one dropout draws anew, from ``seed`` and the step. A checkpoint of weights alone (an imported model) gets
+    a fresh optimizer and begins at step 0.
+
+    Raises:
+        ConfigError: the checkpoint's tensors are not those of this model.
+    """
+    described = read_run_json(folder)
+    state = state_from_description(described)
+    steps = _optimizer_steps(folder)
+    if steps is None:
+        load_weights(folder, model)
+        optimizer.reload_model_params()
+        fresh = TrainingState.start(described["objective"], parent=str(folder), former=state.lineage)
+        return LoadResult(fresh, (f"{folder} holds weights only: a fresh optimizer starts at step 0",))
+    same_layout = layout_from_description(described) == Layout.of(ranks, device.type)
+    objects = {RANDOM_STATE_KEY: random_state_entry(ranks)} if same_layout else {}
+    loaded = load_training_entries(model, optimizer, steps, lambda entries: _read(folder, entries | objects))
+    if same_layout:
+        restore_random_state(loaded[RANDOM_STATE_KEY])
+        return LoadResult(state, ())
+    seed_process(seed + state.step, ranks)
+    return LoadResult(state, (f"{folder} was written at another layout: dropout goes on with new draws",))
+
+
+def load_weights(folder: Path, model: MegatronModule) -> None:
+    """Read the weights alone; collective over the world.
+
+    Raises:
+        ConfigError: the checkpoint's tensors are not those of this model.
+    """
+    weights = weight_entries(model)
+    copy_weights(weights, _read(folder, weights))
+
+
+def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the wanted tensors and objects of a checkpoint by name."""
+    state = str(folder / STATE_FOLDER)
+    _check_names(folder, wanted, stored=set(dist_checkpointing.load_tensors_metadata(state)))
+    loaded = dist_checkpointing.load(wanted, state)
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def _check_names(folder: Path, wanted: dict[str, Any], stored: set[str]) -> None:
+    """Refuse unless all that any rank wants is stored, and every stored weight is wanted by some rank."""
+    of_all_ranks: list[set[str]] = [set()] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(of_all_ranks, set(wanted) - {RANDOM_STATE_KEY})
+    names = set().union(*of_all_ranks)
+    lacking = names - stored
+    left_over = {name for name in stored - names if not name.startswith(OPTIMIZER_PREFIX)}
+    if lacking or left_over:
+        told = [f"lacks {_few(lacking)}"] * bool(lacking) + [f"has {_few(left_over)} too many"] * bool(left_over)
+        raise ConfigError(f"--load {folder}: holds other tensors than this model, it {' and '.join(told)}")
+
+
+def _optimizer_steps(folder: Path) -> int | None:
+    """Return how many steps the optimizer state has made, or None where there is none."""
+    common = dist_checkpointing.load_common_state_dict(str(folder / STATE_FOLDER))
+    steps = common.get(OPTIMIZER_STEPS_KEY)
+    return None if steps is None else int(steps)
+
+
+def _few(names: set[str]) -> str:
+    shown = sorted(names)[:3]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,112 @@
+"""How far a training run has come: what ``run.json`` tells beside the config."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from megatron_ettin.checkpoint.layout import FORMAT_VERSION
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.runtime.groups import Ranks
+
+_PACKAGES = ("megatron-ettin", "megatron-core", "torch", "numpy")
+
+
+@dataclass
+class Stretch:
+    """A part of a model's life under one objective."""
+
+    objective: str
+    steps: int
+    tokens: int
+    """Real (unpadded) tokens."""
+    parent: str
+    """The checkpoint or model it began from; empty for fresh weights."""
+
+
+@dataclass
+class TrainingState:
+    """Counters that go on over launches."""
+
+    step: int = 0
+    consumed_samples: int = 0
+    """Rows, over all ranks: the position in the training order."""
+    consumed_tokens: int = 0
+    """Real (unpadded) tokens, over all ranks."""
+    lineage: list[Stretch] = field(default_factory=list)
+    """The last one is under way."""
+    validation_loss: float | None = None
+    """The latest one."""
+
+    @classmethod
+    def start(cls, objective: str, parent: str = "", former: list[Stretch] | None = None) -> TrainingState:
+        """Return the state of a run at its first step."""
+        return cls(lineage=[*(former or ()), Stretch(objective, 0, 0, parent)])
+
+    def count_step(self, samples: int, tokens: int) -> None:
+        """Note one more step."""
+        self.step += 1
+        self.consumed_samples += samples
+        self.consumed_tokens += tokens
+        self.lineage[-1].steps += 1
+        self.lineage[-1].tokens += tokens
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Over which ranks, of which kind, a checkpoint was written."""
+
+    device: str
+    tp_size: int
+    pp_size: int
+    dp_size: int
+
+    @classmethod
+    def of(cls, ranks: Ranks, device: str) -> Layout:
+        """Return the layout that these ranks form."""
+        return cls(device, ranks.tp_size, ranks.pp_size, ranks.dp_size)
+
+
+def describe_run(run: RunConfig, state: TrainingState, layout: Layout) -> dict[str, Any]:
+    """Return the content of ``run.json``."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "step": state.step,
+        "consumed_samples": state.consumed_samples,
+        "consumed_tokens": state.consumed_tokens,
+        "objective": run.training.objective,
+        "validation_loss": state.validation_loss,
+        "lineage": [asdict(stretch) for stretch in state.lineage],
+        "layout": asdict(layout),
+        "config": run.to_dict(),
+        "versions": _versions(),
+    }
+
+
+def state_from_description(described: dict[str, Any]) -> TrainingState:
+    """Return the counters that a ``run.json`` tells."""
+    return TrainingState(
+        step=described["step"],
+        consumed_samples=described["consumed_samples"],
+        consumed_tokens=described["consumed_tokens"],
+        lineage=[Stretch(**stretch) for stretch in described["lineage"]],
+        validation_loss=described.get("validation_loss"),
+    )
+
+
+def layout_from_description(described: dict[str, Any]) -> Layout | None:
+    """Return the layout that a ``run.json`` tells, or None where no ranks wrote it (an imported model)."""
+    layout = described.get("layout")
+    return Layout(**layout) if layout else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            continue
+    return found

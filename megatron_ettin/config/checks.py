@@ -1,0 +1,157 @@
+"""What must hold between the sections of a run, before any file is opened or process group built."""
+
+from __future__ import annotations
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.fields import run_options, spell
+from megatron_ettin.config.parallel import data_parallel_size
+from megatron_ettin.config.run import RunConfig
+
+_NEEDED_TO_TRAIN = ("data_path", "tokenizer_model", "save", "train_iters")
+_NEEDED_TO_EVALUATE = ("data_path", "tokenizer_model")
+
+
+def check_run(run: RunConfig, world_size: int, *, planning: bool = False) -> None:
+    """Refuse a run that cannot work.
+
+    Args:
+        run: the resolved run.
+        world_size: ranks over all nodes.
+        planning: nothing will be trained, so corpus, tokenizer, folders and duration may be missing.
+
+    Raises:
+        ConfigError: names the flag, its value and the rule.
+    """
+    check_ranges(run)
+    check_supported(run)
+    check_shape(run)
+    check_layout(run, world_size)
+    check_batches(run, world_size)
+    check_schedule(run)
+    parse_split(run.data.split)
+    check_completeness(run, planning=planning)
+
+
+def check_ranges(run: RunConfig) -> None:
+    """Every field by itself: choices and bounds. A run that was read from a checkpoint has not passed the flags."""
+    for option in run_options().values():
+        value = getattr(getattr(run, option.section), option.name)
+        rule = option.broken_rule(value)
+        if rule is not None:
+            raise ConfigError(f"{option.spell(value)}: {rule}")
+
+
+def check_supported(run: RunConfig) -> None:
+    """Parallelism that Megatron has and this trainer has not, by name."""
+    parallel = run.parallel
+    if parallel.context_parallel_size != 1:
+        _refuse(run, "context_parallel_size", "context parallelism is not supported; leave it at 1")
+    if parallel.num_layers_per_virtual_pipeline_stage != 0:
+        name = "num_layers_per_virtual_pipeline_stage"
+        _refuse(run, name, "the interleaved pipeline is not supported; leave it at 0")
+    if parallel.use_torch_fsdp2:
+        _refuse(run, "use_torch_fsdp2", "FSDP is not supported; --use-distributed-optimizer shards optimizer state")
+
+
+def check_shape(run: RunConfig) -> None:
+    """Heads split the hidden size into even parts; the window has two halves."""
+    model = run.model
+    if model.hidden_size % model.num_attention_heads:
+        heads = spell(run, "num_attention_heads")
+        _refuse(run, "hidden_size", f"cannot be split over {heads}: the heads must share it evenly")
+    if model.head_size % 2:
+        heads = spell(run, "num_attention_heads")
+        _refuse(run, "hidden_size", f"with {heads} makes heads of {model.head_size}: RoPE turns pairs, it must be even")
+    if model.sliding_window % 2:
+        _refuse(run, "sliding_window", "must be even: half of it lies to each side")
+
+
+def check_layout(run: RunConfig, world_size: int) -> None:
+    """Tensor and pipeline parallelism fit the shape and the world."""
+    model, parallel = run.model, run.parallel
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    tp_flag, pp_flag = spell(run, "tensor_model_parallel_size"), spell(run, "pipeline_model_parallel_size")
+    for name in ("num_attention_heads", "ffn_hidden_size"):
+        if getattr(model, name) % tp:
+            _refuse(run, name, f"cannot be split over {tp_flag}")
+    if pp > model.num_layers:
+        raise ConfigError(f"{pp_flag}: each stage needs a layer, but there are only {spell(run, 'num_layers')}")
+    if world_size % (tp * pp):
+        raise ConfigError(
+            f"{tp_flag} {pp_flag}: one model takes {tp * pp} ranks, and the world (torchrun's --nproc-per-node times "
+            f"--nnodes) has {world_size}, which is no multiple of that"
+        )
+    if parallel.sequence_parallel and tp == 1:
+        _refuse(run, "sequence_parallel", f"splits over the tensor-parallel ranks and needs 2 or more; got {tp_flag}")
+
+
+def check_batches(run: RunConfig, world_size: int) -> None:
+    """The global batch is a whole number of micro-batches on every data-parallel rank; evaluation has no such batch."""
+    if run.training.eval_only:
+        return
+    dp = data_parallel_size(run.parallel, world_size)
+    micro = run.training.micro_batch_size
+    if run.training.global_batch_size % (micro * dp):
+        rows = f"{spell(run, 'micro_batch_size')} x {dp} data-parallel ranks = {micro * dp} rows"
+        _refuse(run, "global_batch_size", f"is no multiple of {rows}")
+
+
+def check_schedule(run: RunConfig) -> None:
+    """Warm-up, plateau and decay follow each other."""
+    optimizer = run.optimizer
+    if optimizer.min_lr > optimizer.lr:
+        _refuse(run, "min_lr", f"must not exceed the peak, {spell(run, 'lr')}")
+    if optimizer.lr_wsd_decay_iters and optimizer.lr_decay_style != "WSD":
+        _refuse(run, "lr_wsd_decay_iters", f"belongs to --lr-decay-style WSD; got {spell(run, 'lr_decay_style')}")
+    end = optimizer.lr_decay_iters or run.training.train_iters
+    if end == 0:
+        return
+    end_flag = spell(run, "lr_decay_iters" if optimizer.lr_decay_iters else "train_iters")
+    if optimizer.lr_warmup_iters > end:
+        _refuse(run, "lr_warmup_iters", f"must not be longer than the schedule, {end_flag}")
+    if optimizer.lr_warmup_iters + optimizer.lr_wsd_decay_iters > end:
+        warmup = spell(run, "lr_warmup_iters")
+        _refuse(run, "lr_wsd_decay_iters", f"and {warmup} together must not be longer than the schedule, {end_flag}")
+
+
+def parse_split(split: str) -> tuple[float, float, float]:
+    """Return the parts of ``--split`` (training, validation, test); missing ones are 0, as Megatron reads it.
+
+    Raises:
+        ConfigError: not one to three numbers, one is negative, or all are 0.
+    """
+    try:
+        parts = [float(part) for part in split.split(",")]
+    except ValueError:
+        parts = []
+    # nan fails both comparisons, an infinite part the second.
+    if not 1 <= len(parts) <= 3 or not all(part >= 0 for part in parts) or not 0 < sum(parts) < float("inf"):
+        raise ConfigError(f"--split {split}: must be up to three parts such as 969,30,1, none negative and not all 0")
+    training, validation, test = (*parts, 0.0, 0.0)[:3]
+    return training, validation, test
+
+
+def check_completeness(run: RunConfig, *, planning: bool) -> None:
+    """What has no default is there."""
+    training, checkpoint = run.training, run.checkpoint
+    if not training.objective:
+        raise ConfigError("--objective is missing: mlm trains an encoder, clm a decoder")
+    if training.eval_only and not checkpoint.load:
+        raise ConfigError("--eval-only needs --load, the checkpoint to measure")
+    if checkpoint.load_step and not checkpoint.load:
+        _refuse(run, "load_step", "needs --load, the folder that holds the step")
+    if planning:
+        return
+    for name in _NEEDED_TO_EVALUATE if training.eval_only else _NEEDED_TO_TRAIN:
+        option = run_options()[name]
+        if not getattr(getattr(run, option.section), name):
+            raise ConfigError(f"{option.flag} is missing: {option.help}")
+    part = parse_split(run.data.split)[1 if training.eval_only else 0]
+    if part == 0:
+        what = "validation part is 0, but --eval-only measures it" if training.eval_only else "training part is 0"
+        _refuse(run, "split", f"the {what}")
+
+
+def _refuse(run: RunConfig, name: str, rule: str) -> None:
+    """Raise the error about one field."""
+    raise ConfigError(f"{spell(run, name)}: {rule}")

@@ -1,0 +1,91 @@
+"""All fields of a run, seen as options: what flags, YAML keys, checks and messages are made from."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, fields
+from functools import cache
+from typing import Any
+
+from megatron_ettin.config.options import Bounds
+from megatron_ettin.config.run import RunConfig
+
+Value = int | float | bool | str
+"""What a field may hold."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of one section of the run."""
+
+    name: str
+    """The field's name; unique over all sections."""
+    section: str
+    """The field of RunConfig that holds it."""
+    type: type
+    default: Value
+    help: str
+    choices: tuple[str, ...] | None
+    metavar: str | None
+    flag: str
+    """With its dashes."""
+    bounds: Bounds
+
+    def spell(self, value: object) -> str:
+        """Return the flag with a value, as a user types it."""
+        if self.type is bool:
+            return self.flag if value else self.flag.replace("--", "--no-", 1)
+        return f"{self.flag} {value}" if value != "" else f"{self.flag} ''"
+
+    def broken_rule(self, value: Value) -> str | None:
+        """Return the rule that a value of the right type breaks, in words, or None when it breaks none."""
+        if self.choices is not None and value not in self.choices and value != self.default:
+            return f"must be one of {', '.join(self.choices)}"
+        return None if isinstance(value, str | bool) else self.bounds.broken_rule(value)
+
+
+@cache
+def run_options() -> Mapping[str, Option]:
+    """Return every option of a run by its name, in the order of the sections."""
+    found: dict[str, Option] = {}
+    for section, config in run_sections().items():
+        for made in _section_options(section, config):
+            assert made.name not in found, f"two sections declare {made.name}"
+            found[made.name] = made
+    return found
+
+
+@cache
+def run_sections() -> Mapping[str, type]:
+    """Return the dataclass of every section of a run by the section's name."""
+    types = typing.get_type_hints(RunConfig)
+    return {declared.name: types[declared.name] for declared in fields(RunConfig)}
+
+
+def spell(run: RunConfig, name: str) -> str:
+    """Return the flag of the field ``name`` with its value in ``run``, for messages."""
+    chosen = run_options()[name]
+    return chosen.spell(getattr(getattr(run, chosen.section), name))
+
+
+def _section_options(section: str, config: type) -> Iterator[Option]:
+    types = typing.get_type_hints(config)
+    for declared in fields(config):
+        yield _option(section, types[declared.name], declared)
+
+
+def _option(section: str, kind: type, declared: Field[Any]) -> Option:
+    told = declared.metadata
+    default: Any = declared.default
+    return Option(
+        name=declared.name,
+        section=section,
+        type=kind,
+        default=default,
+        help=told["help"],
+        choices=told["choices"],
+        metavar=told["metavar"],
+        flag="--" + (told["flag"] or declared.name.replace("_", "-")),
+        bounds=told["bounds"],
+    )

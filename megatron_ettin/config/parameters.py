@@ -1,0 +1,76 @@
+"""How many parameters a model has, in closed form.
+
+Letters: V vocabulary, H hidden size, I size of each half of the gated MLP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, stage_layers
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a model by part."""
+
+    embedding: int
+    """Also the output matrix: the two are tied."""
+    attention: int
+    mlp: int
+    norms: int
+    """After the embedding, before attention (but in the first layer) and MLP of each layer, and after the last one."""
+    head: int
+    """Dense matrix and norm."""
+    output_bias: int
+
+    @property
+    def total(self) -> int:
+        """All of them, the tied matrix counted once."""
+        return self.embedding + self.attention + self.mlp + self.norms + self.head + self.output_bias
+
+
+def count_parameters(model: ModelConfig) -> ParameterCount:
+    """Count the parameters of a whole model; its vocabulary must be resolved."""
+    assert model.vocab_size > 0
+    hidden, layers = model.hidden_size, model.num_layers
+    return ParameterCount(
+        embedding=model.vocab_size * hidden,
+        attention=layers * _attention_weights(model),
+        mlp=layers * _mlp_weights(model),
+        norms=(2 * layers + 1) * hidden,
+        head=_head_weights(model),
+        output_bias=model.vocab_size,
+    )
+
+
+def count_rank_parameters(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
+    """Count what one rank of each pipeline stage holds.
+
+    Tensor parallelism splits the matrices of the layers and the vocabulary (rounded up to 8 rows a rank); norms and
+    the head are whole on every rank. With several stages the last one holds a second copy of the tied matrix.
+    """
+    tp, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    hidden = model.hidden_size
+    vocabulary_rows = padded_vocab_size(model.vocab_size, tp) // tp
+    split_per_layer = (_attention_weights(model) + _mlp_weights(model)) // tp
+    counts = [layers * (split_per_layer + 2 * hidden) for layers in stage_layers(model.num_layers, stages)]
+    # The embedding's norm stands for the norm that the first layer has not before its attention.
+    counts[0] += vocabulary_rows * hidden
+    counts[-1] += hidden + _head_weights(model) + vocabulary_rows
+    if stages > 1:
+        counts[-1] += vocabulary_rows * hidden
+    return tuple(counts)
+
+
+def _attention_weights(model: ModelConfig) -> int:
+    return 4 * model.hidden_size**2
+
+
+def _mlp_weights(model: ModelConfig) -> int:
+    return 3 * model.hidden_size * model.ffn_hidden_size
+
+
+def _head_weights(model: ModelConfig) -> int:
+    return model.hidden_size**2 + model.hidden_size

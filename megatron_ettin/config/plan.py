@@ -1,0 +1,109 @@
+"""The dry run: what a run would be, worked out without starting it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, layer_pattern, local_window
+from megatron_ettin.config.memory import MemoryEstimate, estimate_memory
+from megatron_ettin.config.parallel import data_parallel_size, stage_layers
+from megatron_ettin.config.parameters import ParameterCount, count_parameters, count_rank_parameters
+from megatron_ettin.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks share the work."""
+
+    world_size: int
+    tensor_model_parallel_size: int
+    pipeline_model_parallel_size: int
+    data_parallel_size: int
+    layers_per_stage: tuple[int, ...]
+    micro_batches_per_step: int
+    """Of one data-parallel rank."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run on paper."""
+
+    run: RunConfig
+    layout: Layout
+    parameters: ParameterCount
+    parameters_per_rank: tuple[int, ...]
+    """Of one rank of each pipeline stage."""
+    memory: tuple[MemoryEstimate, ...]
+    """Of one rank of each pipeline stage."""
+    window: tuple[int, int]
+    """Keys that a local layer sees to the left and to the right of a position."""
+    global_layers: tuple[int, ...]
+    """0-based."""
+    notes: tuple[str, ...]
+    """What was taken from elsewhere or assumed."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions of a step: an upper bound of its tokens, for rows are not quite full."""
+        return self.run.training.global_batch_size * self.run.data.seq_length
+
+    @property
+    def tokens(self) -> int:
+        """Positions of the whole run: an upper bound of its tokens."""
+        return self.tokens_per_step * self.run.training.train_iters
+
+    @property
+    def fullest_rank(self) -> MemoryEstimate:
+        """The memory of a rank of the stage that needs most."""
+        return max(self.memory, key=lambda estimate: estimate.total)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts, ready for JSON."""
+        return {
+            "objective": self.run.training.objective,
+            "parameters": self.parameters.total,
+            "parameters_by_part": asdict(self.parameters),
+            "parameters_per_rank": list(self.parameters_per_rank),
+            "vocab_size": self.run.model.vocab_size,
+            "local_attention_window": list(self.window),
+            "global_layers": list(self.global_layers),
+            "steps": self.run.training.train_iters,
+            "tokens": self.tokens,
+            "tokens_per_step": self.tokens_per_step,
+            "layout": asdict(self.layout),
+            "memory_bytes_per_rank": self.fullest_rank.total,
+            "memory_bytes_by_part": asdict(self.fullest_rank),
+            "notes": list(self.notes),
+            "config": self.run.to_dict(),
+        }
+
+
+def build_plan(run: RunConfig, world_size: int, notes: Sequence[str] = ()) -> Plan:
+    """Work out a checked run whose vocabulary is resolved."""
+    mask_kind = MASK_OF_OBJECTIVE[run.training.objective]
+    layers = layer_pattern(run.model, mask_kind)
+    return Plan(
+        run=run,
+        layout=_layout(run, world_size),
+        parameters=count_parameters(run.model),
+        parameters_per_rank=count_rank_parameters(run.model, run.parallel),
+        memory=estimate_memory(run, world_size, mask_kind),
+        window=local_window(run.model.sliding_window, mask_kind, run.model.causal_window),
+        global_layers=tuple(index for index, layer in enumerate(layers) if layer.kind == "global"),
+        notes=tuple(notes),
+    )
+
+
+def _layout(run: RunConfig, world_size: int) -> Layout:
+    parallel, training = run.parallel, run.training
+    dp = data_parallel_size(parallel, world_size)
+    return Layout(
+        world_size=world_size,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        data_parallel_size=dp,
+        layers_per_stage=stage_layers(run.model.num_layers, parallel.pipeline_model_parallel_size),
+        micro_batches_per_step=training.global_batch_size // (training.micro_batch_size * dp),
+    )

@@ -1,0 +1,132 @@
+"""The self-check of an export: the written folder, loaded by transformers, against the checkpoint's own tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megatron_ettin.config.attention import MaskKind
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.reference import TensorSource, reference_logits
+
+RELATIVE_TOLERANCE = 2e-5
+"""Largest difference allowed, as a share of the largest value (at least 1), all in fp32."""
+
+_LONGEST_DOCUMENT = 1024
+_SEED = 20240607
+
+Places = dict[tuple[str, int], Tensor]
+"""Hidden states [S, H] by (place, document)."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """How far the two computations lie apart."""
+
+    difference: float
+    """Largest absolute difference of two logits."""
+    allowed: float
+    first_diverging: str | None
+    """The first place on the way from input to logits where the difference is over its tolerance."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the logits agree. A difference that is not a number does not."""
+        return self.difference <= self.allowed
+
+
+def check_export(
+    folder: Path, source: TensorSource, model: ModelConfig, objective: Objective, *, pad_id: int, max_positions: int
+) -> CheckResult:
+    """Load ``folder`` with transformers and compare it with the reference on one fixed batch of documents.
+
+    Args:
+        folder: an exported model.
+        source: the checkpoint's tensors, rounded to the type that was exported.
+        model: shape.
+        objective: which of the two classes it is.
+        pad_id: fills the rows of shorter documents.
+        max_positions: no document is longer.
+    """
+    documents = check_documents(model, max_positions)
+    # transformers first: it holds a whole model, of which nothing is kept when the reference begins.
+    found, logits_found = _released(folder, objective, documents, pad_id)
+    mask_kind: MaskKind = "bidirectional" if objective == "mlm" else "causal"
+    expected: Places = {}
+
+    def observe(place: str, document: int, hidden_SH: Tensor) -> None:
+        expected[place, document] = hidden_SH
+
+    logits = reference_logits(source, model, mask_kind, documents, observe=observe)
+    for document, logits_SV in enumerate(logits):
+        expected["logits", document], found["logits", document] = logits_SV, logits_found[document]
+    return _compare(expected, found)
+
+
+def check_documents(model: ModelConfig, max_positions: int) -> list[Tensor]:
+    """Return token ids of documents that end within a window, at its edge and well past it, the same at every call."""
+    half = model.sliding_window // 2
+    lengths = [min(length, max_positions, _LONGEST_DOCUMENT) for length in (4 * half + 3, half + 1, 2 * half, 1)]
+    generator = torch.Generator().manual_seed(_SEED)
+    return [torch.randint(model.vocab_size, (length,), generator=generator) for length in lengths]
+
+
+def _released(
+    folder: Path, objective: Objective, documents: Sequence[Tensor], pad_id: int
+) -> tuple[Places, Sequence[Tensor]]:
+    """Run the released model on all documents as one padded batch; return hidden states on the way, and logits."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    auto: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
+    released = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    lengths = [len(tokens_S) for tokens_S in documents]
+    tokens_DS = nn.utils.rnn.pad_sequence(list(documents), batch_first=True, padding_value=pad_id)
+    mask_DS = torch.arange(tokens_DS.shape[1]) < torch.tensor(lengths)[:, None]
+    watch = _Watch(lengths)
+    modules = {"embedding": released.model.embeddings, "final norm": released.model.final_norm}
+    modules |= {f"layer {i}": layer for i, layer in enumerate(released.model.layers)}
+    modules["head"] = released.head if objective == "mlm" else released.lm_head
+    for place, module in modules.items():
+        module.register_forward_hook(watch.hook(place))
+    with torch.inference_mode():
+        logits_DSV = released(input_ids=tokens_DS, attention_mask=mask_DS.long()).logits
+    return watch.seen, [logits_DSV[i, :length] for i, length in enumerate(lengths)]
+
+
+@dataclass
+class _Watch:
+    """Collects what modules give for each document, padding cut off."""
+
+    lengths: Sequence[int]
+    seen: Places = field(default_factory=dict)
+
+    def hook(self, place: str) -> Any:
+        def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+            hidden_DSH = output[0] if isinstance(output, tuple) else output
+            for i, length in enumerate(self.lengths):
+                self.seen[place, i] = hidden_DSH[i, :length]
+
+        return keep
+
+
+def _compare(expected: Places, found: Places) -> CheckResult:
+    """Compare in the order of ``expected``, which is that of the computation."""
+    assert expected.keys() == found.keys(), expected.keys() ^ found.keys()
+    places = list(dict.fromkeys(place for place, _ in expected))
+    distances = {place: _distance(place, expected, found) for place in places}
+    first = next((place for place, (far, allowed) in distances.items() if not far <= allowed), None)
+    return CheckResult(*distances["logits"], first_diverging=first)
+
+
+def _distance(place: str, expected: Places, found: Places) -> tuple[float, float]:
+    """Return the largest difference at one place and what is allowed there."""
+    keys = [key for key in expected if key[0] == place]
+    far = max(float((expected[key] - found[key]).abs().max()) for key in keys)
+    largest = max(float(expected[key].abs().max()) for key in keys)
+    return far, RELATIVE_TOLERANCE * max(1.0, largest)

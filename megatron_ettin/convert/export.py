@@ -1,0 +1,216 @@
+"""Export: one checkpoint becomes a folder that plain transformers loads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from megatron_ettin.checkpoint.layout import TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.convert.check import CheckResult, check_export
+from megatron_ettin.convert.config_map import TESTED_TRANSFORMERS, config_to_theirs
+from megatron_ettin.convert.hub_folder import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
+from megatron_ettin.convert.model_card import write_model_card
+from megatron_ettin.convert.names import Objective, TensorName, convert_to_theirs, tensor_names
+from megatron_ettin.convert.new_folder import new_folder
+from megatron_ettin.convert.read import CheckpointReader
+from megatron_ettin.convert.safetensors_file import DTYPE_NAMES, TensorEntry, write_safetensors
+from megatron_ettin.convert.tokenizer_files import (
+    SpecialTokens,
+    read_special_tokens,
+    write_json,
+    write_release_tokenizer,
+)
+
+SHARD_BYTES = 5_000_000_000
+"""Weights are split over files of at most this size, with an index beside them."""
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPE_NAMES}
+
+
+class CheckFailed(Exception):
+    """The written model computes something else than the checkpoint; nothing was kept."""
+
+    def __init__(self, result: CheckResult) -> None:
+        """Say how far apart they are and from where on."""
+        super().__init__(
+            f"the exported logits differ by {result.difference:.3g}, allowed are {result.allowed:.3g}; "
+            f"first diverging: {result.first_diverging}"
+        )
+        self.result = result
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written."""
+
+    checkpoint: Path
+    objective: Objective
+    num_parameters: int
+    num_bytes: int
+    """Of the weights."""
+    check: CheckResult | None
+    """None where it was skipped."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A checkpoint opened for export."""
+
+    folder: Path
+    run: dict[str, Any]
+    model: ModelConfig
+    objective: Objective
+    max_positions: int
+    tokens: SpecialTokens
+    reader: CheckpointReader
+    names: tuple[TensorName, ...]
+    dtype: torch.dtype
+
+    def tensor(self, name: str) -> Tensor:
+        return self.reader.tensor(name).to(self.dtype)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(name.shape) for name in self.names)
+
+
+def export_checkpoint(
+    load: str | Path,
+    save: Path,
+    *,
+    step: int = 0,
+    dtype: str = "",
+    overwrite: bool = False,
+    check: bool = True,
+    shard_bytes: int = SHARD_BYTES,
+) -> ExportResult:
+    """Write the folder ``save`` from a checkpoint.
+
+    Args:
+        load: a run's folder or one step's.
+        save: the new folder.
+        step: which step of a run's folder; 0 is the latest.
+        dtype: type of the released weights; empty keeps the one they are stored in.
+        overwrite: replace a former export.
+        check: reload the result and compare its logits with the checkpoint's.
+        shard_bytes: largest size of one file of weights.
+
+    Raises:
+        ConfigError: something is wrong with what was given.
+        CheckFailed: the result does not compute what the checkpoint does.
+    """
+    source = _open_checkpoint(load, step, dtype)
+    with new_folder(save, overwrite=overwrite, known_by=CONFIG_FILE) as partial:
+        _write_weights(partial, source, shard_bytes)
+        _write_descriptions(partial, source)
+        result = _run_check(partial, source) if check else None
+        if result is not None and not result.passed:
+            raise CheckFailed(result)
+    num_bytes = source.num_parameters * source.dtype.itemsize
+    return ExportResult(source.folder, source.objective, source.num_parameters, num_bytes, result)
+
+
+def _open_checkpoint(load: str | Path, step: int, dtype: str) -> _Source:
+    folder = resolve_checkpoint(load, step)
+    described = read_run_json(folder)
+    try:
+        run = RunConfig.from_dict(described["config"])
+        model, objective = run.model, described["objective"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"--load {folder}: its run.json is of another version: {error}") from error
+    if objective not in get_args(Objective):
+        raise ConfigError(f"--load {folder}: objective {objective!r} is none of {', '.join(get_args(Objective))}")
+    if dtype and dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
+    names = tensor_names(objective, model)
+    reader = CheckpointReader(folder)
+    reader.check(names)
+    return _Source(
+        folder=folder,
+        run=described,
+        model=model,
+        objective=objective,
+        max_positions=run.data.seq_length,
+        tokens=read_special_tokens(folder / TOKENIZER_FOLDER, objective, model.vocab_size),
+        reader=reader,
+        names=names,
+        dtype=DTYPES[dtype] if dtype else reader.dtype(names[0].ours),
+    )
+
+
+def _write_weights(folder: Path, source: _Source, shard_bytes: int) -> None:
+    """Write all tensors, each read, converted and written before the next."""
+    shards = _plan_shards(source, shard_bytes)
+    if len(shards) == 1:
+        files = [WEIGHTS_FILE]
+    else:
+        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    weight_map = {}
+    for file, names in zip(files, shards, strict=True):
+        entries = [entry for name in names for entry in _entries(name, source.dtype)]
+        write_safetensors(folder / file, entries, _converted(names, source))
+        weight_map.update({entry.name: file for entry in entries})
+    if len(shards) > 1:
+        total = source.num_parameters * source.dtype.itemsize
+        write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _plan_shards(source: _Source, shard_bytes: int) -> list[list[TensorName]]:
+    """Split the tensors, in their order, into files of at most ``shard_bytes`` (one tensor at least)."""
+    shards: list[list[TensorName]] = [[]]
+    filled = 0
+    for name in source.names:
+        size = math.prod(name.shape) * source.dtype.itemsize
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _entries(name: TensorName, dtype: torch.dtype) -> list[TensorEntry]:
+    return [TensorEntry(theirs, name.their_shape, dtype) for theirs in name.theirs]
+
+
+def _converted(names: Sequence[TensorName], source: _Source) -> Iterator[Tensor]:
+    for name in names:
+        yield from convert_to_theirs(name, source.tensor(name.ours), source.model.num_attention_heads)
+
+
+def _write_descriptions(folder: Path, source: _Source) -> None:
+    tokens = source.tokens
+    config = config_to_theirs(
+        source.model,
+        source.objective,
+        max_positions=source.max_positions,
+        tokens=tokens,
+        dtype=str(source.dtype).removeprefix("torch."),
+    )
+    write_json(folder / CONFIG_FILE, config)
+    if source.objective == "clm":
+        ends = {"bos_token_id": tokens.cls.id, "eos_token_id": tokens.sep.id, "pad_token_id": tokens.pad.id}
+        write_json(folder / "generation_config.json", ends | {"transformers_version": TESTED_TRANSFORMERS})
+    write_release_tokenizer(source.folder / TOKENIZER_FOLDER, folder, source.objective, tokens, source.max_positions)
+    card = write_model_card(source.run, source.model, source.objective, source.num_parameters)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _run_check(folder: Path, source: _Source) -> CheckResult:
+    return check_export(
+        folder,
+        lambda name: source.tensor(name).float(),
+        source.model,
+        source.objective,
+        pad_id=source.tokens.pad.id,
+        max_positions=source.max_positions,
+    )

@@ -1,0 +1,118 @@
+"""Names and row orders of every tensor, here and at Hugging Face: one table, read in both directions.
+
+Ours are the canonical names of a checkpoint, whatever its layout; theirs are those of ``ModernBertForMaskedLM`` (an
+encoder, trained by mlm) and ``ModernBertDecoderForCausalLM`` (a decoder, trained by clm). The output matrix is tied to
+the embedding and has no entry of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from megatron_ettin.config.model import ModelConfig
+
+Objective = Literal["mlm", "clm"]
+RowOrder = Literal["same", "heads", "vocabulary"]
+"""How the rows of a tensor of ours lie to theirs.
+
+heads: ours come head by head (q, k and v of head 0, then of head 1, ...), theirs are all q, all k, all v.
+vocabulary: ours may be padded at the end for tensor parallelism, theirs are not.
+"""
+
+OUTPUT_BIAS = "output_layer.bias"
+TIED_OUTPUT = "decoder.weight"
+"""Their name for the output matrix; files usually leave it out because it is the embedding."""
+
+
+@dataclass(frozen=True)
+class TensorName:
+    """One tensor of ours and what it is called there."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    """The tensors whose rows, put under each other, are ours (in their order)."""
+    shape: tuple[int, ...]
+    """Ours, without vocabulary padding."""
+    rows: RowOrder = "same"
+
+    @property
+    def their_shape(self) -> tuple[int, ...]:
+        """Shape of each of theirs."""
+        return (self.shape[0] // len(self.theirs), *self.shape[1:])
+
+
+def tensor_names(objective: Objective, model: ModelConfig) -> tuple[TensorName, ...]:
+    """Return every tensor of a model, input to output."""
+    assert objective in get_args(Objective), objective
+    vocabulary, hidden = model.vocab_size, model.hidden_size
+    head = "head" if objective == "mlm" else "lm_head"
+    return (
+        TensorName(
+            "embedding.word_embeddings.weight",
+            ("model.embeddings.tok_embeddings.weight",),
+            (vocabulary, hidden),
+            "vocabulary",
+        ),
+        TensorName("embedding.norm.weight", ("model.embeddings.norm.weight",), (hidden,)),
+        *(name for layer in range(model.num_layers) for name in _layer_names(objective, model, layer)),
+        TensorName("transformer.final_layernorm.weight", ("model.final_norm.weight",), (hidden,)),
+        TensorName("head.dense.weight", (f"{head}.dense.weight",), (hidden, hidden)),
+        TensorName("head.norm.weight", (f"{head}.norm.weight",), (hidden,)),
+        TensorName(OUTPUT_BIAS, ("decoder.bias",), (vocabulary,), "vocabulary"),
+    )
+
+
+def _layer_names(objective: Objective, model: ModelConfig, layer: int) -> tuple[TensorName, ...]:
+    ours, theirs = f"transformer.layers.{layer}", f"model.layers.{layer}"
+    hidden, ffn = model.hidden_size, model.ffn_hidden_size
+    joined = (f"{theirs}.attn.Wqkv.weight",)
+    split = tuple(f"{theirs}.attn.{part}_proj.weight" for part in "qkv")
+    attention_norm = TensorName(f"{ours}.input_layernorm.weight", (f"{theirs}.attn_norm.weight",), (hidden,))
+    return (
+        # Layer 0 follows the embedding's norm directly and has none of its own.
+        *((attention_norm,) if layer > 0 else ()),
+        TensorName(
+            f"{ours}.self_attention.linear_qkv.weight",
+            joined if objective == "mlm" else split,
+            (3 * hidden, hidden),
+            "heads",
+        ),
+        TensorName(f"{ours}.self_attention.linear_proj.weight", (f"{theirs}.attn.Wo.weight",), (hidden, hidden)),
+        TensorName(f"{ours}.pre_mlp_layernorm.weight", (f"{theirs}.mlp_norm.weight",), (hidden,)),
+        # Both sides: the first half of the rows passes the GELU, the second half multiplies.
+        TensorName(f"{ours}.mlp.linear_fc1.weight", (f"{theirs}.mlp.Wi.weight",), (2 * ffn, hidden)),
+        TensorName(f"{ours}.mlp.linear_fc2.weight", (f"{theirs}.mlp.Wo.weight",), (hidden, ffn)),
+    )
+
+
+def convert_to_theirs(name: TensorName, tensor: Tensor, num_heads: int) -> tuple[Tensor, ...]:
+    """Return their tensors, in the order of ``name.theirs``, from ours (vocabulary rows may be padded)."""
+    if name.rows == "heads":
+        tensor = _swap_row_blocks(tensor, num_heads, 3)
+    if name.rows == "vocabulary":
+        tensor = tensor[: name.shape[0]]
+    assert tuple(tensor.shape) == name.shape, (name.ours, tuple(tensor.shape), name.shape)
+    return tensor.chunk(len(name.theirs))
+
+
+def convert_to_ours(name: TensorName, parts: Sequence[Tensor], num_heads: int, *, padded_vocab_size: int) -> Tensor:
+    """Return our tensor from theirs; vocabulary rows are filled up with zeros (which training masks) when asked for."""
+    tensor = parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
+    assert tuple(tensor.shape) == name.shape, (name.ours, tuple(tensor.shape), name.shape)
+    if name.rows == "heads":
+        return _swap_row_blocks(tensor, 3, num_heads)
+    if name.rows == "vocabulary" and padded_vocab_size > name.shape[0]:
+        filling = tensor.new_zeros((padded_vocab_size - name.shape[0], *name.shape[1:]))
+        return torch.cat((tensor, filling))
+    return tensor
+
+
+def _swap_row_blocks(tensor: Tensor, outer: int, inner: int) -> Tensor:
+    """Regroup rows that lie as ``outer`` blocks of ``inner`` blocks into ``inner`` blocks of ``outer`` blocks."""
+    rows, width = tensor.shape
+    return tensor.view(outer, inner, rows // (outer * inner), width).transpose(0, 1).reshape(rows, width)

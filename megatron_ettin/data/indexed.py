@@ -1,0 +1,144 @@
+"""Megatron's .bin/.idx pair: token ids in one flat file, where sequences and documents begin in the other.
+
+The format is megatron-core's IndexedDataset, byte for byte; this reader and writer need numpy only.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from megatron_ettin.config.errors import ConfigError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+_HEADER = struct.Struct("<9sQBQQ")
+_CODES: dict[int, type[np.integer]] = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
+_LARGEST_UINT16_VOCAB = 65_500
+
+
+def token_dtype(vocab_size: int) -> type[np.integer]:
+    """Return the type Megatron stores ids of such a vocabulary in."""
+    return np.uint16 if vocab_size < _LARGEST_UINT16_VOCAB else np.int32
+
+
+class IndexedTokens:
+    """A corpus on disk, memory-mapped: opening costs the same for any size.
+
+    Attributes:
+        tokens: all token ids, one after the other.
+        document_starts: where each document begins in ``tokens``, and behind the last entry the end; int64 [D + 1].
+    """
+
+    tokens: NDArray[np.integer]
+    document_starts: NDArray[np.int64]
+
+    def __init__(self, prefix: str | Path) -> None:
+        """Open ``prefix``.bin and ``prefix``.idx.
+
+        Raises:
+            ConfigError: a file is missing, is no such file, or is shorter or longer than the index says.
+        """
+        index_path, tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+        for path in (index_path, tokens_path):
+            if not path.is_file():
+                raise ConfigError(f"--data-path {prefix}: there is no file {path}")
+        dtype, lengths, documents = _read_index(index_path)
+        starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        expected = int(starts[-1]) * np.dtype(dtype).itemsize
+        found = tokens_path.stat().st_size
+        if found != expected:
+            raise ConfigError(f"--data-path {prefix}: {tokens_path} has {found} bytes, its index says {expected}")
+        self.tokens = np.memmap(tokens_path, dtype=dtype, mode="r") if expected else np.zeros(0, dtype)
+        self.document_starts = starts[documents]
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents."""
+        return len(self.document_starts) - 1
+
+    @property
+    def document_lengths(self) -> NDArray[np.int64]:
+        """Tokens in each document."""
+        return np.diff(self.document_starts)
+
+    def document(self, number: int) -> NDArray[np.integer]:
+        """Return the tokens of one document, as a view of the file."""
+        return self.tokens[self.document_starts[number] : self.document_starts[number + 1]]
+
+
+def _read_index(path: Path) -> tuple[type[np.integer], NDArray[np.int32], NDArray[np.int64]]:
+    """Return token type, sequence lengths and, per document, the number of its first sequence (with an end entry)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(MAGIC):
+            raise ConfigError(f"--data-path: {path} is no index of an indexed dataset (wrong first bytes)")
+        _, version, code, num_sequences, num_marks = _HEADER.unpack(header)
+        if version != VERSION or code not in _CODES:
+            raise ConfigError(f"--data-path: {path} has version {version} and token type {code}, which is unknown")
+        needed = _HEADER.size + num_sequences * (4 + 8) + num_marks * 8
+        if size < needed:
+            raise ConfigError(f"--data-path: {path} has {size} bytes, its header says {needed}: it was cut off")
+        lengths = np.fromfile(file, np.int32, num_sequences)
+        file.seek(num_sequences * 8, os.SEEK_CUR)  # pointers follow from the lengths
+        marks = np.fromfile(file, np.int64, num_marks)
+    if num_marks == 0 or marks[0] != 0 or marks[-1] != num_sequences or (np.diff(marks) < 0).any():
+        raise ConfigError(f"--data-path: {path} has document marks that do not cover its {num_sequences} sequences")
+    return _CODES[code], lengths, marks
+
+
+class IndexedWriter:
+    """Writes a pair; the files appear under their names when the block ends without an exception.
+
+    Use as ``with IndexedWriter(prefix, np.uint16) as writer: writer.add_document(ids)``.
+    """
+
+    def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
+        """Begin ``prefix``.bin under a temporary name."""
+        self._final = {suffix: Path(f"{prefix}{suffix}") for suffix in (".bin", ".idx")}
+        self._parts = {suffix: path.with_name(path.name + ".part") for suffix, path in self._final.items()}
+        self._dtype = np.dtype(dtype)
+        self._lengths: list[int] = []
+        self._marks: list[int] = [0]
+        self._tokens = self._parts[".bin"].open("wb")
+
+    def add_document(self, *sequences: Sequence[int] | NDArray[np.integer]) -> None:
+        """Append one document of one or more sequences."""
+        for sequence in sequences:
+            ids = np.asarray(sequence, dtype=self._dtype)
+            self._tokens.write(ids.tobytes())
+            self._lengths.append(len(ids))
+        self._marks.append(len(self._lengths))
+
+    def __enter__(self) -> IndexedWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tokens.close()
+        if kind is None:
+            self._write_index()
+            for suffix, part in self._parts.items():
+                part.replace(self._final[suffix])
+        else:
+            for part in self._parts.values():
+                part.unlink(missing_ok=True)
+
+    def _write_index(self) -> None:
+        lengths = np.array(self._lengths, dtype=np.int32)
+        code = next(code for code, dtype in _CODES.items() if np.dtype(dtype) == self._dtype)
+        pointers = np.zeros(len(lengths), dtype=np.int64)
+        np.cumsum(lengths[:-1].astype(np.int64) * self._dtype.itemsize, out=pointers[1:])
+        with self._parts[".idx"].open("wb") as file:
+            file.write(_HEADER.pack(MAGIC, VERSION, code, len(lengths), len(self._marks)))
+            file.write(lengths.tobytes())
+            file.write(pointers.tobytes())
+            file.write(np.array(self._marks, dtype=np.int64).tobytes())

@@ -1,0 +1,55 @@
+"""The course of a run, read back from its metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """A loss and when it was measured."""
+
+    step: int
+    tokens: int
+    """Tokens trained on until then."""
+    loss: float
+    """Nats a scored token."""
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """What one run's metrics say, in the order of steps."""
+
+    training: tuple[LossPoint, ...]
+    validation: tuple[LossPoint, ...]
+    tokens_per_second: float
+    """The median over the run."""
+
+
+def read_loss_curve(metrics: Path) -> LossCurve:
+    """Read a metrics file, one JSON object a line. A step that a resumed run took again counts as taken last.
+
+    Raises:
+        ValueError: the file holds no training loss.
+    """
+    training: dict[int, LossPoint] = {}
+    validation: dict[int, LossPoint] = {}
+    speed: dict[int, float] = {}
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        step, tokens = told["step"], told["tokens"]
+        if "loss" in told:
+            training[step] = LossPoint(step, tokens, told["loss"])
+            speed[step] = told["tokens_per_second"]
+        if "validation_loss" in told:
+            validation[step] = LossPoint(step, tokens, told["validation_loss"])
+    if not training:
+        raise ValueError(f"{metrics} holds no training loss")
+    return LossCurve(_in_order(training), _in_order(validation), statistics.median(speed.values()))
+
+
+def _in_order(points: dict[int, LossPoint]) -> tuple[LossPoint, ...]:
+    return tuple(points[step] for step in sorted(points))

@@ -1,0 +1,42 @@
+"""Causal language modelling: what makes a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from megatron_ettin.config.attention import MaskKind
+from megatron_ettin.data.assembly import assemble, make_batch, next_token_targets
+from megatron_ettin.data.batch import PackedBatch
+from megatron_ettin.data.rows import Row
+from megatron_ettin.objectives.setting import BatchSetting
+
+
+@dataclass(frozen=True)
+class CausalLanguageModelling:
+    """See what came before in the piece, predict the next token."""
+
+    setting: BatchSetting
+
+    name: ClassVar[str] = "clm"
+    mask_kind: ClassVar[MaskKind] = "causal"
+
+    def train_batch(self, rows: Sequence[Row], samples: Sequence[int]) -> PackedBatch:
+        """Build a micro-batch; nothing in it is drawn, so the sample numbers do not matter."""
+        return self.eval_batch(rows)
+
+    def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
+        """Build a batch; every token is scored but [CLS], and [SEP] only where a document ends."""
+        setting = self.setting
+        pieces = [piece for row in rows for piece in row]
+        packed = assemble(pieces, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=False)
+        scored_K, labels_K = next_token_targets(packed)
+        return make_batch(
+            packed,
+            inputs_T=packed.tokens_T,
+            scored_K=scored_K,
+            labels_K=labels_K,
+            pad_id=setting.pad_id,
+            pad_multiple=setting.pad_multiple,
+        )

@@ -1,0 +1,21 @@
+"""What both objectives need to build a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EVAL_SEED = 1_000_003
+"""Of the masks in evaluation: the same for every run, so that validation losses of different runs compare."""
+
+
+@dataclass(frozen=True)
+class BatchSetting:
+    """Special tokens, seeds and padding."""
+
+    cls_id: int
+    sep_id: int
+    pad_id: int
+    seed: int
+    pad_multiple: int = 1
+    """The number of tokens in a micro-batch is filled up to a multiple of this (sequence parallelism splits it)."""
+    eval_seed: int = EVAL_SEED

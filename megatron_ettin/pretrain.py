@@ -1,0 +1,49 @@
+"""Entry of a run: ``torchrun -m megatron_ettin.pretrain``. Only training imports torch and megatron-core (seconds)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.flags import parse_command
+from megatron_ettin.config.launch import Launch
+from megatron_ettin.config.plan import build_plan
+from megatron_ettin.config.plan_text import plan_text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line; return 0, or 2 for wrong input, which rank 0 tells in one line."""
+    # torchrun ends all ranks as soon as one has failed: none may end before rank 0 spoke, nor by that signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return start(arguments, Launch.from_environment(os.environ))
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            time.sleep(0.5)
+        return 2
+
+
+def start(arguments: Sequence[str], launch: Launch) -> int:
+    """Plan, train or evaluate, and return the exit code; what a user got wrong raises ConfigError."""
+    command = parse_command(arguments)
+    from megatron_ettin.train.preflight import prepare_run  # imports numpy: not for --help
+
+    run, notes = prepare_run(command, launch.world_size)
+    if command.dry_run:
+        plan = plan_text(build_plan(run, launch.world_size, notes), command.dry_run)
+        sys.stdout.write(f"{plan}\n" if launch.rank == 0 else "")
+        return 0
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    from megatron_ettin.train.run import run as train
+
+    return train(run)
+
+
+if __name__ == "__main__":  # megatron-core's saving spawns processes, and these import this file
+    sys.exit(main(sys.argv[1:]))

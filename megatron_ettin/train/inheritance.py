@@ -1,0 +1,81 @@
+"""What a run takes from the checkpoint it loads, and what it may not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_ettin.checkpoint.layout import TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.fields import Value, run_options
+from megatron_ettin.config.flags import Command
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.values import field_value
+
+FIXED = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "norm_epsilon",
+    "sliding_window",
+    "global_attention_every",
+    "objective",
+)
+"""What the weights were trained as: taken from the checkpoint, and refused where another is given."""
+
+INHERITED = (
+    "rope_global_base",
+    "rope_local_base",
+    "causal_window",
+    "attention_output_dropout",
+    "init_std",
+    "init_cutoff",
+    "seq_length",
+)
+"""Taken from the checkpoint where not given; another may be given, for a later phase changes some of these."""
+
+
+def inherit_from_checkpoint(command: Command) -> tuple[RunConfig, tuple[str, ...]]:
+    """Return the run completed from ``--load``, and notes of what was taken; without ``--load`` as it is.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or a given flag contradicts it.
+    """
+    run = command.run
+    if not run.checkpoint.load:
+        return run, ()
+    folder = resolve_checkpoint(run.checkpoint.load, run.checkpoint.load_step)
+    trained = _trained_values(folder)
+    for name in FIXED:
+        _refuse_another(command, name, trained[name], folder)
+    taken: dict[str, Value] = {name: value for name, value in trained.items() if not _is_given(command, name)}
+    if not run.data.tokenizer_model:
+        taken["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
+    told = (run_options()[name].spell(value) for name, value in taken.items())
+    return run.with_values(taken), (f"taken from {folder}: {' '.join(told)}",)
+
+
+def _trained_values(folder: Path) -> dict[str, Value]:
+    """Return the fields of the checkpoint's run that matter to the next one; one it does not know has its default."""
+    sections = read_run_json(folder).get("config")
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise ConfigError(f"--load {folder}: its run.json does not tell the config of the run")
+    trained = {}
+    for name in (*FIXED, *INHERITED):
+        option = run_options()[name]
+        written = sections.get(option.section, {}).get(name, option.default)
+        trained[name] = field_value(option, written, f"run.json of --load {folder}")
+    return trained
+
+
+def _refuse_another(command: Command, name: str, trained: Value, folder: Path) -> None:
+    section = getattr(command.run, run_options()[name].section)
+    if _is_given(command, name) and getattr(section, name) != trained:
+        rule = f"the checkpoint in {folder} was trained with {run_options()[name].spell(trained)}"
+        raise ConfigError(f"{command.spell_given(name)}: {rule}, which cannot change")
+
+
+def _is_given(command: Command, name: str) -> bool:
+    """Whether the user chose a value; a vocabulary of 0 leaves the choice."""
+    return name in command.given and not (name == "vocab_size" and command.run.model.vocab_size == 0)

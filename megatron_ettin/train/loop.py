@@ -1,0 +1,33 @@
+"""The training loop: make a step, then log, evaluate, save, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from megatron_ettin.data.batch import PackedBatch
+from megatron_ettin.train.feed import build_ahead
+from megatron_ettin.train.session import Session
+from megatron_ettin.train.step import train_step
+
+
+def train(session: Session, build_batches: Callable[[int], list[PackedBatch]], rate_of: Callable[[int], float]) -> None:
+    """Train until the run is complete or has to stop; leaves a checkpoint of the last step.
+
+    Args:
+        session: the run under way.
+        build_batches: gives this rank's micro-batches of a step (0-based).
+        rate_of: gives the learning rate of a step.
+    """
+    steps = range(session.state.step, session.run.training.train_iters)
+    batches_of_steps = build_ahead(build_batches, steps)
+    for step in steps:
+        started = time.perf_counter()
+        result = train_step(session.training, next(batches_of_steps), rate_of(step))
+        session.count(result, rate_of(step), seconds=time.perf_counter() - started)
+        session.evaluate()
+        session.log()
+        session.save()
+        if session.stop():
+            break
+    batches_of_steps.close()

@@ -1,0 +1,106 @@
+"""Figures of a run, one record a line in ``metrics.jsonl`` and the same in TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.checkpoint.layout import METRICS_FILE, TENSORBOARD_FOLDER
+from megatron_ettin.train.step import StepResult, Sums
+
+Record = dict[str, float | int]
+"""One line; ``step`` and ``tokens`` count from the beginning of the run."""
+
+
+def step_record(
+    objective: str, step: int, tokens: int, result: StepResult, learning_rate: float, tokens_per_second: float
+) -> Record:
+    """Return the figures of one step. The loss is that step's own, so that a resumed run writes the same lines."""
+    return {
+        "step": step,
+        "tokens": tokens,
+        "loss": result.sums.loss,
+        **quality(objective, result.sums),
+        "learning_rate": learning_rate,
+        "gradient_norm": result.gradient_norm,
+        "tokens_per_second": round(tokens_per_second, 1),
+    }
+
+
+def quality(objective: str, sums: Sums, prefix: str = "") -> Record:
+    """Return what people judge an objective by: masked accuracy of an encoder, perplexity of a decoder."""
+    if objective == "mlm":
+        return {f"{prefix}masked_accuracy": sums.accuracy}
+    # Beyond this a float overflows; such a loss is broken anyway.
+    return {f"{prefix}perplexity": math.exp(min(sums.loss, 700.0))}
+
+
+@dataclass(frozen=True)
+class MetricsFiles:
+    """Where figures go."""
+
+    jsonl: Path
+    tensorboard: Path
+
+    @classmethod
+    def of(cls, save: str, tensorboard_dir: str) -> MetricsFiles:
+        """Return the places that ``--save`` and ``--tensorboard-dir`` name."""
+        return cls(
+            Path(save) / METRICS_FILE, Path(tensorboard_dir) if tensorboard_dir else Path(save) / TENSORBOARD_FOLDER
+        )
+
+
+class MetricsLog:
+    """Appends records; a step that is trained again replaces its former line."""
+
+    def __init__(self, files: MetricsFiles, first_step: int) -> None:
+        """Open the files.
+
+        Args:
+            files: where to write; folders are made.
+            first_step: the first step that may still be written. Lines from there on, which a run left that was
+                stopped after its last checkpoint, are dropped.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        files.jsonl.parent.mkdir(parents=True, exist_ok=True)
+        _keep_lines_before(files.jsonl, first_step)
+        self._jsonl = files.jsonl.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(files.tensorboard), purge_step=first_step)
+
+    def write(self, record: Record) -> None:
+        """Add one step's figures; they are in the file when this returns."""
+        self._jsonl.write(json.dumps(record) + "\n")
+        self._jsonl.flush()
+        for name, value in record.items():
+            if name != "step":
+                self._tensorboard.add_scalar(name, value, int(record["step"]))
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._jsonl.close()
+        self._tensorboard.close()
+
+
+def _keep_lines_before(path: Path, first_step: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step_of(line) < first_step]
+    if len(kept) == len(lines):
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    partial.replace(path)
+
+
+def _step_of(line: str) -> float:
+    """Return a line's step; one cut short by a kill counts as never written."""
+    try:
+        record: Any = json.loads(line)
+        return int(record["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,57 @@
+"""Everything that can be refused before a process group exists, files included; without torch and megatron-core."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from megatron_ettin.checkpoint.layout import list_steps
+from megatron_ettin.config.checks import check_run
+from megatron_ettin.config.flags import Command
+from megatron_ettin.config.presets import ETTIN_VOCAB_SIZE
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.inheritance import inherit_from_checkpoint
+from megatron_ettin.train.inputs import check_corpus, check_save_folder, load_tokenizer, resolve_vocabulary
+
+
+class PreparedRun(NamedTuple):
+    """A run that was found fit to start."""
+
+    run: RunConfig
+    """Resolved: the vocabulary is known, and what a loaded checkpoint decides is taken from it."""
+    notes: tuple[str, ...] = ()
+    """What was taken from elsewhere or assumed, a line each."""
+
+
+def prepare_run(command: Command, world_size: int) -> PreparedRun:
+    """Complete a run from its files and check it against them.
+
+    A dry run needs no corpus, tokenizer or folders; those that are given are checked all the same.
+
+    Raises:
+        ConfigError: names the flag, its value and the rule.
+    """
+    notes = []
+    if _nothing_saved_yet(command):
+        notes.append(f"--load {command.run.checkpoint.load} holds no whole checkpoint yet: starts with new weights")
+        command = replace(command, run=command.run.with_values({"load": ""}))
+    run, inherited = inherit_from_checkpoint(command)
+    check_run(run, world_size, planning=bool(command.dry_run))
+    tokenizer = load_tokenizer(run)
+    if tokenizer is None and not run.model.vocab_size:
+        run = run.with_values({"vocab_size": ETTIN_VOCAB_SIZE})
+        notes.append(f"vocabulary: the published {ETTIN_VOCAB_SIZE:,}, for want of --tokenizer-model or --vocab-size")
+    if tokenizer is not None:
+        run = resolve_vocabulary(run, tokenizer)
+    check_corpus(run, tokenizer)
+    check_save_folder(run)
+    return PreparedRun(run, (*notes, *inherited))
+
+
+def _nothing_saved_yet(command: Command) -> bool:
+    """Whether ``--load`` is ``--save`` and empty: one command line serves the first launch and all later ones."""
+    places = command.run.checkpoint
+    if not places.load or not places.save or places.load_step or command.run.training.eval_only:
+        return False
+    return Path(places.load).resolve() == Path(places.save).resolve() and not list_steps(Path(places.save))

@@ -1,0 +1,29 @@
+"""The loss on documents that training never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from megatron_ettin.data.rows import Row
+from megatron_ettin.objectives.objective import Objective
+from megatron_ettin.train.build import Training
+from megatron_ettin.train.step import Sums, evaluate_batches
+
+_BATCHES_AT_A_TIME = 64
+"""Micro-batches built before they are scored: bounds memory on a large split."""
+
+
+def validate(training: Training, objective: Objective, rows: Sequence[Row]) -> Sums:
+    """Score rows once each, spread over the data-parallel ranks; weights and random states stay as they are.
+
+    Every rank makes the same number of passes, each with what rows it has: the sums are added up over all ranks.
+    """
+    ranks, micro_batch = training.ranks, training.run.training.micro_batch_size
+    rows_per_pass = _BATCHES_AT_A_TIME * micro_batch * ranks.dp_size
+    total = Sums(0.0, 0, 0, 0)
+    for start in range(0, len(rows), rows_per_pass):
+        here = range(start + ranks.dp_rank, min(start + rows_per_pass, len(rows)), ranks.dp_size)
+        chunks = [here[i : i + micro_batch] for i in range(0, len(here), micro_batch)]
+        batches = [objective.eval_batch([rows[number] for number in chunk]) for chunk in chunks]
+        total += evaluate_batches(training, batches)
+    return total

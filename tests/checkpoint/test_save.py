@@ -1,0 +1,159 @@
+"""What a save leaves on the disk, also when it is cut off."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from megatron_ettin.checkpoint.layout import (
+    FORMAT_VERSION,
+    LATEST_FILE,
+    RUN_FILE,
+    STATE_FOLDER,
+    list_half_written,
+    list_steps,
+    read_run_json,
+    resolve_checkpoint,
+)
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.convert.names import tensor_names
+from tests.checkpoint.training import Case, launch
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import TINY
+
+TP2 = ("tensor_model_parallel_size", 2)
+DISTRIBUTED_BF16 = (("use_distributed_optimizer", True), ("bf16", True))
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    metadata = FileSystemReader(folder / STATE_FOLDER).read_metadata().state_dict_metadata
+    return {
+        name: (tuple(told.size), told.properties.dtype)
+        for name, told in metadata.items()
+        if isinstance(told, TensorStorageMetadata)
+    }
+
+
+@pytest.mark.parametrize(
+    ("world_size", "overrides"), [(1, ()), (2, (TP2,)), (2, DISTRIBUTED_BF16)], ids=["one", "tp2", "distributed-bf16"]
+)
+def test_names_shapes_and_precision_do_not_depend_on_the_layout(
+    tmp_path: Path, world_size: int, overrides: tuple[Any, ...]
+) -> None:
+    """Every weight and both its moments once, in fp32, under the names that conversion reads."""
+    result = run_ranks(world_size, launch, Case(1, save=str(tmp_path), overrides=overrides))[0]
+    weights = {name.ours: name.shape for name in tensor_names("mlm", TINY)}
+    prefixes = ("", "optimizer.state.exp_avg.", "optimizer.state.exp_avg_sq.")
+    expected = {prefix + name: (shape, torch.float32) for prefix in prefixes for name, shape in weights.items()}
+    assert stored_tensors(Path(result["folder"])) == expected
+
+
+def test_describes_itself(tmp_path: Path) -> None:
+    overrides = (TP2, ("global_batch_size", 4))
+    folder = Path(run_ranks(2, launch, Case(2, "clm", save=str(tmp_path), overrides=overrides))[0]["folder"])
+    described = read_run_json(folder)
+    assert described["format_version"] == FORMAT_VERSION
+    assert (described["step"], described["consumed_samples"], described["objective"]) == (2, 8, "clm")
+    tokens = described["consumed_tokens"]
+    assert described["lineage"] == [{"objective": "clm", "steps": 2, "tokens": tokens, "parent": ""}]
+    assert described["layout"] == {"device": "cpu", "tp_size": 2, "pp_size": 1, "dp_size": 1}
+    config = RunConfig.from_dict(described["config"])
+    assert (config.model, config.parallel.tensor_model_parallel_size) == (
+        replace(TINY, attention_output_dropout=0.0),
+        2,
+    )
+    assert described["versions"]["megatron-core"]
+    assert json.loads((tmp_path / LATEST_FILE).read_text()) == {"step": 2, "folder": folder.name}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def launch_killed_at(moment: str, case: Case) -> None:
+    """Save, but die at ``moment`` of it on every rank."""
+    from megatron_ettin.checkpoint import save
+
+    with patch.object(save, moment, side_effect=Killed):
+        try:
+            launch(case)
+        except Killed:
+            return
+    raise AssertionError(f"the save never came to {moment}")
+
+
+@pytest.mark.parametrize("moment", ["write_state", "describe_run", "_copy_files", "mark_whole"])
+def test_save_cut_off_before_the_marker_is_not_a_checkpoint(tmp_path: Path, moment: str) -> None:
+    first = run_ranks(1, launch, Case(2, save=str(tmp_path)))[0]
+    run_ranks(1, launch_killed_at, moment, Case(4, load=first["folder"], save=str(tmp_path)))
+    assert list_half_written(tmp_path) == [4]
+    assert resolve_checkpoint(tmp_path) == Path(first["folder"])
+    # The next launch writes over what was left.
+    again = run_ranks(1, launch, Case(4, load=first["folder"], save=str(tmp_path)))[0]
+    assert resolve_checkpoint(tmp_path) == Path(again["folder"])
+    assert list_half_written(tmp_path) == []
+
+
+def test_save_cut_off_after_the_marker_is_a_checkpoint(tmp_path: Path) -> None:
+    run_ranks(1, launch, Case(2, save=str(tmp_path)))
+    run_ranks(1, launch_killed_at, "point_latest", Case(4, save=str(tmp_path)))
+    assert json.loads((tmp_path / LATEST_FILE).read_text())["step"] == 2
+    assert list_steps(tmp_path) == [2, 4]
+    assert read_run_json(resolve_checkpoint(tmp_path))["step"] == 4
+
+
+def forget_optimizer(folder: Path) -> None:
+    """Make a checkpoint one of weights alone, as an imported model is."""
+    torch.save({}, folder / STATE_FOLDER / "common.pt")
+
+
+def test_weights_alone_start_a_fresh_optimizer_at_step_0(tmp_path: Path) -> None:
+    first = run_ranks(1, launch, Case(3, save=str(tmp_path)))[0]
+    forget_optimizer(Path(first["folder"]))
+    result = run_ranks(1, launch, Case(0, load=first["folder"]))[0]
+    assert "weights only" in result["notes"][0]
+    assert result["state"].step == 0
+    assert [stretch.parent for stretch in result["state"].lineage] == ["", first["folder"]]
+    for name, value in result["weights"].items():
+        np.testing.assert_array_equal(value, first["weights"][name], err_msg=name)
+
+
+def load_other_shape(case: Case) -> str:
+    """Load into a model with another number of layers; return the refusal."""
+    from tests.checkpoint import training
+
+    with patch.object(training, "TINY", replace(TINY, num_layers=int(case.save))):
+        try:
+            launch(replace(case, save=""))
+        except ConfigError as error:
+            return str(error)
+    raise AssertionError("loaded another shape")
+
+
+@pytest.mark.parametrize(("layers", "words"), [("3", "too many"), ("5", "lacks")])
+def test_tensors_of_another_model_are_refused(tmp_path: Path, layers: str, words: str) -> None:
+    """The last line of defence: launches compare run.json first."""
+    first = run_ranks(1, launch, Case(1, save=str(tmp_path)))[0]
+    message = run_ranks(1, load_other_shape, Case(1, load=first["folder"], save=layers))[0]
+    assert words in message
+    assert "transformer.layers." in message
+    assert "\n" not in message
+
+
+def test_a_damaged_file_is_found_before_it_is_read(tmp_path: Path) -> None:
+    folder = Path(run_ranks(1, launch, Case(1, save=str(tmp_path)))[0]["folder"])
+    (victim,) = (folder / STATE_FOLDER).glob("*.distcp")
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=victim.name):
+        resolve_checkpoint(tmp_path)
+    assert (folder / RUN_FILE).exists()

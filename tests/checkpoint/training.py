@@ -1,0 +1,47 @@
+"""What the checkpoint tests run on every rank: a tiny model, trained on batches made by hand, saved and taken up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.runs import TINY, tiny_run
+from tests.helpers.training import MICRO_BATCHES, start_training, train_steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """One launch: where it starts, how far it goes, and how it is laid out."""
+
+    steps: int
+    objective: str = "mlm"
+    load: str = ""
+    save: str = ""
+    dropout: float = 0.0
+    overrides: tuple[tuple[str, Any], ...] = ()
+    vocab_size: int = TINY.vocab_size
+
+
+def launch(case: Case) -> dict[str, Any]:
+    """Train from ``case.load`` (or from fresh weights) to step ``case.steps``; return what can be compared."""
+    from megatron_ettin.checkpoint.load import LoadResult, load_training
+    from megatron_ettin.checkpoint.save import save_checkpoint
+    from megatron_ettin.checkpoint.state import TrainingState
+
+    model = replace(TINY, attention_output_dropout=case.dropout, vocab_size=case.vocab_size)
+    run = tiny_run(case.objective, model=model, **dict(case.overrides))
+    training = start_training(run)
+    parts = (training.model, training.optimizer)
+    here = (training.ranks, training.device)
+    found = LoadResult(TrainingState.start(case.objective), ())
+    if case.load:
+        found = load_training(Path(case.load), *parts, run.training.seed, *here)
+    state = found.state
+    results = train_steps(training, range(state.step, case.steps))
+    for result in results:
+        state.count_step(MICRO_BATCHES, result.sums.real_tokens)
+    folder = str(save_checkpoint(Path(case.save), run, state, *parts, *here, tokenizer_files=())) if case.save else ""
+    weights = {name: value.detach().float().numpy().copy() for name, value in training.model.named_parameters()}
+    losses = [result.sums.loss for result in results]
+    return {"losses": losses, "weights": weights, "state": state, "notes": found.notes, "folder": folder}

@@ -1,0 +1,103 @@
+"""The memory estimate against what a built model keeps, and its closed form against hand arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.memory import MemoryEstimate, estimate_memory
+from megatron_ettin.config.parameters import count_parameters
+from megatron_ettin.config.run import RunConfig
+from tests.helpers.batches import packed_batch, random_pieces
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import TINY, tiny_run
+
+SHAPE = replace(TINY, num_layers=7, hidden_size=128, ffn_hidden_size=192, sliding_window=64, vocab_size=512)
+
+
+def estimate(run: RunConfig, world_size: int = 1) -> tuple[MemoryEstimate, ...]:
+    return estimate_memory(run, world_size, MASK_OF_OBJECTIVE[run.training.objective])
+
+
+def kept_bytes(run: RunConfig) -> int:
+    """Run one forward pass over a full micro-batch and add up what backward would find, and the logits."""
+    import torch
+
+    from megatron_ettin.model.packing import PackedLayout
+    from tests.helpers.models import build_stage
+
+    model = build_stage(run).train()
+    positions = run.training.micro_batch_size * run.data.seq_length
+    pieces = random_pieces(np.random.default_rng(0), [positions // 3, positions - positions // 3], 512)
+    batch = packed_batch(pieces, causal=run.training.objective == "clm")
+    layout = PackedLayout.build(
+        torch.from_numpy(batch.cu_seqlens), torch.from_numpy(batch.positions_T), tuple(map(len, pieces))
+    )
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: Any) -> Any:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        keep(model(torch.from_numpy(batch.tokens_T), layout, torch.from_numpy(batch.scored_K)))
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_activations_equal_what_a_model_keeps(objective: str) -> None:
+    run = tiny_run(objective, model=replace(SHAPE, attention_output_dropout=0.1), seq_length=512, micro_batch_size=2)
+    [measured] = run_ranks(1, kept_bytes, run)
+    assert estimate(run)[0].activations == pytest.approx(measured, rel=0.03)
+
+
+def test_fp32_adamw_holds_sixteen_bytes_a_parameter() -> None:
+    run = tiny_run("mlm", model=SHAPE)
+    [rank] = estimate(run)
+    count = count_parameters(SHAPE).total
+    assert (rank.parameters, rank.gradients, rank.optimizer_state) == (4 * count, 4 * count, 8 * count)
+    assert rank.total == 16 * count + rank.activations
+
+
+def test_bf16_keeps_an_fp32_master() -> None:
+    run = tiny_run("mlm", model=SHAPE, bf16=True)
+    [rank] = estimate(run)
+    count = count_parameters(SHAPE).total
+    assert (rank.parameters, rank.gradients, rank.optimizer_state) == (2 * count, 4 * count, 12 * count)
+
+
+def test_distributed_optimizer_shards_only_optimizer_state() -> None:
+    whole = estimate(tiny_run("mlm", model=SHAPE), world_size=4)[0]
+    shared = estimate(tiny_run("mlm", model=SHAPE, use_distributed_optimizer=True), world_size=4)[0]
+    assert shared == replace(whole, optimizer_state=-(-whole.optimizer_state // 4))
+
+
+def test_parallelism_takes_memory_off_a_rank() -> None:
+    def total(**overrides: Any) -> int:
+        run = tiny_run("mlm", model=SHAPE, seq_length=512, **overrides)
+        size = run.parallel.tensor_model_parallel_size * run.parallel.pipeline_model_parallel_size
+        return max(rank.total for rank in estimate(run, size))
+
+    assert total(tensor_model_parallel_size=2, sequence_parallel=True) < total(tensor_model_parallel_size=2) < total()
+    assert total(pipeline_model_parallel_size=2) < total()
+
+
+def test_early_stages_hold_more_micro_batches_at_once() -> None:
+    model = replace(SHAPE, num_layers=9, global_attention_every=1)
+    stages = estimate(tiny_run("mlm", model=model, pipeline_model_parallel_size=3, global_batch_size=8), 3)
+    one_batch = estimate(tiny_run("mlm", model=model, pipeline_model_parallel_size=3, global_batch_size=1), 3)
+    assert stages[0].activations == 3 * one_batch[0].activations
+    assert stages[1].activations == 2 * one_batch[1].activations
+    assert stages[2].activations == one_batch[2].activations
+
+
+def test_scored_share_decides_the_head() -> None:
+    few = estimate(tiny_run("mlm", model=SHAPE, seq_length=1000, mlm_probability=0.15))[0].activations
+    many = estimate(tiny_run("mlm", model=SHAPE, seq_length=1000, mlm_probability=0.3))[0].activations
+    per_scored_token = 4 * 128 * 4 + 512 * 4
+    assert many - few == 150 * per_scored_token

@@ -1,0 +1,29 @@
+"""A run as one value."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from megatron_ettin.config.run import RunConfig
+
+
+def test_round_trip_through_json() -> None:
+    run = RunConfig().with_values({"hidden_size": 64, "lr": 1e-4, "load": "runs/a"})
+    assert RunConfig.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+
+
+def test_missing_keys_take_their_defaults() -> None:
+    assert RunConfig.from_dict({"model": {"hidden_size": 64}}) == RunConfig().with_values({"hidden_size": 64})
+
+
+def test_with_values_finds_the_section_of_a_name() -> None:
+    run = RunConfig().with_values({"hidden_size": 64, "seed": 1})
+    assert (run.model.hidden_size, run.training.seed) == (64, 1)
+    assert run.data == RunConfig().data
+
+
+def test_with_values_knows_its_names() -> None:
+    with pytest.raises(AssertionError, match="no section has hiden_size"):
+        RunConfig().with_values({"hiden_size": 64})

@@ -1,0 +1,79 @@
+"""Small models, tokenizers and folders for the conversion's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.convert.config_map import config_to_theirs
+from megatron_ettin.convert.names import Objective, tensor_names
+from megatron_ettin.convert.tokenizer_files import SpecialToken, SpecialTokens, write_json
+
+OBJECTIVES: tuple[Objective, ...] = ("mlm", "clm")
+
+MODEL = ModelConfig(
+    num_layers=4,
+    hidden_size=64,
+    ffn_hidden_size=96,
+    num_attention_heads=2,
+    vocab_size=128,
+    sliding_window=128,
+    rope_global_base=160_000.0,
+    rope_local_base=10_000.0,
+)
+"""Two global and two local layers; the two RoPE bases differ."""
+
+TOKENS = SpecialTokens(*(SpecialToken(f"[{role}]", i) for i, role in enumerate(("CLS", "SEP", "PAD", "MASK", "UNK"))))
+
+
+def random_tensors(objective: Objective, model: ModelConfig = MODEL, seed: int = 0) -> dict[str, Tensor]:
+    """Return canonical tensors with nothing at its neutral value: logits of several units, norms off 1, biases off 0."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name in tensor_names(objective, model):
+        noise = torch.randn(name.shape, generator=generator)
+        is_norm = "norm" in name.ours
+        tensors[name.ours] = 1.0 + 0.3 * noise if is_norm else 0.25 * noise
+    return tensors
+
+
+def write_tokenizer(folder: Path, vocab_size: int = MODEL.vocab_size) -> None:
+    """Write a word-level tokenizer of ``vocab_size`` words (w5, w6, ...) as a trainer of tokenizers leaves it."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    words = [token.text for token in TOKENS.named().values()]
+    words += [f"w{i}" for i in range(len(words), vocab_size)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=TOKENS.unk.text))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(token.text, special=True) for token in TOKENS.named().values()])
+    tokenizer.enable_truncation(10)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend", "cls_token": "[CLS]"})
+
+
+def their_model(objective: Objective, model: ModelConfig = MODEL, **changes: Any) -> Any:
+    """Build transformers' class of a shape, with weights as far from neutral as :func:`random_tensors`'s."""
+    import transformers
+
+    config = config_to_theirs(model, objective, max_positions=1024, tokens=TOKENS, dtype="float32") | changes
+    their_class = getattr(transformers, config["architectures"][0])
+    their = their_class(their_class.config_class(**config)).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in their.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1.0 + 0.3 * noise if "norm" in name else 0.25 * noise)
+    return their
+
+
+def write_hub_folder(folder: Path, objective: Objective, model: ModelConfig = MODEL, **changes: Any) -> Any:
+    """Write a model folder as transformers itself saves it; returns the model."""
+    folder.mkdir()
+    their = their_model(objective, model, **changes)
+    their.save_pretrained(folder)
+    write_tokenizer(folder, model.vocab_size)
+    return their

@@ -1,0 +1,225 @@
+"""Export: plain transformers loads what is written, without a word, and it is the checkpoint to the bit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from megatron_ettin.checkpoint.layout import mark_whole
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.convert import export
+from megatron_ettin.convert.check import CheckResult
+from megatron_ettin.convert.export import CheckFailed, export_checkpoint
+from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.write import import_model
+from tests.convert.samples import MODEL, OBJECTIVES, write_hub_folder
+
+ODD_VOCABULARY = ModelConfig(**{**vars(MODEL), "vocab_size": 101})
+
+
+@pytest.fixture(params=OBJECTIVES)
+def objective(request: pytest.FixtureRequest) -> Objective:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, objective: Objective) -> Path:
+    write_hub_folder(tmp_path / "hub", objective, ODD_VOCABULARY)
+    import_model(tmp_path / "hub", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def silent_transformers() -> Iterator[list[str]]:
+    """Collect what transformers logs."""
+    from transformers.utils import logging as transformers_logging
+
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    transformers_logging.add_handler(handler)
+    yield messages
+    transformers_logging.remove_handler(handler)
+
+
+def test_import_then_export_gives_the_same_tensors_to_the_bit(tmp_path: Path, checkpoint: Path) -> None:
+    result = export_checkpoint(checkpoint, tmp_path / "out")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "out"))
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+    assert result.num_parameters == sum(tensor.numel() for tensor in before.values())
+    assert result.num_bytes == 4 * result.num_parameters
+    assert result.check is not None
+    assert 0 < result.check.difference <= result.check.allowed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "out", "run"]
+
+
+def test_plain_transformers_loads_it_without_a_warning(
+    tmp_path: Path, checkpoint: Path, objective: Objective, silent_transformers: list[str]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    export_checkpoint(checkpoint, tmp_path / "out", check=False)
+    auto: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, report = auto.from_pretrained(tmp_path / "out", output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+        original = auto.from_pretrained(tmp_path / "hub")
+    assert not any(report.values()), report
+    assert silent_transformers == []
+    batch = tokenizer(["w5 w6 w7 w8", "w9"], return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        assert model(**batch).logits.equal(original(**batch).logits)
+
+
+def test_a_decoder_generates_from_its_own_settings(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    write_hub_folder(tmp_path / "hub", "clm")
+    import_model(tmp_path / "hub", tmp_path / "run")
+    export_checkpoint(tmp_path / "run", tmp_path / "out", check=False)
+    settings = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (0, 1, 2)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    batch = AutoTokenizer.from_pretrained(tmp_path / "out")(["w5 w6", "w9"], return_tensors="pt", padding=True)
+    written = model.generate(**batch, max_new_tokens=5, do_sample=False)
+    assert written.shape[0] == 2
+    assert 1 <= written.shape[1] - batch.input_ids.shape[1] <= 5
+
+
+def test_large_weights_are_split_over_files_with_an_index(tmp_path: Path, checkpoint: Path) -> None:
+    export_checkpoint(checkpoint, tmp_path / "out", shard_bytes=100_000)
+    files = sorted((tmp_path / "out").glob("*.safetensors"))
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(files) > 2
+    assert [file.name for file in files] == [
+        f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)
+    ]
+    held = {name: file.name for file in files for name in load_file(file)}
+    assert index["weight_map"] == held
+    assert held.keys() == load_file(tmp_path / "hub" / "model.safetensors").keys()
+    assert index["metadata"]["total_size"] == sum(t.nbytes for file in files for t in load_file(file).values())
+    assert all(file.stat().st_size <= 100_000 + 10_000 for file in files)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_another_type_is_rounded_once_and_checked_as_rounded(tmp_path: Path, checkpoint: Path, dtype: str) -> None:
+    result = export_checkpoint(checkpoint, tmp_path / "out", dtype=dtype)
+    assert result.check is not None and result.check.passed
+    wanted = getattr(torch, dtype)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "out"))
+    assert all(after[name].equal(before[name].to(wanted)) for name in before)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+
+
+def test_the_file_is_what_the_safetensors_library_expects(tmp_path: Path, checkpoint: Path) -> None:
+    export_checkpoint(checkpoint, tmp_path / "out", check=False)
+    path = tmp_path / "out" / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    header_bytes = int.from_bytes(path.read_bytes()[:8], "little")
+    assert header_bytes % 8 == 0, "the data is aligned"
+    assert path.stat().st_size == 8 + header_bytes + 4 * sum(t.numel() for t in load_file(path).values())
+
+
+def test_the_card_tells_kind_size_and_history(tmp_path: Path, checkpoint: Path, objective: Objective) -> None:
+    export_checkpoint(checkpoint, tmp_path / "out", check=False)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    task, auto = {
+        "mlm": ("fill-mask", "AutoModelForMaskedLM"),
+        "clm": ("text-generation", "AutoModelForCausalLM"),
+    }[objective]
+    assert f"pipeline_tag: {task}" in card
+    assert f"{auto}.from_pretrained" in card
+    assert f"- phase: {objective}, 0 steps, 0 tokens, from hub" in card
+
+
+def test_a_wrong_weight_is_found_with_its_layer_and_nothing_is_kept(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(name: Any, tensor: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, ...]:
+        """Forget to regroup the attention rows of layer 2."""
+        if name.ours == "transformer.layers.2.self_attention.linear_qkv.weight":
+            return tensor.chunk(len(name.theirs))
+        return converted(name, tensor, num_heads)
+
+    converted = export.convert_to_theirs
+    monkeypatch.setattr(export, "convert_to_theirs", swapped)
+    with pytest.raises(CheckFailed, match="first diverging: layer 2") as failure:
+        export_checkpoint(checkpoint, tmp_path / "out")
+    assert failure.value.result.difference > failure.value.result.allowed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "run"]
+    export_checkpoint(checkpoint, tmp_path / "out", check=False)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_difference_that_is_no_number_does_not_pass() -> None:
+    assert not CheckResult(float("nan"), 1.0, "logits").passed
+    assert CheckResult(1.0, 1.0, None).passed
+
+
+def test_an_existing_export_is_replaced_only_when_asked(tmp_path: Path, checkpoint: Path) -> None:
+    export_checkpoint(checkpoint, tmp_path / "out", check=False)
+    (tmp_path / "out" / "left over").write_text("")
+    with pytest.raises(ConfigError, match="exists already; --overwrite replaces it"):
+        export_checkpoint(checkpoint, tmp_path / "out", check=False)
+    export_checkpoint(checkpoint, tmp_path / "out", check=False, overwrite=True)
+    assert not (tmp_path / "out" / "left over").exists()
+
+
+def rewrite_run(checkpoint: Path, **changes: Any) -> None:
+    folder = checkpoint / "step_0000000"
+    run = json.loads((folder / "run.json").read_text())
+    for section, values in changes.items():
+        run["config"][section] |= values
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "complete.json").unlink()
+    mark_whole(folder)
+
+
+REFUSED = {
+    "no such folder": (lambda run: None, {"load": "elsewhere"}, "--load elsewhere: there is no such folder"),
+    "no checkpoint": (lambda run: (run / "step_0000000" / "complete.json").unlink(), {}, "half-written: 0"),
+    "wrong step": (lambda run: None, {"step": 7}, "--load-step 7"),
+    "type": (lambda run: None, {"dtype": "int8"}, "--dtype int8: must be one of float32, bfloat16, float16"),
+    "another width": (
+        lambda run: rewrite_run(run, model={"hidden_size": 32}),
+        {},
+        "embedding.word_embeddings.weight has shape (104, 64); run.json tells (104, 32)",
+    ),
+    "another depth": (
+        lambda run: rewrite_run(run, model={"num_layers": 5}),
+        {},
+        "holds no tensor transformer.layers.4",
+    ),
+    "another version": (
+        lambda run: rewrite_run(run, model={"unheard_of": 1}),
+        {},
+        "its run.json is of another version",
+    ),
+}
+
+
+@pytest.mark.parametrize("objective", ["mlm"], indirect=True)
+@pytest.mark.parametrize(("damage", "given", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_wrong_input_is_refused_and_nothing_is_left(
+    tmp_path: Path, checkpoint: Path, damage: Any, given: dict[str, Any], named: str
+) -> None:
+    damage(checkpoint)
+    with pytest.raises(ConfigError) as refusal:
+        export_checkpoint(**{"load": checkpoint, "save": tmp_path / "out", **given})
+    assert named in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "run"]

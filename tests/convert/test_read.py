@@ -1,0 +1,154 @@
+"""Reading checkpoints that the trainer wrote at several layouts, with PyTorch alone and without trusting pickles."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.convert.metadata import read_metadata
+from megatron_ettin.convert.names import tensor_names
+from megatron_ettin.convert.read import CheckpointReader
+from megatron_ettin.convert.safetensors_file import TensorEntry
+from megatron_ettin.convert.state import write_state
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import TINY, tiny_run
+from tests.helpers.shards import Shard, assemble, rank_shards
+from tests.helpers.training import start_training, train_steps
+
+ODD_VOCABULARY = replace(TINY, vocab_size=101)
+
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "tp2": (2, {"tensor_model_parallel_size": 2}),
+    "pp2": (2, {"pipeline_model_parallel_size": 2}),
+    "dp2": (2, {"use_distributed_optimizer": True}),
+}
+
+
+def train_and_save(overrides: dict[str, Any], state: Path) -> list[Shard]:
+    """Train a step and write weights, optimizer and random state; return this rank's weights."""
+    from megatron_ettin.checkpoint.save import write_state as write_training_state
+
+    training = start_training(tiny_run("mlm", model=ODD_VOCABULARY, **overrides))
+    train_steps(training, range(1))
+    write_training_state(state, training.model, training.optimizer, training.ranks)
+    return rank_shards(training.model)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_trained_checkpoint_is_read_whole_whatever_its_layout(tmp_path: Path, layout: str) -> None:
+    world_size, overrides = LAYOUTS[layout]
+    (tmp_path / "state").mkdir()
+    weights = assemble(run_ranks(world_size, train_and_save, overrides, tmp_path / "state"))
+    reader, names = CheckpointReader(tmp_path), tensor_names("mlm", ODD_VOCABULARY)
+    reader.check(names)
+    assert {name.ours for name in names} == weights.keys()
+    for name in names:
+        np.testing.assert_array_equal(reader.tensor(name.ours).numpy(), weights[name.ours], err_msg=name.ours)
+
+
+def small_state(folder: Path, value: float = 1.0) -> None:
+    entries = [TensorEntry("a.weight", (6, 2), torch.float32), TensorEntry("b.weight", (3,), torch.bfloat16)]
+    write_state(
+        folder / "state",
+        entries,
+        lambda name: torch.full(
+            (6, 2) if name == "a.weight" else (3,), value, dtype=torch.float32 if name == "a.weight" else torch.bfloat16
+        ),
+    )
+
+
+def test_tensors_keep_their_type(tmp_path: Path) -> None:
+    small_state(tmp_path, 1.5)
+    reader = CheckpointReader(tmp_path)
+    assert reader.dtype("b.weight") == torch.bfloat16
+    assert reader.tensor("b.weight").equal(torch.full((3,), 1.5, dtype=torch.bfloat16))
+    assert reader.tensor("a.weight").equal(torch.full((6, 2), 1.5))
+
+
+def test_an_unknown_tensor_is_refused_by_name(tmp_path: Path) -> None:
+    small_state(tmp_path)
+    with pytest.raises(ConfigError, match="holds no tensor c.weight"):
+        CheckpointReader(tmp_path).tensor("c.weight")
+
+
+def test_missing_parts_are_noticed(tmp_path: Path) -> None:
+    small_state(tmp_path)
+    path = tmp_path / "state" / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    metadata.state_dict_metadata["a.weight"].chunks[0].sizes = torch.Size((3, 2))
+    path.write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ConfigError, match="parts of a.weight are missing"):
+        CheckpointReader(tmp_path).tensor("a.weight")
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "overwritten"])
+def test_damaged_files_give_one_line(tmp_path: Path, damage: str) -> None:
+    small_state(tmp_path)
+    for file in (tmp_path / "state").glob("*.distcp"):
+        if damage == "removed":
+            file.unlink()
+        else:
+            file.write_bytes(b"" if damage == "emptied" else b"x" * file.stat().st_size)
+    with pytest.raises(ConfigError, match=r"cannot read a\.weight") as refusal:
+        CheckpointReader(tmp_path).tensor("a.weight")
+    assert "\n" not in str(refusal.value)
+
+
+class Foreign:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.touched,)
+
+
+def foreign_pickles(touched: Path) -> dict[str, bytes]:
+    return {
+        "a call": pickle.dumps(Foreign(touched)),
+        "a function of torch": b"\x80\x04\x8c\x05torch\x8c\x04load\x93.",
+        "a dotted path out of an allowed module": b"\x80\x04\x8c\x05torch\x8c\x0dSize.__init__\x93.",
+        "a builtin": b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.",
+    }
+
+
+@pytest.mark.parametrize("kind", foreign_pickles(Path()))
+def test_a_foreign_class_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
+    small_state(tmp_path)
+    touched = tmp_path / "touched"
+    (tmp_path / "state" / ".metadata").write_bytes(foreign_pickles(touched)[kind])
+    with pytest.raises(ConfigError, match="no checkpoint needs") as refusal:
+        read_metadata(tmp_path / "state")
+    assert "\n" not in str(refusal.value)
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"a": 1})])
+def test_what_is_no_index_is_refused(tmp_path: Path, content: bytes) -> None:
+    small_state(tmp_path)
+    (tmp_path / "state" / ".metadata").write_bytes(content)
+    with pytest.raises(ConfigError, match="is not the index of a checkpoint"):
+        read_metadata(tmp_path / "state")
+
+
+def test_an_index_that_points_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    small_state(tmp_path)
+    path = tmp_path / "state" / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    next(iter(metadata.storage_data.values())).relative_path = "../elsewhere"
+    path.write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ConfigError, match="points outside its folder, to ../elsewhere"):
+        read_metadata(tmp_path / "state")
+
+
+def test_a_folder_without_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        CheckpointReader(tmp_path)

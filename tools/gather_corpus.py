@@ -1,0 +1,29 @@
+"""Gather real text into a jsonl file: the Python standard library's own, or a file of yours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Gather, shuffle and write."""
+    parser = ToolParser(__doc__ or "")
+    parser.add_argument("--output", required=True, metavar="FILE", help="jsonl file to write")
+    parser.add_argument("--corpus", metavar="FILE", help="your own text: .jsonl with a text in each line, or plain text")
+    parser.add_argument("--max-bytes", type=positive, default=1 << 40, metavar="N", help="keep at most this much text")
+    parser.add_argument("--seed", type=int, default=21, metavar="N", help="seed of the order")
+    options = parser.parse(arguments)
+    from megatron_ettin.data.corpus import choose_documents, standard_library, text_file, write_jsonl
+
+    found = text_file(options.corpus) if options.corpus else standard_library()
+    documents = choose_documents(found, seed=options.seed, largest_bytes=options.max_bytes)
+    write_jsonl(documents, Path(options.output))
+    print(f"{options.output}: {len(documents):,} documents, {sum(len(d.text) for d in documents):,} characters")
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
