@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from megatron_ettin.config.command import parse_command
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.flags import parse_command
 from megatron_ettin.config.launch import Launch
 from megatron_ettin.config.plan import build_plan
 from megatron_ettin.config.plan_text import plan_text
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return start(arguments, Launch.from_environment(os.environ))
     except ConfigError as error:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"error: {error}\n")
         else:

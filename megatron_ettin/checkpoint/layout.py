@@ -63,9 +63,9 @@ def list_steps(save: Path) -> list[int]:
     return [step for step, folder in _step_folders(save) if is_whole(folder)]
 
 
-def list_half_written(save: Path) -> list[int]:
-    """Return the steps whose folder exists but is not whole, ascending."""
-    return [step for step, folder in _step_folders(save) if not is_whole(folder)]
+def half_written_folders(save: Path) -> list[Path]:
+    """Return the step folders that are not whole, by step: a run was killed while it wrote them."""
+    return [folder for _, folder in _step_folders(save) if not is_whole(folder)]
 
 
 def resolve_checkpoint(path: str | Path, step: int = 0) -> Path:
@@ -187,9 +187,9 @@ def _step_of_save(save: Path, wanted: int) -> Path:
     if step in whole:
         return save / step_folder_name(step)
     found = f"whole steps: {', '.join(map(str, whole)) or 'none'}"
-    half = list_half_written(save)
+    half = half_written_folders(save)
     if half:
-        found += f"; half-written: {', '.join(map(str, half))}"
+        found += f"; half-written: {', '.join(folder.name for folder in half)}"
     if wanted:
         raise ConfigError(f"--load-step {wanted}: --load {save} has no whole checkpoint of it ({found})")
     raise ConfigError(f"--load {save}: holds no whole checkpoint ({found})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def save_checkpoint(
     optimizer: MegatronOptimizer,
     ranks: Ranks,
     device: Device,
-    tokenizer_files: Sequence[Path],
+    tokenizer_files: Mapping[str, bytes],
 ) -> Path:
     """Write the checkpoint of ``state.step`` and return its folder; collective over the world.
 
@@ -55,7 +55,7 @@ def save_checkpoint(
     write_state(folder / STATE_FOLDER, model, optimizer, ranks)
     if ranks.is_main:
         write_json_atomic(folder / RUN_FILE, describe_run(run, state, Layout.of(ranks, device.type)))
-        _copy_files(tokenizer_files, folder / TOKENIZER_FOLDER)
+        _write_files(tokenizer_files, folder / TOKENIZER_FOLDER)
         commit(save, state.step)
     torch.distributed.barrier()
     return folder
@@ -75,7 +75,7 @@ def commit(save: Path, step: int) -> None:
     point_latest(save, step)
 
 
-def _copy_files(files: Sequence[Path], folder: Path) -> None:
+def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
     folder.mkdir()
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)

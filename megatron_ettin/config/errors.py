@@ -8,3 +8,7 @@ class ConfigError(ValueError):
 
     The message is one line naming the flag, the value and the rule. Entry points print it after ``error:`` and exit 2.
     """
+
+    def __str__(self) -> str:
+        """Return the message on one line, whatever a value in it holds."""
+        return " ".join(super().__str__().splitlines())

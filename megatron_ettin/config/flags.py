@@ -1,84 +1,33 @@
-"""The command line of a run: flags made from the config dataclasses, in Megatron's flat style.
-
-A value comes from the first of these that sets it: flag, YAML file, preset, default.
-"""
+"""The flags of a run, made from the config dataclasses in Megatron's flat style."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NoReturn, cast
+from collections.abc import Sequence
+from typing import NoReturn
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.fields import Option, Value, run_options, run_sections
+from megatron_ettin.config.fields import Option, run_options, run_sections
 from megatron_ettin.config.names import suggestion
 from megatron_ettin.config.presets import PRESETS
-from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.values import field_value
-from megatron_ettin.config.yaml_file import PRESET_KEY, read_yaml
-
-DryRun = Literal["", "table", "json"]
 
 
-@dataclass(frozen=True)
-class Command:
-    """What the user asked for, before any file but the YAML one is read."""
-
-    run: RunConfig
-    given: Mapping[str, str] = field(default_factory=dict)
-    """Fields set by the user, each with where it was written: empty for a flag, else the preset or file."""
-    dry_run: DryRun = ""
-
-    def spell_given(self, name: str) -> str:
-        """Return a given field as flag and value, with where it was written unless that is the command line."""
-        option = run_options()[name]
-        spelled = option.spell(getattr(getattr(self.run, option.section), name))
-        origin = self.given[name]
-        return f"{spelled} (from {origin})" if origin else spelled
-
-
-def parse_command(arguments: Sequence[str]) -> Command:
-    """Resolve the command line (without the program's name).
+def parse_flags(arguments: Sequence[str]) -> dict[str, object]:
+    """Return what the command line sets, by field name (and ``config``, ``preset``, ``dry_run``), as it was written.
 
     Raises:
-        ConfigError: an unknown flag or key, or a value of the wrong type or outside its bounds.
+        ConfigError: an unknown flag, or one without its value.
         SystemExit: ``--help`` was asked for and printed.
     """
-    flags = _parse_flags(arguments)
-    config, preset, dry_run = (cast(str | None, flags.pop(name, None)) for name in ("config", PRESET_KEY, "dry_run"))
-    if dry_run not in (None, "table", "json"):
-        raise ConfigError(f"--dry-run {dry_run}: must be --dry-run or --dry-run=json")
-    written = read_yaml(config) if config is not None else {}
-    yaml_preset = written.pop(PRESET_KEY, None)
-    from_preset = preset_values(preset if preset is not None else yaml_preset)
-
-    values: dict[str, Value] = {}
-    given: dict[str, str] = {}
-    layers: tuple[tuple[str, Mapping[str, object]], ...] = (
-        (f"--preset {preset or yaml_preset}", from_preset),
-        (f"--config {config}", written),
-        ("", flags),
-    )
-    for origin, settings in layers:
-        values |= {name: field_value(run_options()[name], raw, origin) for name, raw in settings.items()}
-        given |= dict.fromkeys(settings, origin)
-    return Command(RunConfig().with_values(values), given, cast(DryRun, dry_run or ""))
-
-
-def preset_values(name: object) -> Mapping[str, Value]:
-    """Return what a preset sets; None is no preset.
-
-    Raises:
-        ConfigError: there is no preset of that name.
-    """
-    if name is None:
-        return {}
-    if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigError(f"--preset {name}: must be one of {', '.join(PRESETS)}{suggestion(str(name), PRESETS)}")
-    return PRESETS[name]
+    parsed, unknown = build_parser().parse_known_args(arguments)
+    if unknown:
+        flag = unknown[0].split("=", 1)[0]
+        if not flag.startswith("-"):
+            raise ConfigError(f"{flag}: does not belong to a flag; a flag takes one value at most")
+        raise ConfigError(f"{flag}: unknown flag{suggestion(flag, _known_flags())}")
+    return vars(parsed)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,16 +73,6 @@ class _HelpFormatter(argparse.HelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_on_hyphens=False)
-
-
-def _parse_flags(arguments: Sequence[str]) -> dict[str, object]:
-    parsed, unknown = build_parser().parse_known_args(arguments)
-    if unknown:
-        flag = unknown[0].split("=", 1)[0]
-        if not flag.startswith("-"):
-            raise ConfigError(f"{flag}: does not belong to a flag; a flag takes one value at most")
-        raise ConfigError(f"{flag}: unknown flag{suggestion(flag, _known_flags())}")
-    return vars(parsed)
 
 
 def _known_flags() -> list[str]:

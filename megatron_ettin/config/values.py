@@ -25,7 +25,7 @@ def field_value(option: Option, written: object, origin: str = "") -> Value:
     rule = _TYPE_RULES[option.type] if value is None else option.broken_rule(value)
     if rule is not None:
         where = f" ({origin})" if origin else ""
-        raise ConfigError(f"{option.flag} {_one_line(written)}{where}: {rule}")
+        raise ConfigError(f"{option.flag} {written if written != '' else repr(written)}{where}: {rule}")
     assert value is not None
     return value
 
@@ -55,12 +55,8 @@ def _switch(written: object) -> bool | None:
 
 
 def _text(written: object) -> str | None:
-    return written if isinstance(written, str) else None
-
-
-def _one_line(written: object) -> str:
-    text = " ".join(str(written).split())
-    return text or repr(written)
+    # No path may hold a null character.
+    return written if isinstance(written, str) and "\0" not in written else None
 
 
 _CONVERSIONS: Mapping[type, Callable[[object], Value | None]] = MappingProxyType(

@@ -39,7 +39,7 @@ def _load_mapping(path: str) -> Mapping[object, object]:
         repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a bad date is a ValueError
         raise ConfigError(f"--config {path}: is not YAML: {' '.join(str(error).split())}") from error
     if repeated is not None:
         raise ConfigError(f"--config {path}: key {repeated} is given twice")

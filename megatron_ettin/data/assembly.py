@@ -5,7 +5,7 @@ Shapes: T packed tokens, D pieces.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,13 +82,20 @@ def make_batch(
     )
 
 
-def next_token_targets(packed: PackedTokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def next_token_targets(
+    packed: PackedTokens, never_targets: Collection[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return scored positions and labels of next-token prediction.
 
-    Every token of a piece but its last predicts the one behind it, so nothing is predicted across pieces and [CLS] is
-    never a target.
+    Every token of a piece but its last predicts the one behind it, so nothing is predicted across pieces.
+
+    Args:
+        packed: pieces end to end.
+        never_targets: tokens that are not predicted even where the text itself spells them: [CLS], [PAD], [MASK].
     """
     scores_T = np.ones(len(packed.tokens_T), dtype=bool)
     scores_T[packed.cu_seqlens[1:] - 1] = False
+    for token in never_targets:
+        scores_T[:-1] &= packed.tokens_T[1:] != token
     scored_K = np.flatnonzero(scores_T)
     return scored_K, packed.tokens_T[scored_K + 1]

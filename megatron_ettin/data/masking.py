@@ -16,7 +16,9 @@ def sample_generator(seed: int, sample: int) -> np.random.Generator:
 
 def piece_generator(seed: int, document: int, piece: int) -> np.random.Generator:
     """Return the generator of one piece in evaluation: the same in any batch, row and layout."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, document, piece]))
+    # No sample has this number, so evaluation never repeats a training mask.
+    key = np.array([seed, np.iinfo(np.uint64).max], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, document, piece]))
 
 
 class Masker:

@@ -31,7 +31,7 @@ class CausalLanguageModelling:
         setting = self.setting
         pieces = [piece for row in rows for piece in row]
         packed = assemble(pieces, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=False)
-        scored_K, labels_K = next_token_targets(packed)
+        scored_K, labels_K = next_token_targets(packed, setting.never_targets)
         return make_batch(
             packed,
             inputs_T=packed.tokens_T,

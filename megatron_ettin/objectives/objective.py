@@ -42,6 +42,7 @@ def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         cls_id=tokenizer.cls_id,
         sep_id=tokenizer.sep_id,
         pad_id=tokenizer.pad_id,
+        mask_id=tokenizer.mask_id,
         seed=run.training.seed,
         pad_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
     )

@@ -15,7 +15,13 @@ class BatchSetting:
     cls_id: int
     sep_id: int
     pad_id: int
+    mask_id: int | None
     seed: int
     pad_multiple: int = 1
     """The number of tokens in a micro-batch is filled up to a multiple of this (sequence parallelism splits it)."""
     eval_seed: int = EVAL_SEED
+
+    @property
+    def never_targets(self) -> frozenset[int]:
+        """Tokens that no model is asked to predict."""
+        return frozenset(token for token in (self.cls_id, self.pad_id, self.mask_id) if token is not None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
@@ -43,7 +45,8 @@ def core_optimizer_config(run: RunConfig) -> CoreOptimizerConfig:
         adam_beta1=settings.adam_beta1,
         adam_beta2=settings.adam_beta2,
         adam_eps=settings.adam_eps,
-        clip_grad=settings.clip_grad,
+        # Without a limit core measures no gradient norm; an infinite one measures and never clips.
+        clip_grad=settings.clip_grad or math.inf,
         bf16=run.training.bf16,
         params_dtype=torch.bfloat16 if run.training.bf16 else torch.float32,
         use_distributed_optimizer=run.parallel.use_distributed_optimizer,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from megatron_ettin.config.run import RunConfig
@@ -57,13 +58,18 @@ def step_batches(run: RunConfig, rows: RowDataset, objective: Objective, ranks: 
     return [objective.train_batch([rows.row(sample) for sample in batch], batch) for batch in samples]
 
 
-def build_ahead(build: Callable[[int], list[PackedBatch]], steps: range) -> Iterator[list[PackedBatch]]:
-    """Yield ``build(step)`` for every step, each built in a thread while the one before is used."""
+@contextmanager
+def build_ahead(
+    build: Callable[[int], list[PackedBatch]], steps: range
+) -> Iterator[Callable[[int], list[PackedBatch]]]:
+    """Hand out ``build`` for the given steps, asked for in order, with the next step built in a thread meanwhile."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as thread:
-        pending = None
-        for step in steps:
-            ready, pending = pending, thread.submit(build, step)
-            if ready is not None:
-                yield ready.result()
-        if pending is not None:
-            yield pending.result()
+        pending: dict[int, Future[list[PackedBatch]]] = {}
+
+        def batches_of(step: int) -> list[PackedBatch]:
+            ready = pending.pop(step, None) or thread.submit(build, step)
+            if step + 1 in steps:
+                pending[step + 1] = thread.submit(build, step + 1)
+            return ready.result()
+
+        yield batches_of

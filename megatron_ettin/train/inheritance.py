@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ettin.checkpoint.layout import TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.config.command import Command
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import Value, run_options
-from megatron_ettin.config.flags import Command
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.values import field_value
 

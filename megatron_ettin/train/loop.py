@@ -1,4 +1,4 @@
-"""The training loop: make a step, then log, evaluate, save, stop."""
+"""The training loop: make a step, then evaluate, log, save, stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_ettin.train.step import train_step
 
 
 def train(session: Session, build_batches: Callable[[int], list[PackedBatch]], rate_of: Callable[[int], float]) -> None:
-    """Train until the run is complete or has to stop; leaves a checkpoint of the last step.
+    """Train until the run is complete or this launch has to stop; leaves a checkpoint of the last step.
 
     Args:
         session: the run under way.
@@ -20,14 +20,13 @@ def train(session: Session, build_batches: Callable[[int], list[PackedBatch]], r
         rate_of: gives the learning rate of a step.
     """
     steps = range(session.state.step, session.run.training.train_iters)
-    batches_of_steps = build_ahead(build_batches, steps)
-    for step in steps:
-        started = time.perf_counter()
-        result = train_step(session.training, next(batches_of_steps), rate_of(step))
-        session.count(result, rate_of(step), seconds=time.perf_counter() - started)
-        session.evaluate()
-        session.log()
-        session.save()
-        if session.stop():
-            break
-    batches_of_steps.close()
+    with build_ahead(build_batches, steps) as batches_of:
+        for step in steps:
+            started = time.perf_counter()
+            result = train_step(session.training, batches_of(step), rate_of(step))
+            session.count(result, rate_of(step), seconds=time.perf_counter() - started)
+            session.evaluate()
+            session.log()
+            session.save()
+            if session.stop():
+                break

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from megatron_ettin.checkpoint.layout import list_steps
 from megatron_ettin.config.checks import check_run
-from megatron_ettin.config.flags import Command
+from megatron_ettin.config.command import Command
 from megatron_ettin.config.presets import ETTIN_VOCAB_SIZE
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.train.inheritance import inherit_from_checkpoint

@@ -1,8 +1,8 @@
-"""A run under way: what the loop does between two steps."""
+"""A run under way: what happens between two steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,28 +20,90 @@ from megatron_ettin.train.validate import validate
 
 @dataclass
 class Session:
-    """One launch of a run. Every rank has one and decides alike; only the main rank's screen and metrics are real."""
+    """One launch of a run. All ranks decide alike, from the step alone; what they may not share is None or silent."""
 
     training: Training
     objective: Objective
     state: TrainingState
     validation_rows: Sequence[Row]
-    tokenizer_files: Sequence[Path]
+    tokenizer_files: Mapping[str, bytes]
     screen: Screen
     metrics: MetricsLog | None
-    """None on the ranks that write none."""
-    first_step: int = 0
-    """Steps made before this launch."""
+    record: Record = field(default_factory=dict)
+    """Figures of the latest step."""
     first_record: Record = field(default_factory=dict)
-    last_record: Record = field(default_factory=dict)
-    saved_folder: Path | None = None
+    """Figures of this launch's first step."""
+    _first_step: int = field(init=False)
     _tokens_since_log: int = 0
     _seconds_since_log: float = 0.0
-    _validated_step: int = -1
-    _result: StepResult | None = None
-    _learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._first_step = self.state.step
 
     @property
     def run(self) -> RunConfig:
         """The resolved config."""
         return self.training.run
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has made all its steps."""
+        return self.state.step >= self.run.training.train_iters
+
+    def count(self, result: StepResult, learning_rate: float, seconds: float) -> None:
+        """Note a step that was made."""
+        self.state.count_step(self.run.training.global_batch_size, result.sums.real_tokens)
+        self._tokens_since_log += result.sums.real_tokens
+        self._seconds_since_log += seconds
+        pace = self._tokens_since_log / max(self._seconds_since_log, 1e-9)
+        name = self.run.training.objective
+        self.record = step_record(name, self.state.step, self.state.consumed_tokens, result, learning_rate, pace)
+        self.first_record = self.first_record or self.record
+
+    def evaluate(self) -> None:
+        """Measure the validation loss, every --eval-interval steps and at the end of the run."""
+        settings = self.run.training
+        if not settings.eval_interval or not len(self.validation_rows):
+            return
+        if self.is_complete or self.state.step % settings.eval_interval == 0:
+            limit = settings.eval_iters * settings.global_batch_size or len(self.validation_rows)
+            sums = validate(self.training, self.objective, self.validation_rows, limit)
+            self.state.validation_loss = sums.loss
+            self.record |= {"validation_loss": sums.loss, **quality(settings.objective, sums, "validation_")}
+
+    def log(self) -> None:
+        """Write and show the step's figures, every --log-interval steps, with a validation, and at the end."""
+        due = self.state.step % self.run.training.log_interval == 0
+        if due or self.is_complete or "validation_loss" in self.record:
+            if self.metrics is not None:
+                self.metrics.write(self.record)
+            self.screen.show(self.record)
+            self._tokens_since_log, self._seconds_since_log = 0, 0.0
+
+    def save(self) -> None:
+        """Write a checkpoint, every --save-interval steps and before the launch ends."""
+        places, training = self.run.checkpoint, self.training
+        due = bool(places.save_interval) and self.state.step % places.save_interval == 0
+        if due or self.stop():
+            folder = save_checkpoint(
+                Path(places.save),
+                self.run,
+                self.state,
+                training.model,
+                training.optimizer,
+                training.ranks,
+                training.device,
+                self.tokenizer_files,
+            )
+            self.screen.note(f"saved {folder}")
+
+    def stop(self) -> bool:
+        """Whether this launch ends with the step just made."""
+        limit = self.run.training.exit_interval
+        return self.is_complete or (bool(limit) and self.state.step - self._first_step >= limit)
+
+    def close(self) -> None:
+        """Write out what is buffered and free the terminal."""
+        if self.metrics is not None:
+            self.metrics.close()
+        self.screen.close()

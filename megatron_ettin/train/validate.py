@@ -13,16 +13,18 @@ _BATCHES_AT_A_TIME = 64
 """Micro-batches built before they are scored: bounds memory on a large split."""
 
 
-def validate(training: Training, objective: Objective, rows: Sequence[Row]) -> Sums:
-    """Score rows once each, spread over the data-parallel ranks; weights and random states stay as they are.
+def validate(training: Training, objective: Objective, rows: Sequence[Row], num_rows: int) -> Sums:
+    """Score the first ``num_rows`` rows once each, spread over the data-parallel ranks.
 
-    Every rank makes the same number of passes, each with what rows it has: the sums are added up over all ranks.
+    Weights, optimizer and random states stay as they are. Every rank makes the same number of passes, each with what
+    rows it has; the sums are those of all ranks, and do not depend on how the rows were spread or batched.
     """
     ranks, micro_batch = training.ranks, training.run.training.micro_batch_size
+    end = min(num_rows, len(rows))
     rows_per_pass = _BATCHES_AT_A_TIME * micro_batch * ranks.dp_size
     total = Sums(0.0, 0, 0, 0)
-    for start in range(0, len(rows), rows_per_pass):
-        here = range(start + ranks.dp_rank, min(start + rows_per_pass, len(rows)), ranks.dp_size)
+    for start in range(0, end, rows_per_pass):
+        here = range(start + ranks.dp_rank, min(start + rows_per_pass, end), ranks.dp_size)
         chunks = [here[i : i + micro_batch] for i in range(0, len(here), micro_batch)]
         batches = [objective.eval_batch([rows[number] for number in chunk]) for chunk in chunks]
         total += evaluate_batches(training, batches)

@@ -37,7 +37,7 @@ def test_takes_the_latest_whole_step_of_a_save_folder(tmp_path: Path) -> None:
     write_step(tmp_path, 15, whole=False)
     assert layout.resolve_checkpoint(tmp_path) == newest
     assert layout.list_steps(tmp_path) == [5, 10]
-    assert layout.list_half_written(tmp_path) == [15]
+    assert [folder.name for folder in layout.half_written_folders(tmp_path)] == ["step_0000015"]
 
 
 def test_takes_the_named_step(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_names_what_was_found_instead(tmp_path: Path) -> None:
     message = refusal(tmp_path, 6)
     assert message.startswith("--load-step 6:")
     assert "whole steps: 5" in message
-    assert "half-written: 7" in message
+    assert "half-written: step_0000007" in message
     assert "half-written" in refusal(tmp_path / layout.step_folder_name(7))
     assert refusal(tmp_path / layout.step_folder_name(5), 6).startswith("--load-step 6:")
 

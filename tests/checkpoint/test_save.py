@@ -19,7 +19,7 @@ from megatron_ettin.checkpoint.layout import (
     LATEST_FILE,
     RUN_FILE,
     STATE_FOLDER,
-    list_half_written,
+    half_written_folders,
     list_steps,
     read_run_json,
     resolve_checkpoint,
@@ -92,16 +92,16 @@ def launch_killed_at(moment: str, case: Case) -> None:
     raise AssertionError(f"the save never came to {moment}")
 
 
-@pytest.mark.parametrize("moment", ["write_state", "describe_run", "_copy_files", "mark_whole"])
+@pytest.mark.parametrize("moment", ["write_state", "describe_run", "_write_files", "mark_whole"])
 def test_save_cut_off_before_the_marker_is_not_a_checkpoint(tmp_path: Path, moment: str) -> None:
     first = run_ranks(1, launch, Case(2, save=str(tmp_path)))[0]
     run_ranks(1, launch_killed_at, moment, Case(4, load=first["folder"], save=str(tmp_path)))
-    assert list_half_written(tmp_path) == [4]
+    assert half_written_folders(tmp_path) == [tmp_path / "step_0000004"]
     assert resolve_checkpoint(tmp_path) == Path(first["folder"])
     # The next launch writes over what was left.
     again = run_ranks(1, launch, Case(4, load=first["folder"], save=str(tmp_path)))[0]
     assert resolve_checkpoint(tmp_path) == Path(again["folder"])
-    assert list_half_written(tmp_path) == []
+    assert half_written_folders(tmp_path) == []
 
 
 def test_save_cut_off_after_the_marker_is_a_checkpoint(tmp_path: Path) -> None:

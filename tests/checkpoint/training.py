@@ -41,7 +41,7 @@ def launch(case: Case) -> dict[str, Any]:
     results = train_steps(training, range(state.step, case.steps))
     for result in results:
         state.count_step(MICRO_BATCHES, result.sums.real_tokens)
-    folder = str(save_checkpoint(Path(case.save), run, state, *parts, *here, tokenizer_files=())) if case.save else ""
+    folder = str(save_checkpoint(Path(case.save), run, state, *parts, *here, tokenizer_files={})) if case.save else ""
     weights = {name: value.detach().float().numpy().copy() for name, value in training.model.named_parameters()}
     losses = [result.sums.loss for result in results]
     return {"losses": losses, "weights": weights, "state": state, "notes": found.notes, "folder": folder}

@@ -8,6 +8,8 @@ import pytest
 
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, LayerAttention, layer_pattern, local_window
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.objectives.clm import CausalLanguageModelling
+from megatron_ettin.objectives.mlm import MaskedLanguageModelling
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,8 @@ def test_pattern_of_one_is_global_everywhere() -> None:
 
 def test_objectives_and_their_masks() -> None:
     assert dict(MASK_OF_OBJECTIVE) == {"mlm": "bidirectional", "clm": "causal"}
+
+
+@pytest.mark.parametrize("objective", [MaskedLanguageModelling, CausalLanguageModelling])
+def test_objectives_agree_on_their_masks(objective: type[MaskedLanguageModelling | CausalLanguageModelling]) -> None:
+    assert MASK_OF_OBJECTIVE[objective.name] == objective.mask_kind

@@ -1,16 +1,12 @@
-"""The command line: flags from dataclasses, layers of settings, refusals."""
+"""Every field of the run as a flag."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 
-import pytest
-
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.command import parse_command
 from megatron_ettin.config.fields import run_options, run_sections
-from megatron_ettin.config.flags import build_parser, parse_command
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.flags import build_parser
 
 MEGATRON_FLAGS = {
     "--num-layers",
@@ -53,27 +49,6 @@ MEGATRON_FLAGS = {
 }
 
 
-def write(folder: Path, text: str) -> str:
-    path = folder / "run.yaml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
-
-def refusal(*arguments: str) -> str:
-    with pytest.raises(ConfigError) as refused:
-        parse_command(arguments)
-    message = str(refused.value)
-    assert "\n" not in message
-    return message
-
-
-def test_nothing_given_is_all_defaults() -> None:
-    command = parse_command([])
-    assert command.run == RunConfig()
-    assert command.given == {}
-    assert command.dry_run == ""
-
-
 def test_every_field_has_a_flag_and_every_flag_reaches_its_field() -> None:
     declared = [field.name for config in run_sections().values() for field in fields(config)]
     assert list(run_options()) == declared
@@ -87,86 +62,6 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field() -> None:
 
 def test_megatron_names_are_there() -> None:
     assert {option.flag for option in run_options().values()} >= MEGATRON_FLAGS
-
-
-def test_values_have_the_types_of_their_fields() -> None:
-    arguments = ["--hidden-size", "512", "--lr", "1e-3", "--split", "9,1,0", "--bf16", "--no-sequence-parallel"]
-    run = parse_command(arguments).run
-    assert (run.model.hidden_size, run.optimizer.lr, run.data.split) == (512, 0.001, "9,1,0")
-    assert run.training.bf16 is True
-    assert run.parallel.sequence_parallel is False
-
-
-def test_flag_beats_yaml_beats_preset_beats_default(tmp_path: Path) -> None:
-    config = write(tmp_path, "hidden_size: 512\nnum_layers: 10\n")
-    command = parse_command(["--num-layers", "13", "--config", config, "--preset", "nano"])
-    assert command.run.model.num_layers == 13
-    assert command.run.model.hidden_size == 512
-    assert command.run.model.ffn_hidden_size == 288
-    assert command.run.data == RunConfig().data
-    assert command.given == {
-        "num_layers": "",
-        "hidden_size": f"--config {config}",
-        "ffn_hidden_size": "--preset nano",
-        "num_attention_heads": "--preset nano",
-    }
-
-
-def test_flag_turns_off_what_yaml_turned_on(tmp_path: Path) -> None:
-    config = write(tmp_path, "bf16: true\nsequence-parallel: true\n")
-    run = parse_command(["--config", config, "--no-bf16"]).run
-    assert run.training.bf16 is False
-    assert run.parallel.sequence_parallel is True
-
-
-def test_preset_in_yaml_and_overridden_by_flag(tmp_path: Path) -> None:
-    config = write(tmp_path, "preset: ettin-32m\n")
-    assert parse_command(["--config", config]).run.model.hidden_size == 384
-    assert parse_command(["--config", config, "--preset", "ettin-1b"]).run.model.hidden_size == 1792
-
-
-@pytest.mark.parametrize(
-    ("arguments", "dry_run"), [(["--dry-run"], "table"), (["--dry-run=json"], "json"), (["--dry-run", "json"], "json")]
-)
-def test_dry_run_forms(arguments: list[str], dry_run: str) -> None:
-    assert parse_command([*arguments, "--bf16"]).dry_run == dry_run
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--hiden-size 100", "--hiden-size: unknown flag; did you mean --hidden-size?"),
-        ("--hiden-size=100", "--hiden-size: unknown flag; did you mean --hidden-size?"),
-        ("--qqqq", "--qqqq: unknown flag"),
-        ("--hidden 100", "--hidden: unknown flag; did you mean --hidden-size?"),  # no abbreviations
-        ("--no-bf61", "--no-bf61: unknown flag; did you mean --no-bf16?"),
-        ("100", "100: does not belong to a flag; a flag takes one value at most"),
-        ("--hidden-size abc", "--hidden-size abc: must be a whole number"),
-        ("--hidden-size 1.5", "--hidden-size 1.5: must be a whole number"),
-        ("--hidden-size 0", "--hidden-size 0: must be at least 1"),
-        ("--hidden-size", "--hidden-size: expected one argument"),
-        ("--bf16=yes", "--bf16/--no-bf16: ignored explicit argument 'yes'"),
-        ("--lr fast", "--lr fast: must be a finite number"),
-        ("--lr nan", "--lr nan: must be a finite number"),
-        ("--lr -1", "--lr -1: must be at least 0"),
-        ("--adam-beta1 1", "--adam-beta1 1: must be below 1"),
-        ("--mlm-probability 0", "--mlm-probability 0: must be above 0"),
-        ("--mlm-probability 1.1", "--mlm-probability 1.1: must be at most 1"),
-        ("--seq-length 7", "--seq-length 7: must be at least 8"),
-        ("--objective gpt", "--objective gpt: must be one of mlm, clm"),
-        ("--optimizer ''", "--optimizer '': must be one of adamw"),
-        ("--preset ettin-17b", "--preset ettin-17b: must be one of nano,"),
-        ("--preset ettin-17b", "; did you mean ettin-1b?"),
-        ("--dry-run=yaml", "--dry-run yaml: must be --dry-run or --dry-run=json"),
-        ("--config /no/such.yaml", "--config /no/such.yaml: No such file or directory"),
-    ],
-)
-def test_refusals_name_flag_value_and_rule(arguments: str, message: str) -> None:
-    assert message in refusal(*arguments.split())
-
-
-def test_value_with_line_breaks_stays_one_line() -> None:
-    assert refusal("--hidden-size", "1\n2") == "--hidden-size 1 2: must be a whole number"
 
 
 def test_help_tells_every_flag_with_its_default() -> None:

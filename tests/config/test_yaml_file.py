@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from megatron_ettin.config.command import parse_command
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.flags import parse_command
 from megatron_ettin.config.run import RunConfig
 
 
@@ -84,6 +84,8 @@ def test_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("seq_length: 4", "must be at least 8"),
         (f"lr: {'9' * 400}", "must be a finite number"),
         ("config: other.yaml", "unknown key config"),
+        ("save: 2024-13-01", "is not YAML"),
+        ('save: "a\\0b"', "must be text"),
     ],
 )
 def test_refusals(tmp_path: Path, text: str | bytes, message: str) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from megatron_ettin.checkpoint.layout import mark_whole, step_folder_name, write_json_atomic
+from megatron_ettin.config.command import parse_command
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.flags import parse_command
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.train import inputs
 from megatron_ettin.train.preflight import PreparedRun, prepare_run

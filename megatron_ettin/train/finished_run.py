@@ -1,0 +1,70 @@
+"""What a run left behind, read without megatron-core: its settings, its weights, its validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from megatron_ettin.checkpoint.layout import METRICS_FILE, TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.convert.read import CheckpointReader
+from megatron_ettin.convert.reference import reference_logits
+from megatron_ettin.data.batch import PackedBatch
+from megatron_ettin.data.evaluation import evaluation_rows
+from megatron_ettin.data.indexed import IndexedTokens
+from megatron_ettin.data.pieces import Piece
+from megatron_ettin.data.splits import split_documents
+from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.objectives.objective import build_objective
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A ``--save`` folder and its latest checkpoint."""
+
+    folder: Path
+    checkpoint: Path
+    run: RunConfig
+
+    @classmethod
+    def open(cls, folder: Path) -> FinishedRun:
+        """Find the latest checkpoint and what it was trained with.
+
+        Raises:
+            ConfigError: there is no whole checkpoint.
+        """
+        checkpoint = resolve_checkpoint(folder)
+        return cls(folder, checkpoint, RunConfig.from_dict(read_run_json(checkpoint)["config"]))
+
+    @property
+    def objective(self) -> str:
+        """``mlm`` or ``clm``."""
+        return self.run.training.objective
+
+    @property
+    def metrics(self) -> Path:
+        """The file of the run's figures."""
+        return self.folder / METRICS_FILE
+
+    def validation_split(self) -> tuple[tuple[Piece, ...], PackedBatch]:
+        """Return every piece of the validation split, and all of them as one batch as the objective scores it.
+
+        Raises:
+            ConfigError: the corpus is gone.
+        """
+        tokenizer = TokenizerFiles.load(self.checkpoint / TOKENIZER_FOLDER)
+        data = self.run.data
+        corpus = IndexedTokens(data.data_path)
+        documents = split_documents(corpus.num_documents, data.split)[1]
+        rows = evaluation_rows(corpus, documents, data.seq_length, sep_id=tokenizer.sep_id)
+        pieces = tuple(piece for row in rows for piece in row)
+        return pieces, build_objective(self.run, tokenizer).eval_batch([pieces])
+
+    def logits(self, texts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the logits [S, V] of each text (input ids [S]), computed from the checkpoint's own tensors."""
+        reader = CheckpointReader(self.checkpoint)
+        return reference_logits(reader.tensor, self.run.model, MASK_OF_OBJECTIVE[self.objective], texts)

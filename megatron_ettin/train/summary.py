@@ -1,0 +1,22 @@
+"""What a launch came to, for the box at its end."""
+
+from __future__ import annotations
+
+from megatron_ettin.checkpoint.layout import step_folder_name
+from megatron_ettin.train.session import Session
+
+
+def summary(session: Session) -> tuple[str, dict[str, str]]:
+    """Return a title and the rows below it."""
+    run, state = session.run, session.state
+    save = run.checkpoint.save
+    rows = {"steps": f"{state.step:,} of {run.training.train_iters:,}", "tokens": f"{state.consumed_tokens:,}"}
+    if session.record:
+        rows["loss"] = f"{session.first_record['loss']:.4f} -> {session.record['loss']:.4f}"
+        rows["tokens/s"] = f"{session.record['tokens_per_second']:,.0f}"
+    if state.validation_loss is not None:
+        rows["validation loss"] = f"{state.validation_loss:.4f}"
+    rows["checkpoint"] = f"{save}/{step_folder_name(state.step)}"
+    if not session.is_complete:
+        rows["go on with"] = f"--load {save}"
+    return ("trained" if session.is_complete else "stopped"), rows

@@ -1,0 +1,60 @@
+"""Small corpora and tokenizers made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from megatron_ettin.data.indexed import IndexedWriter
+
+SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+
+
+def write_word_tokenizer(folder: Path, words: Sequence[str]) -> Path:
+    """Write a tokenizer that knows whole words only: ids 0 to 4 are special, then ``words`` in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *words))}
+    added = [
+        {"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        for i, t in enumerate(SPECIAL)
+    ]
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_corpus(prefix: Path, documents: Sequence[Sequence[int]]) -> str:
+    """Write documents of token ids as a .bin/.idx pair and return the prefix."""
+    with IndexedWriter(prefix, np.uint16) as writer:
+        for document in documents:
+            writer.add_document(np.asarray(document))
+    return str(prefix)
+
+
+def babble(num_documents: int, vocab_size: int, *, seed: int = 0) -> list[np.ndarray]:
+    """Return documents in which a token tells much about the next two, so that both objectives can learn.
+
+    Each word is followed by one of three others that depend on it, mostly by the first.
+    """
+    rng = np.random.default_rng(seed)
+    followers = rng.integers(len(SPECIAL), vocab_size, (vocab_size, 3))
+    documents = []
+    for length in rng.integers(5, 200, num_documents):
+        words = [int(rng.integers(len(SPECIAL), vocab_size))]
+        for choice in rng.choice(3, length - 1, p=[0.7, 0.2, 0.1]):
+            words.append(int(followers[words[-1], choice]))
+        documents.append(np.array(words))
+    return documents

@@ -1,0 +1,36 @@
+"""Import a Hugging Face model of the ModernBERT family as a checkpoint that training starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.config.tool_cli import ToolParser, run_tool
+
+
+def build_parser() -> ToolParser:
+    """Return the command line."""
+    parser = ToolParser(
+        "Write a model folder of ModernBertForMaskedLM or ModernBertDecoderForCausalLM (config.json, safetensors, "
+        "tokenizer.json) as a checkpoint of step 0: weights in fp32, to be trained on at any layout."
+    )
+    parser.add_argument("--load", required=True, type=Path, metavar="DIR", help="the model folder")
+    parser.add_argument("--save", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint folder that is there")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Import and say what was written."""
+    options = build_parser().parse(arguments)
+    from megatron_ettin.convert.write import import_model
+
+    imported = import_model(options.load, options.save, overwrite=options.overwrite)
+    model = imported.model
+    shape = f"{model.num_layers} layers, width {model.hidden_size}, vocabulary {model.vocab_size:,}"
+    print(f"{options.load} -> {options.save}: {imported.objective} model, {shape}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

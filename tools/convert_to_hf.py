@@ -1,0 +1,60 @@
+"""Export a checkpoint as a Hugging Face model that plain transformers loads, and check that it computes the same."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+
+EXIT_CHECK_FAILED = 3
+
+
+def build_parser() -> ToolParser:
+    """Return the command line."""
+    parser = ToolParser(
+        "Write a checkpoint as ModernBertForMaskedLM (encoder) or ModernBertDecoderForCausalLM (decoder), with its "
+        "tokenizer. The result is reloaded and its logits compared; exit 3, and nothing kept, when they differ."
+    )
+    parser.add_argument("--load", required=True, metavar="DIR", help="a run's --save folder or one step_* folder of it")
+    parser.add_argument("--step", type=positive, metavar="N", help="this step of --load instead of the latest")
+    parser.add_argument("--save", required=True, type=Path, metavar="DIR", help="the model folder to write")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="type of the written weights; without it the type they are stored in",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
+    parser.add_argument("--no-check", action="store_true", help="do not reload and compare")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export and say what was written."""
+    options = build_parser().parse(arguments)
+    from megatron_ettin.convert.export import CheckFailed, export_checkpoint
+
+    begin = time.monotonic()
+    try:
+        result = export_checkpoint(
+            options.load,
+            options.save,
+            step=options.step or 0,
+            dtype=options.dtype or "",
+            overwrite=options.overwrite,
+            check=not options.no_check,
+        )
+    except CheckFailed as failure:
+        sys.stderr.write(f"error: --save {options.save}: {failure}\n")
+        return EXIT_CHECK_FAILED
+    told = f"{result.num_parameters:,} parameters, {result.num_bytes / 1e6:,.1f} MB"
+    print(f"{result.checkpoint} -> {options.save}: {told}, {time.monotonic() - begin:.1f} s")
+    if result.check is not None:
+        print(f"largest difference of a logit: {result.check.difference:.3g} (allowed {result.check.allowed:.3g})")
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
