@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megatron_ettin.config.attention import MaskKind
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert.names import Objective
 from megatron_ettin.convert.reference import TensorSource, reference_logits
@@ -57,13 +58,12 @@ def check_export(
     documents = check_documents(model, max_positions)
     # transformers first: it holds a whole model, of which nothing is kept when the reference begins.
     found, logits_found = _released(folder, objective, documents, pad_id)
-    mask_kind: MaskKind = "bidirectional" if objective == "mlm" else "causal"
     expected: Places = {}
 
     def observe(place: str, document: int, hidden_SH: Tensor) -> None:
         expected[place, document] = hidden_SH
 
-    logits = reference_logits(source, model, mask_kind, documents, observe=observe)
+    logits = reference_logits(source, model, MASK_OF_OBJECTIVE[objective], documents, observe=observe)
     for document, logits_SV in enumerate(logits):
         expected["logits", document], found["logits", document] = logits_SV, logits_found[document]
     return _compare(expected, found)
@@ -84,7 +84,8 @@ def _released(
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     auto: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
-    released = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    with _no_progress_bar():
+        released = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     lengths = [len(tokens_S) for tokens_S in documents]
     tokens_DS = nn.utils.rnn.pad_sequence(list(documents), batch_first=True, padding_value=pad_id)
     mask_DS = torch.arange(tokens_DS.shape[1]) < torch.tensor(lengths)[:, None]
@@ -97,6 +98,19 @@ def _released(
     with torch.inference_mode():
         logits_DSV = released(input_ids=tokens_DS, attention_mask=mask_DS.long()).logits
     return watch.seen, [logits_DSV[i, :length] for i, length in enumerate(lengths)]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @dataclass

@@ -1,0 +1,79 @@
+"""Gathering text and training a tokenizer on it, as the quickstart does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def call(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("library") / "corpus.jsonl"
+    done = call("gather_corpus.py", "--output", file, "--max-bytes", 600_000)
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+def test_standard_library_is_gathered_once_each_and_in_a_fixed_order(library: Path, tmp_path: Path) -> None:
+    documents = [json.loads(line) for line in library.read_text().splitlines()]
+    texts = [document["text"] for document in documents]
+    assert 300_000 < sum(len(text.encode()) for text in texts) <= 600_000
+    assert len(set(texts)) == len(texts) > 50
+    assert all(document["source"].split(":")[0].split("#")[0].endswith(".py") for document in documents)
+    call("gather_corpus.py", "--output", tmp_path / "again.jsonl", "--max-bytes", 600_000)
+    assert (tmp_path / "again.jsonl").read_bytes() == library.read_bytes()
+
+
+def test_own_text(tmp_path: Path) -> None:
+    long = "word " * 40
+    (tmp_path / "own.txt").write_text(f"{long}one\n\n{long}two\n\nshort\n\n{long}one")
+    done = call("gather_corpus.py", "--corpus", tmp_path / "own.txt", "--output", tmp_path / "out.jsonl")
+    assert done.returncode == 0
+    texts = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(text.split()[-1] for text in texts) == ["one", "two"]
+
+
+def test_own_text_that_is_not_there(tmp_path: Path) -> None:
+    done = call("gather_corpus.py", "--corpus", tmp_path / "none", "--output", tmp_path / "out.jsonl")
+    assert (done.returncode, done.stderr) == (2, f"error: --corpus {tmp_path}/none: there is no such file\n")
+
+
+def test_tokenizer_is_what_transformers_reads(library: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    for folder in ("one", "two"):
+        done = call("train_tokenizer.py", "--input", library, "--output", tmp_path / folder, "--vocab-size", 1024)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tmp_path / "two" / "tokenizer.json").read_bytes()
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "one")
+    assert len(tokenizer) == 1024
+    assert tokenizer.convert_ids_to_tokens(range(5)) == ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    roles = (tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token, tokenizer.mask_token, tokenizer.unk_token)
+    assert roles == ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]")
+    text = "def f(x):\n    return x  # Grüße, 世界 \x00 🤗\n"
+    ids = tokenizer(text)["input_ids"]
+    assert (ids[0], ids[-1]) == (1, 2)
+    assert tokenizer.decode(ids[1:-1]) == text
+    before, masked = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in ("the", "the [MASK]"))
+    assert masked == [*before, tokenizer.mask_token_id], "the space belongs to the mask"
+
+
+def test_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"text": "few words"}\n')
+    for size in (100, 5000):
+        done = call("train_tokenizer.py", "--input", tmp_path / "c.jsonl", "--output", tmp_path / "t", "--vocab-size", size)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: --vocab-size {size}: ")
+        assert not (tmp_path / "t").exists()
