@@ -12,7 +12,7 @@ def main(arguments: Sequence[str]) -> int:
     """Gather, shuffle and write."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("--output", required=True, metavar="FILE", help="jsonl file to write")
-    parser.add_argument("--corpus", metavar="FILE", help="your own text: .jsonl with a text in each line, or plain text")
+    parser.add_argument("--corpus", metavar="FILE", help="your own text: .jsonl with a text a line, or plain text")
     parser.add_argument("--max-bytes", type=positive, default=1 << 40, metavar="N", help="keep at most this much text")
     parser.add_argument("--seed", type=int, default=21, metavar="N", help="seed of the order")
     options = parser.parse(arguments)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _texts(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)["text"]
 

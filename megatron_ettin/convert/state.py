@@ -31,7 +31,12 @@ def write_state(folder: Path, entries: Sequence[TensorEntry], load: Callable[[st
     writer.set_up_storage_writer(is_coordinator=True)
     plans, metadata = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
     plan = planner.finish_plan(writer.prepare_global_plan(plans)[0])
-    writer.finish(metadata, [writer.write_data(plan, planner).wait()])
+    try:
+        writer.finish(metadata, [writer.write_data(plan, planner).wait()])
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # what the disk said, before torch's zip writer stumbled over it
+            raise error.__context__ from None
+        raise
     # What megatron-core adds: everything that is no tensor, and which backends wrote the rest.
     torch.save({}, folder / "common.pt")
     backends = {"sharded_backend": "torch_dist", "common_backend": "torch"}

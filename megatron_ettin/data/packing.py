@@ -38,7 +38,8 @@ def pack_best_fit(sizes: NDArray[np.int64], row_size: int) -> RowTable:
     """
     if len(sizes) == 0:
         return RowTable(np.zeros(0, np.int64), np.zeros(1, np.int64))
-    assert 0 < sizes.min() and sizes.max() <= row_size
+    assert sizes.min() > 0
+    assert sizes.max() <= row_size
     # Pieces of one length are taken in a fixed random order, so that neighbours in the corpus do not share a row.
     shuffled = np.random.Generator(np.random.Philox(0)).permutation(len(sizes))
     by_size = shuffled[np.argsort(-sizes[shuffled], kind="stable")]

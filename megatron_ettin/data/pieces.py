@@ -42,9 +42,7 @@ class PieceTable:
         """Return one piece with its tokens."""
         start = int(self.starts[number])
         tokens = corpus.tokens[start : start + int(self.lengths[number])]
-        return Piece(
-            int(self.documents[number]), int(self.indices[number]), tokens, bool(self.ends_document[number])
-        )
+        return Piece(int(self.documents[number]), int(self.indices[number]), tokens, bool(self.ends_document[number]))
 
 
 def cut_documents(corpus: IndexedTokens, documents: range, seq_length: int, sep_id: int | None) -> PieceTable:

@@ -27,4 +27,4 @@ def split_documents(num_documents: int, split: str) -> tuple[range, range, range
         raise ConfigError(f"--split {split}: must be up to three parts that are not negative and not all 0")
     parts += [Fraction(0)] * (len(SPLIT_NAMES) - len(parts))
     ends = [round(num_documents * float(sum(parts[: i + 1]) / sum(parts))) for i in range(len(parts))]
-    return range(0, ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
+    return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])

@@ -52,7 +52,7 @@ class TokenizerFiles:
 
     @cached_property
     def _json(self) -> dict[str, Any]:
-        return json.loads(self.content)  # type: ignore[no-any-return]
+        return json.loads(self.content)
 
     @cached_property
     def _ids(self) -> dict[str, int]:

@@ -81,7 +81,9 @@ def report_release(
 def load_released(folder: Path, objective: str) -> tuple[Any, Any]:
     """Return the model, in fp32 and evaluation mode, and the tokenizer of a released folder."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # small models load at once
     auto: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
     model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)

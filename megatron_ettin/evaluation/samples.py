@@ -21,8 +21,8 @@ class FilledMask:
     """The likeliest tokens with their probabilities, best first."""
 
     def __str__(self) -> str:
-        guesses = ", ".join(f"{token.strip()!r} {probability:.2f}" for token, probability in self.guesses)
-        return f"{self.text}\n  [MASK] was {self.hidden.strip()!r}; guesses: {guesses}"
+        guesses = ", ".join(f"{token!r} {probability:.2f}" for token, probability in self.guesses)
+        return f"{self.text!r}\n  [MASK] was {self.hidden!r}; guesses: {guesses}"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Continuation:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.prompt} >>>{self.text}"
+        return f"{self.prompt!r}\n  goes on: {self.text!r}"
 
 
 @torch.inference_mode()

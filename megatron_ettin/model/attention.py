@@ -47,7 +47,7 @@ class PackedSelfAttention(SelfAttention):
         super().__init__(config, submodules, layer_number, attn_mask_type, **kwargs)
         self.layer_attention = layer_attention
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None,
@@ -60,7 +60,9 @@ class PackedSelfAttention(SelfAttention):
         Args:
             hidden_states: [T, 1, H] ([T / TP, 1, H] under sequence parallelism).
             attention_mask: unused; the layout says who sees whom.
+            args: what core hands to any attention, unused.
             packed_seq_params: the layout of the micro-batch.
+            kwargs: likewise unused.
 
         Returns:
             The projected output, shaped as the input, and the bias to add to it (none).

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megatron_ettin.config.attention import MaskKind, layer_pattern
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.config.parallel import ParallelConfig, stage_layers
+from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, stage_layers
 from megatron_ettin.model.embedding import EttinEmbedding
 from megatron_ettin.model.head import PredictionHead, build_output_layer
 from megatron_ettin.model.layer_specs import local_block_spec
@@ -96,7 +96,9 @@ class EttinModel(LanguageModule):
         if self.config.sequence_parallel:
             # Gather, then select: scored positions fall unevenly on the ranks. Every rank goes on with the whole
             # sequence and gets the same gradient for it, so backward takes this rank's part instead of summing.
-            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=self.tp_group)
+            hidden = gather_from_sequence_parallel_region(
+                hidden, tensor_parallel_output_grad=False, group=self.tp_group
+            )
         return self._logits(hidden[:, 0].index_select(0, scored_K))
 
     def sharded_state_dict(
@@ -121,9 +123,3 @@ class EttinModel(LanguageModule):
         """How many of this rank's vocabulary rows are real."""
         per_rank = padded // self.tp_group.size()
         return min(max(self.vocab_size - self.tp_group.rank() * per_rank, 0), per_rank)
-
-
-def padded_vocab_size(vocab_size: int, tp: int) -> int:
-    """Return the vocabulary rounded up so that every tensor-parallel rank holds a multiple of 8 rows."""
-    multiple = 8 * tp
-    return -(-vocab_size // multiple) * multiple

@@ -28,7 +28,7 @@ def scored_cross_entropy(logits_KV: Tensor, labels_K: Tensor, group: ProcessGrou
         labels_K: right tokens, numbered over the whole vocabulary.
         group: the tensor-parallel group.
     """
-    return _ScoredCrossEntropy.apply(logits_KV, labels_K, group)  # type: ignore[no-any-return]
+    return _ScoredCrossEntropy.apply(logits_KV, labels_K, group)
 
 
 class _ScoredCrossEntropy(torch.autograd.Function):

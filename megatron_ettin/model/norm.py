@@ -26,7 +26,7 @@ class BiasFreeLayerNorm(nn.Module):
         device = torch.cuda.current_device()
         self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         self.eps = eps
-        # Under sequence parallelism each rank sees part of the tokens: megatron-core sums the gradients it finds so marked.
+        # Under sequence parallelism each rank sees part of the tokens; core sums the gradients of what is so marked.
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ class Objective(Protocol):
 def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
     """Build the objective of a run; preflight has checked that the tokenizer has what it needs."""
     parallel = run.parallel
-    assert tokenizer.cls_id is not None and tokenizer.sep_id is not None and tokenizer.pad_id is not None
+    assert tokenizer.cls_id is not None
+    assert tokenizer.sep_id is not None
+    assert tokenizer.pad_id is not None
     setting = BatchSetting(
         cls_id=tokenizer.cls_id,
         sep_id=tokenizer.sep_id,
@@ -48,6 +50,7 @@ def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
     )
     if run.training.objective == "clm":
         return CausalLanguageModelling(setting)
-    assert run.training.objective == "mlm" and tokenizer.mask_id is not None
+    assert run.training.objective == "mlm"
+    assert tokenizer.mask_id is not None
     masker = Masker(mask_id=tokenizer.mask_id, special_ids=tokenizer.special_ids, num_tokens=tokenizer.size)
     return MaskedLanguageModelling(setting, masker, run.data.mlm_probability, run.data.eval_mlm_probability)

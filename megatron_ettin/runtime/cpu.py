@@ -108,7 +108,9 @@ def install_cpu_placement() -> None:
         return
     found = version("megatron-core")
     if found != SUPPORTED_CORE:
-        raise RuntimeError(f"megatron-core {found} is installed; its CPU placement was checked for {SUPPORTED_CORE} only")
+        raise RuntimeError(
+            f"megatron-core {found} is installed; its CPU placement was checked for {SUPPORTED_CORE} only"
+        )
     for name, replacement in REDIRECTED_IN_TORCH_CUDA.items():
         setattr(torch.cuda, name, replacement)
     from megatron.core.tensor_parallel import random as core_random

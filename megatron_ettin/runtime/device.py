@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from megatron_ettin.config.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Device:
@@ -35,10 +37,10 @@ def choose_device(name: str) -> Device:
         name: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: ``cuda`` was asked for and there is none.
+        ConfigError: ``cuda`` was asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+        raise ConfigError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
         return Device("cpu", 0)
     return Device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -121,7 +121,9 @@ def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tu
     output = model(batch.tokens_T, batch.layout, batch.scored_K)
 
     def loss_function(logits_KV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        loss, correct = scored_cross_entropy(logits_KV, batch.labels_K, parallel_state.get_tensor_model_parallel_group())
+        loss, correct = scored_cross_entropy(
+            logits_KV, batch.labels_K, parallel_state.get_tensor_model_parallel_group()
+        )
         scored = torch.tensor(batch.labels_K.numel(), dtype=torch.int, device=loss.device)
         report = torch.stack((loss.detach().double(), scored.double(), correct.double()))
         return loss, scored, report

@@ -8,7 +8,11 @@ from megatron_ettin.data.assembly import assemble, make_batch, next_token_target
 from megatron_ettin.data.pieces import Piece
 
 CLS, SEP, PAD = 1, 2, 3
-PIECES = [Piece(0, 0, np.array([10, 11]), False), Piece(0, 1, np.array([12]), True), Piece(4, 0, np.array([13, 14]), True)]
+PIECES = [
+    Piece(0, 0, np.array([10, 11]), False),
+    Piece(0, 1, np.array([12]), True),
+    Piece(4, 0, np.array([13, 14]), True),
+]
 
 
 def test_encoder_closes_every_piece() -> None:

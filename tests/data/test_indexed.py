@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,7 @@ def read_by_core(prefix: str) -> list[list[int]]:
     dataset = IndexedDataset(prefix)
     bounds = dataset.document_indices
     return [
-        np.concatenate([dataset[i] for i in range(first, last)]).tolist()
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+        np.concatenate([dataset[i] for i in range(first, last)]).tolist() for first, last in itertools.pairwise(bounds)
     ]
 
 
@@ -92,7 +92,11 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_after_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), IndexedWriter(tmp_path / "c", np.uint16) as writer:
-        writer.add_document([1, 2])
-        raise RuntimeError
+    def fail_midway() -> None:
+        with IndexedWriter(tmp_path / "c", np.uint16) as writer:
+            writer.add_document([1, 2])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_midway()
     assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,8 @@ def test_at_least_one_token_is_scored() -> None:
     tokens, content = np.array([1, 2, 7, 8]), np.array([False, True, True, True])
     for sample in range(50):
         chosen = MASKER.choose(tokens, content, 0.001, sample_generator(0, sample))
-        assert chosen.sum() == 1 and not chosen[:2].any()
+        assert chosen.sum() == 1
+        assert not chosen[:2].any()
     assert not MASKER.choose(tokens[:2], content[:2], 0.5, sample_generator(0, 0)).any()
 
 

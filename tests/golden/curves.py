@@ -56,7 +56,6 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             losses = train_golden(objective, Path(folder))
         golden_file(objective).write_text(json.dumps(losses, indent=0) + "\n")
-        print(f"{objective}: {losses[0]:.4f} -> {losses[-1]:.4f}")
 
 
 if __name__ == "__main__":

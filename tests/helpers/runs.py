@@ -20,7 +20,7 @@ TINY = ModelConfig(
     attention_output_dropout=0.0,
     init_std=0.05,
 )
-"""Every feature in miniature: two global and two local layers, different RoPE bases, a window shorter than documents."""
+"""Every feature in miniature: global and local layers, two RoPE bases, a window shorter than documents."""
 
 
 def tiny_run(objective: str, *, model: ModelConfig = TINY, **overrides: Any) -> RunConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,11 @@ from tests.helpers.shards import Shard, assemble, rank_shards
 from tests.helpers.training import start_training, train_steps
 
 LENGTHS = (1, 63, 64, 65, 66, 128, 129, 130, 300, 1024)
-LAYOUTS = {"tp1": (1, {}), "tp2": (2, {"tensor_model_parallel_size": 2}), "pp2": (2, {"pipeline_model_parallel_size": 2})}
+LAYOUTS = {
+    "tp1": (1, {}),
+    "tp2": (2, {"tensor_model_parallel_size": 2}),
+    "pp2": (2, {"pipeline_model_parallel_size": 2}),
+}
 
 
 def documents() -> list[np.ndarray]:

@@ -73,7 +73,9 @@ def test_tokenizer_is_what_transformers_reads(library: Path, tmp_path: Path) -> 
 def test_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"text": "few words"}\n')
     for size in (100, 5000):
-        done = call("train_tokenizer.py", "--input", tmp_path / "c.jsonl", "--output", tmp_path / "t", "--vocab-size", size)
+        done = call(
+            "train_tokenizer.py", "--input", tmp_path / "c.jsonl", "--output", tmp_path / "t", "--vocab-size", size
+        )
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: --vocab-size {size}: ")
         assert not (tmp_path / "t").exists()

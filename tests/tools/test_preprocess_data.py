@@ -53,7 +53,7 @@ def test_end_of_document_and_several_keys(tmp_path: Path, corpus: Path, tokenize
     flags = ["--append-eod", "--json-keys", "text", "title", "--tokenizer-type", "HuggingFaceTokenizer"]
     done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, *flags)
     assert done.returncode == 0
-    assert documents(tmp_path / "out_text_document") == [ids + [2] if ids else [] for ids in IDS]
+    assert documents(tmp_path / "out_text_document") == [[*ids, 2] if ids else [] for ids in IDS]
     assert documents(tmp_path / "out_title_document") == [[5, 2]] * len(TEXTS)
 
 
