@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+from megatron_ettin.config.tool_cli import ProgressLine, ToolParser, positive, run_tool
 
 
 def build_parser() -> ToolParser:
@@ -36,13 +36,14 @@ def main(arguments: Sequence[str]) -> int:
         workers=options.workers,
     )
     begin = time.monotonic()
+    line = ProgressLine(sys.stderr)
 
-    def show(progress: Progress, end: str = "\r") -> None:
+    def text(progress: Progress) -> str:
         seconds = max(time.monotonic() - begin, 1e-9)
         rates = f"{progress.text_bytes / seconds / 1e6:.1f} MB/s, {progress.tokens / seconds:,.0f} tokens/s"
-        sys.stderr.write(f"{progress.documents:,} documents, {progress.tokens:,} tokens, {rates}{end}")
+        return f"{progress.documents:,} documents, {progress.tokens:,} tokens, {rates}"
 
-    show(preprocess(settings, show if sys.stderr.isatty() else lambda progress: None), end="\n")
+    line.finish(text(preprocess(settings, lambda progress: line.update(text(progress)))))
     for key in settings.json_keys:
         print(output_prefix(settings, key))
     return 0

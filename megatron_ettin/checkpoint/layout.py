@@ -132,14 +132,14 @@ def point_latest(save: Path, step: int) -> None:
 
 
 def set_later_aside(save: Path, step: int) -> list[Path]:
-    """Move every step folder later than ``step`` under ``set_aside/`` and return where they went.
+    """Move every whole checkpoint later than ``step`` under ``set_aside/`` and return where they went.
 
     A SAVE holds one line of history. A run taken up again from an earlier step begins another one, and "the latest"
     must not be a checkpoint of the line it left.
     """
     moved = []
     for later, folder in _step_folders(save):
-        if later > step:
+        if later > step and is_whole(folder):
             aside = save / SET_ASIDE_FOLDER
             aside.mkdir(exist_ok=True)
             target = _free_name(aside / folder.name)

@@ -1,11 +1,13 @@
-"""What the command lines in tools/ share: a parser that suggests, and errors in one line."""
+"""What the command lines in tools/ share: a parser that suggests, errors in one line, and a line of progress."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.names import suggestion
@@ -41,13 +43,51 @@ def positive(text: str) -> int:
     return int(text)
 
 
+class ProgressLine:
+    """Where a long job is: one line that is written over on a terminal, and a line now and then in a log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream``."""
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._seconds_between = 0.2 if self._is_terminal else 30.0
+        self._shown_at = time.monotonic()
+        self._width = 0
+
+    def update(self, text: str) -> None:
+        """Show ``text``, unless the last one was shown only just now."""
+        now = time.monotonic()
+        if now - self._shown_at >= self._seconds_between:
+            self._shown_at = now
+            self._write(text, "\r" if self._is_terminal else "\n")
+
+    def finish(self, text: str) -> None:
+        """Show ``text`` as the last word."""
+        self._write(text, "\n")
+
+    def _write(self, text: str, end: str) -> None:
+        self._stream.write(text.ljust(self._width) + end)  # a shorter text covers the longer one before it
+        self._stream.flush()
+        self._width = len(text) if self._is_terminal else 0
+
+
 def run_tool(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run a tool on the command line and exit with what it returns, or with 2 and one line for wrong input."""
+    """Run a tool on the command line and exit with what it returns.
+
+    Wrong input and what the system refuses (no permission, no space left) is one line and exit code 2. A stop signal
+    ends the tool as an exception does, so that it takes half-written files away.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = main(sys.argv[1:])
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = " ".join((error.strerror or str(error)).split())
+        sys.stderr.write(f"error: {where}{reason}\n")
+        code = 2
     except KeyboardInterrupt:
-        code = 130
+        code = 128 + signal.SIGINT
     sys.exit(code)

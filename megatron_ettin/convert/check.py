@@ -43,7 +43,7 @@ class CheckResult:
 
 
 def check_export(
-    folder: Path, source: TensorSource, model: ModelConfig, objective: Objective, *, pad_id: int, max_positions: int
+    folder: Path, source: TensorSource, model: ModelConfig, objective: Objective, *, pad_id: int
 ) -> CheckResult:
     """Load ``folder`` with transformers and compare it with the reference on one fixed batch of documents.
 
@@ -53,9 +53,8 @@ def check_export(
         model: shape.
         objective: which of the two classes it is.
         pad_id: fills the rows of shorter documents.
-        max_positions: no document is longer.
     """
-    documents = check_documents(model, max_positions)
+    documents = check_documents(model)
     # transformers first: it holds a whole model, of which nothing is kept when the reference begins.
     found, logits_found = _released(folder, objective, documents, pad_id)
     expected: Places = {}
@@ -69,10 +68,14 @@ def check_export(
     return _compare(expected, found)
 
 
-def check_documents(model: ModelConfig, max_positions: int) -> list[Tensor]:
-    """Return token ids of documents that end within a window, at its edge and well past it, the same at every call."""
+def check_documents(model: ModelConfig) -> list[Tensor]:
+    """Return token ids of documents that end within a window, at its edge and well past it, the same at every call.
+
+    They may be longer than the rows of training were: RoPE knows no last position, and a window that never ends
+    inside a document would not be checked.
+    """
     half = model.sliding_window // 2
-    lengths = [min(length, max_positions, _LONGEST_DOCUMENT) for length in (4 * half + 3, half + 1, 2 * half, 1)]
+    lengths = [min(length, _LONGEST_DOCUMENT) for length in (4 * half + 3, half + 1, 2 * half, 1)]
     generator = torch.Generator().manual_seed(_SEED)
     return [torch.randint(model.vocab_size, (length,), generator=generator) for length in lengths]
 

@@ -212,5 +212,4 @@ def _run_check(folder: Path, source: _Source) -> CheckResult:
         source.model,
         source.objective,
         pad_id=source.tokens.pad.id,
-        max_positions=source.max_positions,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.convert.names import OUTPUT_BIAS, TIED_OUTPUT, TensorName
+from megatron_ettin.convert.safetensors_file import DTYPE_NAMES
 from megatron_ettin.convert.tokenizer_files import read_json
 
 CONFIG_FILE = "config.json"
@@ -43,7 +44,7 @@ class HubFolder:
         """Refuse a folder whose tensors are not exactly those of the architecture.
 
         Raises:
-            ConfigError: naming the tensor that is missing, unknown or of another shape.
+            ConfigError: naming the tensor that is missing, unknown, or of another shape or type.
         """
         wanted = {theirs: name for name in names for theirs in name.theirs}
         if not has_output_bias:
@@ -51,7 +52,11 @@ class HubFolder:
         for theirs, name in wanted.items():
             if theirs not in self._files:
                 raise ConfigError(f"--load {self.path}: holds no tensor {theirs}")
-            shape = tuple(self._files[theirs].get_slice(theirs).get_shape())
+            stored = self._files[theirs].get_slice(theirs)
+            shape = tuple(stored.get_shape())
+            if stored.get_dtype() not in DTYPE_NAMES.values():
+                allowed = ", ".join(DTYPE_NAMES.values())
+                raise ConfigError(f"--load {self.path}: {theirs} is of type {stored.get_dtype()}; known are {allowed}")
             if shape != name.their_shape:
                 raise ConfigError(
                     f"--load {self.path}: {theirs} has shape {shape}; {CONFIG_FILE} tells {name.their_shape}"

@@ -66,9 +66,9 @@ def read_metadata(state: Path) -> metadata.Metadata:
     if not isinstance(read, metadata.Metadata) or not isinstance(read.storage_data, dict):
         raise ConfigError(f"--load {path}: is not the index of a checkpoint")
     for stored in read.storage_data.values():
-        file = str(getattr(stored, "relative_path", ""))
-        if Path(file).name != file:
-            raise ConfigError(f"--load {path}: points outside its folder, to {file}")
+        target = str(getattr(stored, "relative_path", ""))
+        if Path(target).name != target:
+            raise ConfigError(f"--load {path}: points outside its folder, to {target}")
     return read
 
 

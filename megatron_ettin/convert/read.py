@@ -1,4 +1,4 @@
-"""Reading a checkpoint's weights, whatever layout it was saved under: one process, no process group, no megatron-core."""
+"""Reading a checkpoint's weights, whatever its layout: one process, no process group, no megatron-core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizer files, read and rewritten as JSON: which token plays which role, and what each kind of model adds to text."""
+"""Tokenizer files as JSON: which token plays which role, and what each kind of model adds to text."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def read_special_tokens(folder: Path, objective: Objective, vocab_size: int) -> 
         if role not in found:
             text = named.get(role, f"[{role.upper()}]")
             raise ConfigError(f"{folder / TOKENIZER_FILE}: has no {text} token, which {objective} models need")
-    if max(ids.values()) >= vocab_size:
-        raise ConfigError(
-            f"{folder / TOKENIZER_FILE}: token id {max(ids.values())} lies outside the model's vocabulary of {vocab_size}"
-        )
+    largest = max(ids.values())
+    if largest >= vocab_size:
+        rule = f"token id {largest} lies outside the model's vocabulary of {vocab_size}"
+        raise ConfigError(f"{folder / TOKENIZER_FILE}: {rule}")
     return SpecialTokens(**found)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ def token_dtype(vocab_size: int) -> type[np.integer]:
 
 
 class IndexedTokens:
-    """A corpus on disk, memory-mapped: opening costs the same for any size.
+    """A corpus on disk: opening reads the index, and tokens are read from the memory-mapped file as they are used.
 
     Attributes:
         tokens: all token ids, one after the other.
@@ -43,7 +44,7 @@ class IndexedTokens:
         """Open ``prefix``.bin and ``prefix``.idx.
 
         Raises:
-            ConfigError: a file is missing, is no such file, or is shorter or longer than the index says.
+            ConfigError: a file is missing or damaged, or the tokens are fewer or more than the index says.
         """
         index_path, tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
         for path in (index_path, tokens_path):
@@ -55,7 +56,8 @@ class IndexedTokens:
         found = tokens_path.stat().st_size
         if found != expected:
             raise ConfigError(f"--data-path {prefix}: {tokens_path} has {found} bytes, its index says {expected}")
-        self.tokens = np.memmap(tokens_path, dtype=dtype, mode="r") if expected else np.zeros(0, dtype)
+        # A plain array over the mapped file: slicing numpy's memmap class costs several times as much.
+        self.tokens = np.asarray(np.memmap(tokens_path, dtype=dtype, mode="r")) if expected else np.zeros(0, dtype)
         self.document_starts = starts[documents]
 
     @property
@@ -89,6 +91,8 @@ def _read_index(path: Path) -> tuple[type[np.integer], NDArray[np.int32], NDArra
         lengths = np.fromfile(file, np.int32, num_sequences)
         file.seek(num_sequences * 8, os.SEEK_CUR)  # pointers follow from the lengths
         marks = np.fromfile(file, np.int64, num_marks)
+    if num_sequences and lengths.min() < 0:
+        raise ConfigError(f"--data-path: {path} holds a sequence of negative length: it is damaged")
     if num_marks == 0 or marks[0] != 0 or marks[-1] != num_sequences or (np.diff(marks) < 0).any():
         raise ConfigError(f"--data-path: {path} has document marks that do not cover its {num_sequences} sequences")
     return _CODES[code], lengths, marks
@@ -105,17 +109,35 @@ class IndexedWriter:
         self._final = {suffix: Path(f"{prefix}{suffix}") for suffix in (".bin", ".idx")}
         self._parts = {suffix: path.with_name(path.name + ".part") for suffix, path in self._final.items()}
         self._dtype = np.dtype(dtype)
-        self._lengths: list[int] = []
-        self._marks: list[int] = [0]
+        self._range = np.iinfo(self._dtype)
+        self._lengths = array("i")
+        self._marks = array("q", [0])
         self._tokens = self._parts[".bin"].open("wb")
 
     def add_document(self, *sequences: Sequence[int] | NDArray[np.integer]) -> None:
         """Append one document of one or more sequences."""
         for sequence in sequences:
-            ids = np.asarray(sequence, dtype=self._dtype)
-            self._tokens.write(ids.tobytes())
-            self._lengths.append(len(ids))
+            self._write(np.asarray(sequence))
+            self._lengths.append(len(sequence))
         self._marks.append(len(self._lengths))
+
+    def add_documents(self, tokens: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
+        """Append many documents at once, each of one sequence, or of none where it is empty, as Megatron's tool has it.
+
+        Args:
+            tokens: of all documents, one after the other.
+            lengths: tokens of each document.
+        """
+        assert lengths.sum() == len(tokens)
+        marks = len(self._lengths) + np.cumsum(lengths > 0, dtype=np.int64)
+        self._write(tokens)
+        self._lengths.frombytes(lengths[lengths > 0].astype(np.int32).tobytes())
+        self._marks.frombytes(marks.tobytes())
+
+    def _write(self, tokens: NDArray[np.integer]) -> None:
+        # numpy would wrap a larger id around without a word.
+        assert len(tokens) == 0 or self._range.min <= tokens.min() <= tokens.max() <= self._range.max
+        self._tokens.write(np.ascontiguousarray(tokens, dtype=self._dtype).data)
 
     def __enter__(self) -> IndexedWriter:
         return self
@@ -123,17 +145,23 @@ class IndexedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tokens.close()
-        if kind is None:
-            self._write_index()
-            for suffix, part in self._parts.items():
-                part.replace(self._final[suffix])
-        else:
+        try:
+            self._tokens.close()
+            if kind is None:
+                self._write_index()
+                self._publish()
+        finally:
             for part in self._parts.values():
                 part.unlink(missing_ok=True)
 
+    def _publish(self) -> None:
+        # The index comes last and an older one goes first: whenever this is interrupted, no index fits other tokens.
+        self._final[".idx"].unlink(missing_ok=True)
+        for suffix in (".bin", ".idx"):
+            self._parts[suffix].replace(self._final[suffix])
+
     def _write_index(self) -> None:
-        lengths = np.array(self._lengths, dtype=np.int32)
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
         code = next(code for code, dtype in _CODES.items() if np.dtype(dtype) == self._dtype)
         pointers = np.zeros(len(lengths), dtype=np.int64)
         np.cumsum(lengths[:-1].astype(np.int64) * self._dtype.itemsize, out=pointers[1:])
@@ -141,4 +169,4 @@ class IndexedWriter:
             file.write(_HEADER.pack(MAGIC, VERSION, code, len(lengths), len(self._marks)))
             file.write(lengths.tobytes())
             file.write(pointers.tobytes())
-            file.write(np.array(self._marks, dtype=np.int64).tobytes())
+            file.write(self._marks.tobytes())

@@ -6,27 +6,27 @@ the order in which they were read, so the result does not depend on the number o
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
+from itertools import chain
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexedWriter, token_dtype
+from megatron_ettin.data.jsonl import LineBlock, check_inputs, parse_texts, read_blocks
 from megatron_ettin.data.tokenizer import TokenizerFiles
 
-BLOCK_BYTES = 1 << 20
-"""Text that a worker gets at a time."""
 BLOCKS_PER_WORKER = 3
 """Blocks under way: one being encoded, one waiting, one being written."""
 
@@ -52,15 +52,6 @@ class Progress:
     tokens: int = 0
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Lines of one file."""
-
-    path: str
-    first_line: int
-    lines: tuple[bytes, ...]
-
-
 Encoded = tuple[NDArray[np.integer], NDArray[np.int64]]
 """Ids of a block's documents end to end, and how many each has."""
 
@@ -78,69 +69,28 @@ def preprocess(settings: PreprocessSettings, report: Callable[[Progress], None] 
         report: is shown the progress after each block.
 
     Raises:
-        ConfigError: an input is missing, a line is no JSON object or lacks a key, or the tokenizer does not fit. Files
-            are put under their names only when all is written; until then nothing is there.
+        ConfigError: an input is missing or damaged, a line is no JSON object or lacks a key, or the tokenizer does not
+            fit. Files are put under their names only when all is written; until then nothing is there.
     """
-    tokenizer = TokenizerFiles.load(settings.tokenizer_model)
-    if settings.append_eod and tokenizer.sep_id is None:
-        raise ConfigError(f"--append-eod: --tokenizer-model {settings.tokenizer_model} has no [SEP] token to append")
-    for path in settings.inputs:
-        if not Path(path).is_file():
-            raise ConfigError(f"--input {path}: there is no such file")
+    check_inputs(settings.inputs, "--input")
+    encoder = _Encoder(settings)
     folder = Path(settings.output_prefix).absolute().parent
     if not folder.is_dir():
         raise ConfigError(f"--output-prefix {settings.output_prefix}: there is no folder {folder}")
     progress = Progress()
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(IndexedWriter(output_prefix(settings, key), token_dtype(tokenizer.size)))
+            stack.enter_context(IndexedWriter(output_prefix(settings, key), encoder.dtype))
             for key in settings.json_keys
         ]
-        for block, encoded in _encode_blocks(settings):
+        for block, encoded in _encode_blocks(settings, encoder):
             for writer, (ids, lengths) in zip(writers, encoded, strict=True):
-                for document in np.split(ids, np.cumsum(lengths)[:-1]):
-                    writer.add_document(document)
+                writer.add_documents(ids, lengths)
                 progress.tokens += len(ids)
             progress.documents += len(block.lines)
-            progress.text_bytes += sum(map(len, block.lines))
+            progress.text_bytes += block.num_bytes
             report(progress)
     return progress
-
-
-def _encode_blocks(settings: PreprocessSettings) -> Iterator[tuple[_Block, list[Encoded]]]:
-    """Yield each block with its ids, in the order of the input."""
-    blocks = _read_blocks(settings.inputs)
-    if settings.workers == 1:
-        encoder = _Encoder(settings)
-        for block in blocks:
-            yield block, encoder.encode(block)
-        return
-    # Spawned, because the tokenizers library may hold threads that do not survive a fork.
-    with ProcessPoolExecutor(settings.workers, get_context("spawn"), _start_worker, (settings,)) as pool:
-        under_way: deque[tuple[_Block, Future[list[Encoded]]]] = deque()
-        try:
-            for block in blocks:
-                under_way.append((block, pool.submit(_encode_in_worker, block)))
-                if len(under_way) >= settings.workers * BLOCKS_PER_WORKER:
-                    first, encoded = under_way.popleft()
-                    yield first, encoded.result()
-            for first, encoded in under_way:
-                yield first, encoded.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _read_blocks(paths: Sequence[str]) -> Iterator[_Block]:
-    for path in paths:
-        with _open(path) as file:
-            number = 1
-            while lines := file.readlines(BLOCK_BYTES):
-                yield _Block(path, number, tuple(lines))
-                number += len(lines)
-
-
-def _open(path: str) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else Path(path).open("rb")
 
 
 class _Encoder:
@@ -149,32 +99,48 @@ class _Encoder:
     def __init__(self, settings: PreprocessSettings) -> None:
         self._settings = settings
         self._tokenizer = TokenizerFiles.load(settings.tokenizer_model)
-        self._dtype = token_dtype(self._tokenizer.size)
-        self._end = [self._tokenizer.sep_id] if settings.append_eod else []
+        self.dtype = token_dtype(self._tokenizer.size)
+        self._end: list[int] = []
+        if settings.append_eod:
+            if self._tokenizer.sep_id is None:
+                rule = f"--tokenizer-model {settings.tokenizer_model} has no [SEP] token to append"
+                raise ConfigError(f"--append-eod: {rule}")
+            self._end = [self._tokenizer.sep_id]
 
-    def encode(self, block: _Block) -> list[Encoded]:
+    def encode(self, block: LineBlock) -> list[Encoded]:
         """Return the ids of a block for each JSON key."""
-        documents = [self._parse(line, block, number) for number, line in enumerate(block.lines, block.first_line)]
-        return [self._encode_texts(list(texts)) for texts in zip(*documents, strict=True)]
-
-    def _parse(self, line: bytes, block: _Block, number: int) -> list[str]:
-        where = f"--input {block.path} line {number}"
-        try:
-            document = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{where}: is not JSON ({error})") from None
-        texts = []
-        for key in self._settings.json_keys:
-            if not isinstance(document, dict) or not isinstance(document.get(key), str):
-                raise ConfigError(f'{where}: is no JSON object with a text under "{key}" (--json-keys)')
-            texts.append(document[key])
-        return texts
+        documents = list(parse_texts(block, self._settings.json_keys, "--input"))
+        return [self._encode_texts([texts[key] for texts in documents]) for key in range(len(self._settings.json_keys))]
 
     def _encode_texts(self, texts: list[str]) -> Encoded:
         # An empty document stays empty: it has no end to mark.
         ids = [found + self._end if found else found for found in self._tokenizer.encode_batch(texts)]
-        flat = np.concatenate([np.asarray(document, dtype=self._dtype) for document in ids])
-        return flat, np.array([len(document) for document in ids], dtype=np.int64)
+        lengths = np.array([len(document) for document in ids], dtype=np.int64)
+        return np.fromiter(chain.from_iterable(ids), self.dtype, int(lengths.sum())), lengths
+
+
+def _encode_blocks(settings: PreprocessSettings, encoder: _Encoder) -> Iterator[tuple[LineBlock, list[Encoded]]]:
+    """Yield each block with its ids, in the order of the input."""
+    blocks = read_blocks(settings.inputs, "--input")
+    if settings.workers == 1:
+        for block in blocks:
+            yield block, encoder.encode(block)
+        return
+    # Spawned, because the tokenizers library may hold threads that do not survive a fork.
+    with ProcessPoolExecutor(settings.workers, get_context("spawn"), _start_worker, (settings,)) as pool:
+        under_way: deque[tuple[LineBlock, Future[list[Encoded]]]] = deque()
+        try:
+            for block in blocks:
+                under_way.append((block, pool.submit(_encode_in_worker, block)))
+                if len(under_way) >= settings.workers * BLOCKS_PER_WORKER:
+                    first, encoded = under_way.popleft()
+                    yield first, encoded.result()
+            for first, encoded in under_way:
+                yield first, encoded.result()
+        except BrokenProcessPool:
+            raise ConfigError(f"--workers {settings.workers}: a worker was killed; fewer need less memory") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 _encoder: _Encoder | None = None
@@ -183,10 +149,20 @@ _encoder: _Encoder | None = None
 
 def _start_worker(settings: PreprocessSettings) -> None:
     global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _encoder = _Encoder(settings)
 
 
-def _encode_in_worker(block: _Block) -> list[Encoded]:
+def _end_with_parent() -> None:
+    """End this worker when its parent is gone, even if that was killed and could not say so."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _encode_in_worker(block: LineBlock) -> list[Encoded]:
     assert _encoder is not None
     return _encoder.encode(block)

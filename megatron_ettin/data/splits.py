@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from itertools import accumulate
 
 from megatron_ettin.config.errors import ConfigError
 
@@ -10,7 +10,7 @@ SPLIT_NAMES = ("training", "validation", "test")
 
 
 def split_documents(num_documents: int, split: str) -> tuple[range, range, range]:
-    """Cut the documents into three ranges with the given proportions, as Megatron does.
+    """Cut the documents into three ranges with the given proportions, in megatron-core's arithmetic.
 
     Args:
         num_documents: documents in the corpus.
@@ -20,11 +20,13 @@ def split_documents(num_documents: int, split: str) -> tuple[range, range, range
         ConfigError: the parts are no numbers, negative, or all 0.
     """
     try:
-        parts = [Fraction(part.strip()) for part in split.split(",")]
-    except (ValueError, ZeroDivisionError):
+        parts = [float(part) for part in split.split(",")]
+    except ValueError:
         raise ConfigError(f"--split {split}: must be up to three numbers with commas, such as 969,30,1") from None
-    if len(parts) > len(SPLIT_NAMES) or min(parts) < 0 or sum(parts) == 0:
+    total = sum(parts)
+    if len(parts) > len(SPLIT_NAMES) or not min(parts) >= 0 or not 0 < total < float("inf"):
         raise ConfigError(f"--split {split}: must be up to three parts that are not negative and not all 0")
-    parts += [Fraction(0)] * (len(SPLIT_NAMES) - len(parts))
-    ends = [round(num_documents * float(sum(parts[: i + 1]) / sum(parts))) for i in range(len(parts))]
+    shares = [part / total for part in parts] + [0.0] * (len(SPLIT_NAMES) - len(parts))
+    # Summed and rounded in this order: a document at a border is on the side where megatron-core has it.
+    ends = [round(end * num_documents) for end in accumulate(shares)]
     return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])

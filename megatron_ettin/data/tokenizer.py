@@ -45,7 +45,7 @@ class TokenizerFiles:
             raise ConfigError(f"--tokenizer-model {model}: there is no {path}; give a folder with {TOKENIZER_FILE}")
         files = cls(path, path.read_bytes())
         try:
-            files._ids  # noqa: B018  (parse now, so that a broken file is refused here)
+            files.size, files.special_ids  # noqa: B018  (parse now, so that a broken file is refused here)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(f"--tokenizer-model {model}: {path} is no tokenizer of the tokenizers library") from None
         return files
@@ -61,15 +61,20 @@ class TokenizerFiles:
             vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
         return {**vocabulary, **{added["content"]: added["id"] for added in self._json["added_tokens"]}}
 
-    @property
+    @cached_property
     def size(self) -> int:
         """One more than the largest token id."""
         return max(self._ids.values()) + 1
 
-    @property
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of all tokens that the tokenizer marks as special."""
         return frozenset(added["id"] for added in self._json["added_tokens"] if added["special"])
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of [UNK], None where there is none."""
+        return self._ids.get("[UNK]")
 
     @property
     def cls_id(self) -> int | None:
@@ -103,10 +108,21 @@ class TokenizerFiles:
 
     @cached_property
     def encoder(self) -> Tokenizer:
-        """The encoder itself, without the special tokens that its post-processor would add."""
+        """The encoder itself, whole texts in and no filling out.
+
+        Raises:
+            ConfigError: the tokenizers library does not accept the file.
+        """
         from tokenizers import Tokenizer  # only preprocessing needs it
 
-        return Tokenizer.from_buffer(self.content)
+        try:
+            encoder = Tokenizer.from_buffer(self.content)
+        except Exception as error:  # the library raises plain Exception
+            raise ConfigError(f"--tokenizer-model {self.path}: the tokenizers library says {error}") from None
+        # A tokenizer saved after use as a model's front end may cut and fill texts; documents are neither.
+        encoder.no_truncation()
+        encoder.no_padding()
+        return encoder
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of each text; no special tokens are added."""

@@ -19,6 +19,7 @@ from megatron_ettin.optim.schedules import build_schedule
 from megatron_ettin.runtime.device import choose_device
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.train.build import Training, build_training
+from megatron_ettin.train.changes import changed_settings
 from megatron_ettin.train.feed import Corpus, build_training_rows, build_validation_rows, open_corpus, step_batches
 from megatron_ettin.train.loop import train
 from megatron_ettin.train.metrics import MetricsFiles, MetricsLog, quality
@@ -82,11 +83,12 @@ def _take_up(training: Training) -> LoadResult:
     folder = resolve_checkpoint(places.load, places.load_step)
     found = load_training(folder, training.model, training.optimizer, run.training.seed, ranks, training.device)
     notes = [f"loaded {folder}: step {found.state.step}, {found.state.consumed_tokens:,} tokens", *found.notes]
+    described = read_run_json(folder)
+    changed = changed_settings(described["config"], run)
+    notes += [f"changed since then: {changed}"] * bool(changed)
     if ranks.is_main and folder.resolve().parent == save.resolve():
         notes += [f"half-written, not a checkpoint: {path}" for path in half_written_folders(save)]
-        notes += [
-            f"set aside, from a later step: {path}" for path in set_later_aside(save, read_run_json(folder)["step"])
-        ]
+        notes += [f"set aside, from a later step: {path}" for path in set_later_aside(save, described["step"])]
     return LoadResult(found.state, tuple(notes))
 
 

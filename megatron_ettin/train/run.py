@@ -13,6 +13,7 @@ from megatron_ettin.checkpoint.layout import list_steps, read_run_json, resolve_
 from megatron_ettin.checkpoint.lock import SaveLock
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.known_warnings import silence_known_warnings
 
 
 def run(run: RunConfig) -> int:
@@ -21,6 +22,7 @@ def run(run: RunConfig) -> int:
     Raises:
         ConfigError: another run writes to --save, or the run does not go on from what lies there.
     """
+    silence_known_warnings()
     if run.training.eval_only:
         from megatron_ettin.train.launch import launch_evaluation
 

@@ -29,13 +29,13 @@ class Session:
     tokenizer_files: Mapping[str, bytes]
     screen: Screen
     metrics: MetricsLog | None
-    record: Record = field(default_factory=dict)
+    record: Record = field(init=False, default_factory=dict)
     """Figures of the latest step."""
-    first_record: Record = field(default_factory=dict)
+    first_record: Record = field(init=False, default_factory=dict)
     """Figures of this launch's first step."""
     _first_step: int = field(init=False)
-    _tokens_since_log: int = 0
-    _seconds_since_log: float = 0.0
+    _tokens_since_log: int = field(init=False, default=0)
+    _seconds_since_log: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self._first_step = self.state.step

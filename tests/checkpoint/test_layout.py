@@ -124,6 +124,7 @@ def test_missing_run_json_is_refused(tmp_path: Path) -> None:
 def test_later_steps_are_set_aside_and_none_is_lost(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         write_step(tmp_path, step)
+    write_step(tmp_path, 12, whole=False)
     moved = layout.set_later_aside(tmp_path, 5)
     assert [path.name for path in moved] == ["step_0000010", "step_0000015"]
     assert layout.list_steps(tmp_path) == [5]

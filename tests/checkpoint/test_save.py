@@ -117,15 +117,20 @@ def forget_optimizer(folder: Path) -> None:
     torch.save({}, folder / STATE_FOLDER / "common.pt")
 
 
-def test_weights_alone_start_a_fresh_optimizer_at_step_0(tmp_path: Path) -> None:
-    first = run_ranks(1, launch, Case(3, save=str(tmp_path)))[0]
+@pytest.mark.parametrize("overrides", [(), DISTRIBUTED_BF16], ids=["fp32", "distributed-bf16"])
+def test_weights_alone_start_a_fresh_optimizer_at_step_0(tmp_path: Path, overrides: tuple[Any, ...]) -> None:
+    first = run_ranks(2, launch, Case(3, save=str(tmp_path), overrides=overrides))[0]
     forget_optimizer(Path(first["folder"]))
-    result = run_ranks(1, launch, Case(0, load=first["folder"]))[0]
+    result = run_ranks(2, launch, Case(0, load=first["folder"], overrides=overrides))[0]
     assert "weights only" in result["notes"][0]
     assert result["state"].step == 0
     assert [stretch.parent for stretch in result["state"].lineage] == ["", first["folder"]]
     for name, value in result["weights"].items():
         np.testing.assert_array_equal(value, first["weights"][name], err_msg=name)
+    # The optimizer's own copy of the weights, where it has one, is the loaded one: a step moves them a little.
+    moved = run_ranks(2, launch, Case(1, load=first["folder"], overrides=overrides))[0]
+    for name, value in moved["weights"].items():
+        assert 0 < np.abs(value - first["weights"][name]).max() < 0.02, name
 
 
 def load_other_shape(case: Case) -> str:

@@ -31,7 +31,7 @@ TOKENS = SpecialTokens(*(SpecialToken(f"[{role}]", i) for i, role in enumerate((
 
 
 def random_tensors(objective: Objective, model: ModelConfig = MODEL, seed: int = 0) -> dict[str, Tensor]:
-    """Return canonical tensors with nothing at its neutral value: logits of several units, norms off 1, biases off 0."""
+    """Return canonical tensors with nothing at its neutral value: norms off 1, biases off 0."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name in tensor_names(objective, model):
@@ -47,7 +47,7 @@ def write_tokenizer(folder: Path, vocab_size: int = MODEL.vocab_size) -> None:
 
     words = [token.text for token in TOKENS.named().values()]
     words += [f"w{i}" for i in range(len(words), vocab_size)]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=TOKENS.unk.text))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens([AddedToken(token.text, special=True) for token in TOKENS.named().values()])
     tokenizer.enable_truncation(10)

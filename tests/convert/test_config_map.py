@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.config.attention import local_window
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, local_window
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert.config_map import MODEL_TYPES, config_to_ours, config_to_theirs
@@ -112,7 +112,7 @@ def test_an_unset_local_base_is_the_global_one(unset: int | None) -> None:
 @pytest.mark.parametrize("off", [None, -1])
 def test_a_window_that_is_off_reaches_over_every_row(objective: Objective, off: int | None) -> None:
     imported = config_to_ours(old(objective, local_attention=off))
-    kind = "bidirectional" if objective == "mlm" else "causal"
+    kind = MASK_OF_OBJECTIVE[objective]
     left, right = local_window(imported.model.sliding_window, kind, imported.model.causal_window)
     assert left >= 8192 - 1
     assert right >= 8192 - 1 or objective == "clm"

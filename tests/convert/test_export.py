@@ -29,7 +29,7 @@ ODD_VOCABULARY = ModelConfig(**{**vars(MODEL), "vocab_size": 101})
 
 @pytest.fixture(params=OBJECTIVES)
 def objective(request: pytest.FixtureRequest) -> Objective:
-    return request.param  # type: ignore[no-any-return]
+    return request.param
 
 
 @pytest.fixture
@@ -116,7 +116,8 @@ def test_large_weights_are_split_over_files_with_an_index(tmp_path: Path, checkp
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_another_type_is_rounded_once_and_checked_as_rounded(tmp_path: Path, checkpoint: Path, dtype: str) -> None:
     result = export_checkpoint(checkpoint, tmp_path / "out", dtype=dtype)
-    assert result.check is not None and result.check.passed
+    assert result.check is not None
+    assert result.check.passed
     wanted = getattr(torch, dtype)
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "out"))
     assert all(after[name].equal(before[name].to(wanted)) for name in before)
@@ -165,6 +166,39 @@ def test_a_wrong_weight_is_found_with_its_layer_and_nothing_is_kept(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+WRONG_KEYS: dict[str, dict[str, Any]] = {
+    "window one key narrower": {"local_attention": 126, "sliding_window": 63},
+    "bases swapped": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 160_000.0},
+        }
+    },
+    "last of each group global": {
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    },
+    "tanh instead of erf": {"hidden_activation": "gelu_new"},
+    "epsilon": {"norm_eps": 1e-3},
+}
+
+
+@pytest.mark.parametrize("changes", WRONG_KEYS.values(), ids=WRONG_KEYS.keys())
+def test_a_wrong_key_of_the_config_fails_the_check(
+    tmp_path: Path, checkpoint: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = export.config_to_theirs
+
+    def wrong(*arguments: Any, **named: Any) -> dict[str, Any]:
+        config = right(*arguments, **named)
+        # An encoder's config takes its half window from local_attention.
+        return config | {key: value for key, value in changes.items() if key in config}
+
+    monkeypatch.setattr(export, "config_to_theirs", wrong)
+    with pytest.raises(CheckFailed):
+        export_checkpoint(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_difference_that_is_no_number_does_not_pass() -> None:
     assert not CheckResult(float("nan"), 1.0, "logits").passed
     assert CheckResult(1.0, 1.0, None).passed
@@ -191,7 +225,7 @@ def rewrite_run(checkpoint: Path, **changes: Any) -> None:
 
 REFUSED = {
     "no such folder": (lambda run: None, {"load": "elsewhere"}, "--load elsewhere: there is no such folder"),
-    "no checkpoint": (lambda run: (run / "step_0000000" / "complete.json").unlink(), {}, "half-written: 0"),
+    "no checkpoint": (lambda run: (run / "step_0000000" / "complete.json").unlink(), {}, "holds no whole checkpoint"),
     "wrong step": (lambda run: None, {"step": 7}, "--load-step 7"),
     "type": (lambda run: None, {"dtype": "int8"}, "--dtype int8: must be one of float32, bfloat16, float16"),
     "another width": (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert.names import Objective, TensorName, convert_to_ours, convert_to_theirs, tensor_names
 from tests.convert.samples import MODEL, OBJECTIVES, random_tensors, their_model
 
@@ -38,6 +41,27 @@ def test_theirs_are_exactly_the_keys_of_transformers_class(objective: Objective)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_ours_are_exactly_the_canonical_tensors(objective: Objective) -> None:
     assert {name.ours: name.shape for name in tensor_names(objective, MODEL)} == CANONICAL
+
+
+# Layers, width, width of the gated MLP, heads, parameters: the six published sizes (Ettin paper, table 1).
+PUBLISHED = {
+    "17m": (7, 256, 384, 4, 16_913_600),
+    "32m": (10, 384, 576, 6, 32_081_344),
+    "68m": (19, 512, 768, 8, 68_457_664),
+    "150m": (22, 768, 1152, 12, 149_655_232),
+    "400m": (28, 1024, 2624, 16, 395_881_664),
+    "1b": (28, 1792, 3840, 28, 1_031_314_112),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_the_table_holds_every_parameter_of_the_published_sizes(objective: Objective, size: str) -> None:
+    layers, hidden, ffn, heads, parameters = PUBLISHED[size]
+    model = ModelConfig(
+        num_layers=layers, hidden_size=hidden, ffn_hidden_size=ffn, num_attention_heads=heads, vocab_size=50368
+    )
+    assert sum(math.prod(name.shape) for name in tensor_names(objective, model)) == parameters
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

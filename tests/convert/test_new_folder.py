@@ -35,12 +35,14 @@ def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
 def test_nothing_is_left_when_the_block_fails_and_the_former_folder_stays(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mark").write_text("old")
-    with (
-        pytest.raises(type(error)),
-        new_folder(tmp_path / "out", overwrite=True, known_by="mark") as partial,
-    ):
-        (partial / "mark").write_text("new")
-        raise error
+
+    def fail() -> None:
+        with new_folder(tmp_path / "out", overwrite=True, known_by="mark") as partial:
+            (partial / "mark").write_text("new")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out" / "mark").read_text() == "old"
 
@@ -57,7 +59,7 @@ def test_a_former_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigError, match="--save .*out: No space left on device"),
+        pytest.raises(ConfigError, match=r"--save .*out: No space left on device"),
         new_folder(tmp_path / "out", overwrite=False, known_by="mark"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")

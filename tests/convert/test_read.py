@@ -74,7 +74,7 @@ def test_tensors_keep_their_type(tmp_path: Path) -> None:
 
 def test_an_unknown_tensor_is_refused_by_name(tmp_path: Path) -> None:
     small_state(tmp_path)
-    with pytest.raises(ConfigError, match="holds no tensor c.weight"):
+    with pytest.raises(ConfigError, match=r"holds no tensor c\.weight"):
         CheckpointReader(tmp_path).tensor("c.weight")
 
 
@@ -84,7 +84,7 @@ def test_missing_parts_are_noticed(tmp_path: Path) -> None:
     metadata = pickle.loads(path.read_bytes())
     metadata.state_dict_metadata["a.weight"].chunks[0].sizes = torch.Size((3, 2))
     path.write_bytes(pickle.dumps(metadata))
-    with pytest.raises(ConfigError, match="parts of a.weight are missing"):
+    with pytest.raises(ConfigError, match=r"parts of a\.weight are missing"):
         CheckpointReader(tmp_path).tensor("a.weight")
 
 
@@ -145,7 +145,7 @@ def test_an_index_that_points_out_of_its_folder_is_refused(tmp_path: Path) -> No
     metadata = pickle.loads(path.read_bytes())
     next(iter(metadata.storage_data.values())).relative_path = "../elsewhere"
     path.write_bytes(pickle.dumps(metadata))
-    with pytest.raises(ConfigError, match="points outside its folder, to ../elsewhere"):
+    with pytest.raises(ConfigError, match=r"points outside its folder, to \.\./elsewhere"):
         read_metadata(tmp_path / "state")
 
 

@@ -1,4 +1,4 @@
-"""The reference against transformers' own classes, under both of its attentions, at every length near a window's edge."""
+"""The reference against transformers' own classes, under both attentions, at every length near a window's edge."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_ettin.config.attention import local_window
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, local_window
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert.names import Objective, convert_to_ours, tensor_names
 from megatron_ettin.convert.reference import reference_logits, visible_keys
 from tests.convert.samples import MODEL, OBJECTIVES, random_tensors, their_model
 
 LENGTHS = (1, 63, 64, 65, 66, 128, 129, 130, 300, 1024)
-MASK_KINDS = {"mlm": "bidirectional", "clm": "causal"}
 
 
 def canonical(their: Any, objective: Objective, model: ModelConfig) -> dict[str, Tensor]:
@@ -41,7 +40,7 @@ def test_logits_equal_transformers(objective: Objective, causal_window: str) -> 
     their = their_model(objective, model)
     texts = documents(LENGTHS)
     tensors = canonical(their, objective, model)
-    ours = reference_logits(tensors.__getitem__, model, MASK_KINDS[objective], texts)  # type: ignore[arg-type]
+    ours = reference_logits(tensors.__getitem__, model, MASK_OF_OBJECTIVE[objective], texts)
     for attention in ("eager", "sdpa"):
         their.set_attn_implementation(attention)
         for tokens_S, logits_SV in zip(texts, ours, strict=True):
@@ -58,7 +57,7 @@ def test_one_key_more_or_less_would_be_seen(objective: Objective) -> None:
     tensors = random_tensors(objective)
     wider = replace(MODEL, sliding_window=MODEL.sliding_window + 2)
     texts = documents((66,))
-    kind: Any = MASK_KINDS[objective]
+    kind = MASK_OF_OBJECTIVE[objective]
     (narrow,), (wide,) = (reference_logits(tensors.__getitem__, m, kind, texts) for m in (MODEL, wider))
     assert float((narrow - wide).abs().max()) > 1e-3
 
@@ -66,7 +65,7 @@ def test_one_key_more_or_less_would_be_seen(objective: Objective) -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_fp32_stays_near_fp64(objective: Objective) -> None:
     tensors, texts = random_tensors(objective), documents((130,))
-    kind: Any = MASK_KINDS[objective]
+    kind = MASK_OF_OBJECTIVE[objective]
     (single,) = reference_logits(tensors.__getitem__, MODEL, kind, texts)
     (double,) = reference_logits(tensors.__getitem__, MODEL, kind, texts, dtype=torch.float64)
     assert double.dtype == torch.float64
@@ -113,7 +112,7 @@ def test_a_local_layer_sees_as_many_keys_as_transformers_does(
     (gradient,) = torch.autograd.grad(output_H @ torch.arange(1.0, 1 + len(output_H)), hidden_SH)
     reached = (gradient[0].abs().sum(dim=-1) > 0).nonzero()[:, 0]
 
-    kind: Any = MASK_KINDS[objective]
+    kind = MASK_OF_OBJECTIVE[objective]
     left, right = local_window(window, kind, "transformers")
     assert reached.tolist() == list(range(query - left, query + right + 1))
     assert reached.tolist() == visible_keys(length, (left, right), kind)[query].nonzero()[:, 0].tolist()

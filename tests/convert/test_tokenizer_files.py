@@ -1,4 +1,4 @@
-"""The released tokenizer adds to a text what training added to a document, as transformers' own AutoTokenizer sees it."""
+"""The released tokenizer, read by AutoTokenizer, adds to a text what training added to a document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two command lines as scripts call them: exit codes, one line for each error, nothing half-written, no megatron."""
+"""The two command lines as scripts call them: exit codes, one line an error, nothing half-written, no megatron."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,15 @@ from safetensors.torch import load_file
 
 from megatron_ettin.convert import export
 from tests.convert.samples import MODEL, write_hub_folder
-from tools import convert_from_hf, convert_to_hf
 
+convert_to_hf, convert_from_hf = (import_module(f"tools.{name}") for name in ("convert_to_hf", "convert_from_hf"))
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKED = "import runpy, sys; sys.modules['megatron'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+BLOCKED = """
+import runpy, sys
+sys.modules["megatron"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 """Runs a script where importing megatron-core fails."""
 
 
@@ -54,7 +60,8 @@ def test_there_and_back_in_processes_without_megatron(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tool", ["convert_to_hf", "convert_from_hf"])
 def test_help_needs_neither_torch_nor_transformers(tool: str) -> None:
-    command = f"import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from tools.{tool} import main; main(['--help'])"
+    blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None"
+    command = f"{blocked}; from tools.{tool} import main; main(['--help'])"
     shown = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "--load DIR" in shown.stdout

@@ -134,6 +134,10 @@ REFUSED = {
         lambda hub: change_weights(hub, head__norm__weight=torch.ones(32)),
         "head.norm.weight has shape (32,); config.json tells (64,)",
     ),
+    "quantized": (
+        lambda hub: change_weights(hub, head__norm__weight=torch.ones(64, dtype=torch.int8)),
+        "head.norm.weight is of type I8; known are F32, BF16, F16",
+    ),
     "untied": (lambda hub: change_weights(hub, decoder__weight=torch.zeros(128, 64)), "decoder.weight is not"),
     "no config": (lambda hub: (hub / "config.json").unlink(), "config.json: No such file"),
     "broken config": (lambda hub: (hub / "config.json").write_text("{"), "config.json: is not JSON"),

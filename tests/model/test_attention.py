@@ -84,3 +84,40 @@ def test_rotation_turns_half_split_pairs() -> None:
                 second * math.cos(angle) + first * math.sin(angle),
             )
             np.testing.assert_allclose(turned[row, 0, [pair, pair + 4]], expected, rtol=1e-6)
+
+
+def _kernel_flops(query: tuple[int, ...], key: tuple[int, ...], *args: object, **kwargs: object) -> int:
+    batch, heads, queries, size = query
+    return 2 * 2 * batch * heads * queries * key[2] * size
+
+
+def attention_flops(length: int, window: tuple[int, int] | None) -> int:
+    """Return the floating-point operations of attention over one piece, as PyTorch's counter sees the kernel calls."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from megatron_ettin.model.attention import attend_by_piece, attend_in_band
+    from megatron_ettin.model.packing import PackedLayout
+
+    lengths = (length,) * 4
+    layout = PackedLayout.build(torch.arange(5, dtype=torch.int32) * length, torch.arange(length).repeat(4), lengths)
+    x = torch.zeros(4 * length, 2, 8)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={kernel: _kernel_flops}) as counter:
+        if window is None:
+            attend_by_piece(x, x, x, lengths, causal=False)
+        else:
+            attend_in_band(x, x, x, layout.band(window, x.dtype))
+    return counter.get_total_flops()
+
+
+def test_masked_out_pairs_are_not_computed() -> None:
+    """Four pieces in a row cost four times one piece, and a local layer's cost is linear in their length."""
+    whole, local, local_of_double = (
+        run_ranks(1, attention_flops, length, window)[0]
+        for length, window in ((256, None), (256, (64, 64)), (512, (64, 64)))
+    )
+    pair = 2 * 2 * 2 * 8  # two products of 8 multiply-adds, for two heads
+    assert whole == 4 * 256 * 256 * pair
+    assert local == 4 * 256 * 3 * 64 * pair
+    assert local_of_double == 2 * local

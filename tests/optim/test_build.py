@@ -12,7 +12,13 @@ from tests.helpers.runs import tiny_run
 
 RATE, DECAY, BETA1, BETA2, EPSILON = 3e-3, 0.1, 0.9, 0.98, 1e-6
 STEPS = 3
-SETTINGS: dict[str, Any] = {"weight_decay": DECAY, "adam_beta1": BETA1, "adam_beta2": BETA2, "adam_eps": EPSILON, "clip_grad": 0.0}
+SETTINGS: dict[str, Any] = {
+    "weight_decay": DECAY,
+    "adam_beta1": BETA1,
+    "adam_beta2": BETA2,
+    "adam_eps": EPSILON,
+    "clip_grad": 0.0,
+}
 
 
 def gradient(name: str, step: int, shape: tuple[int, ...]) -> np.ndarray:

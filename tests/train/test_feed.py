@@ -18,7 +18,8 @@ def test_each_step_gets_its_own_batches_in_order() -> None:
         return [step]
 
     with build_ahead(build, range(3, 7)) as batches_of:
-        assert [batches_of(step) for step in range(3, 7)] == [[3], [4], [5], [6]]
+        found: list[Any] = [batches_of(step) for step in range(3, 7)]
+    assert found == [[3], [4], [5], [6]]
     assert built == [3, 4, 5, 6]
 
 

@@ -46,7 +46,10 @@ class Material:
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     folder = tmp_path_factory.mktemp("material")
     tokenizer = write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(TINY.vocab_size - 5)])
-    return Material(write_corpus(folder / "corpus", babble(120, TINY.vocab_size)), str(tokenizer))
+    return Material(
+        write_corpus(folder / "corpus", [document.tolist() for document in babble(120, TINY.vocab_size)]),
+        str(tokenizer),
+    )
 
 
 def launch(run: RunConfig) -> str:
@@ -60,7 +63,13 @@ def launch(run: RunConfig) -> str:
 
 
 def settings(material: Material, objective: str = "mlm", **overrides: Any) -> RunConfig:
-    small = {"micro_batch_size": 2, "global_batch_size": 4, "train_iters": 8, "log_interval": 1, "split": "80,20,0"}
+    small: dict[str, Any] = {
+        "micro_batch_size": 2,
+        "global_batch_size": 4,
+        "train_iters": 8,
+        "log_interval": 1,
+        "split": "80,20,0",
+    }
     small |= {"eval_interval": 3, "save_interval": 4, "attention_output_dropout": 0.1, "lr_warmup_iters": 2}
     small |= {"data_path": material.data_path, "tokenizer_model": material.tokenizer_model}
     return tiny_run(objective, **(small | overrides))
@@ -253,9 +262,17 @@ def fail_then_launch(run: RunConfig) -> list[int]:
 
     from megatron_ettin.train import loop
 
-    with patch.object(loop, "train_step", side_effect=[loop.train_step, RuntimeError("broken")]):
-        with contextlib.suppress(Exception):
-            launch(run)
+    made_steps: list[Any] = []
+
+    def break_at_second(*arguments: Any) -> Any:
+        if made_steps:
+            raise ZeroDivisionError
+        made_steps.append(one_step(*arguments))
+        return made_steps[0]
+
+    one_step = loop.train_step
+    with patch.object(loop, "train_step", break_at_second), pytest.raises(ZeroDivisionError):
+        launch(run)
     assert not torch.distributed.is_initialized()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
     launch(run)

@@ -1,0 +1,154 @@
+"""Everything in examples/ that ships runs, as far as it can without hours or a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from megatron_ettin.config.command import preset_values
+from megatron_ettin.config.fields import run_options
+from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("encoder", "decoder")
+CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+SCRIPTS = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".sh", ".sbatch"))
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def test_examples_were_found() -> None:
+    assert {"quickstart.yaml", "nano_encoder.yaml", "nano_decoder.yaml"} <= set(names(CONFIGS))
+    assert {"quickstart.sh", "pretrain_one_node.sh", "pretrain_multinode.sh", "slurm_pretrain.sbatch"} <= set(
+        names(SCRIPTS)
+    )
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+@pytest.mark.parametrize("config", CONFIGS, ids=names(CONFIGS))
+def test_config_plans_a_run(config: Path, objective: str) -> None:
+    told = run(
+        sys.executable, "-m", "megatron_ettin.pretrain", "--config", config, "--objective", objective, "--dry-run=json"
+    )
+    assert told.returncode == 0, told.stderr
+    plan = json.loads(told.stdout)
+    assert plan["objective"] == objective
+    assert plan["steps"] > 0
+    assert plan["parameters"] > 0
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=names(CONFIGS))
+def test_config_holds_only_what_differs(config: Path) -> None:
+    told = {name.replace("-", "_"): value for name, value in yaml.safe_load(config.read_text()).items()}
+    preset = preset_values(told.pop("preset", None))
+    options = run_options()
+    usual = {name: preset.get(name, options[name].default) for name in told}
+    # YAML reads 1e-3, which has no dot, as text.
+    same = [name for name, value in told.items() if options[name].type(value) == usual[name]]
+    assert same == []
+
+
+def test_pair_configs_differ_in_the_objective_alone() -> None:
+    encoder, decoder = (yaml.safe_load((ROOT / f"examples/configs/nano_{kind}.yaml").read_text()) for kind in KINDS)
+    assert (encoder.pop("objective"), decoder.pop("objective")) == ("mlm", "clm")
+    assert encoder == decoder
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=names(SCRIPTS))
+def test_script_is_bash(script: Path) -> None:
+    told = run("bash", "-n", script)
+    assert told.returncode == 0, told.stderr
+    assert "set -euo pipefail" in script.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--corpus", "no/such/file"], "--corpus no/such/file: there is no such file"),
+        (["--corpus"], "--corpus: a value is missing"),
+        (["--speed"], "--speed: unknown flag"),
+        (["--output", "docs"], "--output docs: exists and was not made by this script"),
+    ],
+)
+def test_quickstart_refuses(flags: list[str], complaint: str) -> None:
+    told = run("bash", "examples/quickstart.sh", *flags)
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: {complaint}")
+    assert told.stdout == ""
+
+
+@pytest.mark.parametrize("script", ["pretrain_one_node.sh", "pretrain_multinode.sh"])
+def test_script_says_how_it_is_used(script: str) -> None:
+    told = run("bash", f"examples/{script}")
+    assert told.returncode == 2
+    assert f"examples/{script}" in told.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["pretrain_one_node.sh", "pretrain_multinode.sh"])
+def test_script_plans_on_two_ranks(script: str, tmp_path: Path) -> None:
+    corpus, tokenizer = material(tmp_path)
+    told = run(
+        "bash", f"examples/{script}", "examples/configs/nano_encoder.yaml", corpus, tokenizer, tmp_path / "run",
+        "--dry-run=json", RANKS="2", NNODES="1", MASTER_ADDR="localhost", MASTER_PORT=str(free_port()),
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    layout = json.loads(told.stdout)["layout"]
+    assert (layout["world_size"], layout["data_parallel_size"]) == (2, 2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_slurm_script_hands_its_nodes_to_torchrun(tmp_path: Path) -> None:
+    corpus, tokenizer = material(tmp_path)
+    # Slurm's own commands, as they answer on a job of one node.
+    stub(tmp_path / "bin" / "scontrol", '[[ "$*" == "show hostnames node[7]" ]] && echo localhost')
+    stub(tmp_path / "bin" / "srun", 'shift && exec "$@"')
+    path = f"{tmp_path / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    told = run(
+        "bash", "examples/slurm_pretrain.sbatch", "examples/configs/nano_decoder.yaml", corpus, tokenizer,
+        tmp_path / "run", "--dry-run=json", PATH=path, SLURM_JOB_NODELIST="node[7]", SLURM_NNODES="1",
+        SLURM_GPUS_ON_NODE="2", SLURM_JOB_ID="12", SLURM_SUBMIT_DIR=str(ROOT), MASTER_PORT=str(free_port()),
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["layout"]["world_size"] == 2
+
+
+def stub(path: Path, body: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(0o755)
+
+
+def material(folder: Path) -> tuple[str, Path]:
+    """Write a small corpus and its tokenizer; return the prefix of one and the folder of the other."""
+    corpus = write_corpus(folder / "corpus", [document.tolist() for document in babble(200, 64)])
+    return corpus, write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(59)])

@@ -1,0 +1,104 @@
+"""The quickstart as a new user runs it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("encoder", "decoder")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the script once; return its folder and what it printed."""
+    output = tmp_path_factory.mktemp("quickstart") / "out"
+    told = run("bash", "examples/quickstart.sh", "--output", output)
+    assert told.returncode == 0, told.stdout[-4000:] + told.stderr[-4000:]
+    return output, told.stdout
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((output / "report.json").read_text())
+    return report
+
+
+def test_both_models_learned(made: tuple[Path, str]) -> None:
+    output, printed = made
+    report = report_of(output)
+    assert report["problems"] == []
+    for model in report["models"]:
+        assert model["validation_loss"] < report["unigram_entropy"] - 0.3
+        assert f"{model['validation_loss']:.3f}" in printed
+    assert f"{report['unigram_entropy']:.3f}" in printed
+
+
+def test_everything_is_left_behind(made: tuple[Path, str]) -> None:
+    output, _ = made
+    assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
+    for kind in KINDS:
+        assert list((output / kind / "tensorboard").glob("events.out.tfevents.*"))
+        assert (output / kind / "hf" / "model.safetensors").is_file()
+        assert len(list(output.glob(f"{kind}/step_*/complete.json"))) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_run_was_taken_up_again_where_it_stopped(made: tuple[Path, str], kind: str) -> None:
+    output, printed = made
+    steps = [json.loads(line)["step"] for line in (output / kind / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert f"loaded {output / kind}/step_0000150" in printed
+    assert {150, 300} <= set(steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluating_the_checkpoint_on_one_rank_gives_the_reported_loss(made: tuple[Path, str], kind: str) -> None:
+    output, _ = made
+    told = run(
+        sys.executable, "-m", "megatron_ettin.pretrain", "--config", "examples/configs/quickstart.yaml", "--eval-only",
+        "--load", output / kind,
+        "--data-path", output / "data" / "corpus_text_document", "--tokenizer-model", output / "tokenizer",
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    (model,) = (model for model in report_of(output)["models"] if model["name"] == kind)
+    assert found["validation_loss"] == pytest.approx(model["validation_loss"], rel=1e-6)
+    assert found["scored_tokens"] == model["scored_tokens"]
+
+
+def test_a_run_that_learned_nothing_fails(made: tuple[Path, str], tmp_path: Path) -> None:
+    output, _ = made
+    for kind in KINDS:
+        shutil.copytree(output / kind, tmp_path / kind)
+    metrics = tmp_path / "decoder" / "metrics.jsonl"
+    *earlier, last = metrics.read_text().splitlines()
+    entropy = report_of(output)["unigram_entropy"]
+    metrics.write_text("\n".join([*earlier, json.dumps(json.loads(last) | {"validation_loss": entropy - 0.29})]))
+
+    told = run(
+        sys.executable, "tools/report_pair.py", "--encoder", tmp_path / "encoder", "--decoder", tmp_path / "decoder",
+        "--output", tmp_path,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert "error: decoder: validation loss" in told.stdout
+    assert report_of(tmp_path)["problems"]
