@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
 
 
@@ -16,10 +17,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--max-bytes", type=positive, default=1 << 40, metavar="N", help="keep at most this much text")
     parser.add_argument("--seed", type=int, default=21, metavar="N", help="seed of the order")
     options = parser.parse(arguments)
-    from megatron_ettin.data.corpus import choose_documents, standard_library, text_file, write_jsonl
+    from megatron_ettin.data.corpus import choose_documents, own_text, standard_library, write_jsonl
 
-    found = text_file(options.corpus) if options.corpus else standard_library()
+    found = own_text(options.corpus) if options.corpus else standard_library()
     documents = choose_documents(found, seed=options.seed, largest_bytes=options.max_bytes)
+    if not documents:
+        given = f"--corpus {options.corpus}" if options.corpus else f"--max-bytes {options.max_bytes}"
+        raise ConfigError(f"{given}: leaves no text")
     write_jsonl(documents, Path(options.output))
     print(f"{options.output}: {len(documents):,} documents, {sum(len(d.text) for d in documents):,} characters")
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,6 @@ PP2 = (("pipeline_model_parallel_size", 2),)
 DISTRIBUTED = (("use_distributed_optimizer", True),)
 BF16 = (("bf16", True),)
 SEQUENCE = (*TP2, ("sequence_parallel", True))
-
-
-def stop_and_go_on(save: Path, world_size: int, *, then: tuple[Any, ...] | None = None, **case: Any) -> list[Any]:
-    """Train to STOP, save, and go on to END from the checkpoint, at the layout ``then`` if one is given."""
-    first = run_ranks(world_size, launch, Case(STOP, save=str(save), **case))
-    if then is not None:
-        world_size, case["overrides"] = then
-    return run_ranks(world_size, launch, Case(END, load=first[0]["folder"], **case))
 
 
 @pytest.mark.parametrize(
@@ -47,9 +42,9 @@ def stop_and_go_on(save: Path, world_size: int, *, then: tuple[Any, ...] | None 
 def test_same_layout_with_dropout_is_equal_to_the_bit(
     tmp_path: Path, objective: str, world_size: int, overrides: tuple[Any, ...]
 ) -> None:
-    case: dict[str, Any] = {"objective": objective, "dropout": 0.1, "overrides": overrides}
-    whole = run_ranks(world_size, launch, Case(END, **case))
-    resumed = stop_and_go_on(tmp_path, world_size, **case)
+    case = Case(END, objective, dropout=0.1, overrides=overrides)
+    whole = run_ranks(world_size, launch, replace(case, save=str(tmp_path), save_at=STOP))
+    resumed = run_ranks(world_size, launch, replace(case, load=whole[0]["folder"]))
     for expected, found in zip(whole, resumed, strict=True):
         assert found["losses"] == expected["losses"][STOP:]
         assert found["weights"].keys() == expected["weights"].keys()
@@ -68,39 +63,49 @@ LAYOUTS = {
     "tp2-pp2": (4, (*TP2, *PP2)),
 }
 CHANGES = [
-    ("tp2", "pp2", "mlm"),
-    ("tp2", "dp2", "clm"),
-    ("tp2", "dp2-distributed-optimizer", "mlm"),
-    ("dp2-distributed-optimizer", "pp2", "clm"),
-    ("pp2", "one", "mlm"),
-    ("one", "dp2-distributed-optimizer", "clm"),
-    ("dp2-distributed-optimizer", "tp2-pp2", "mlm"),
-    ("tp2-pp2", "one", "clm"),
+    ("mlm", "tp2", "pp2"),
+    ("mlm", "tp2", "dp2"),
+    ("mlm", "tp2", "dp2-distributed-optimizer"),
+    ("mlm", "pp2", "one"),
+    ("clm", "one", "dp2-distributed-optimizer"),
+    ("clm", "dp2-distributed-optimizer", "pp2"),
+    ("clm", "dp2-distributed-optimizer", "tp2-pp2"),
+    ("clm", "tp2-pp2", "one"),
 ]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted() -> dict[str, Any]:
-    return {objective: run_ranks(1, launch, Case(END, objective))[0] for objective in ("mlm", "clm")}
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], dict[str, Any]]:
+    """Give the run of an objective at a layout that went through, saved at STOP on its way; made once each."""
+
+    @cache
+    def run(objective: str, layout: str) -> dict[str, Any]:
+        world_size, overrides = LAYOUTS[layout]
+        save = tmp_path_factory.mktemp(f"{objective}-{layout}")
+        case = Case(END, objective, save=str(save), save_at=STOP, overrides=overrides)
+        result = run_ranks(world_size, launch, case)[0]
+        assert isinstance(result, dict)
+        return result
+
+    return run
 
 
-@pytest.mark.parametrize(("before", "after", "objective"), CHANGES)
+@pytest.mark.parametrize(("objective", "before", "after"), CHANGES)
 def test_other_layout_gives_the_same_losses(
-    tmp_path: Path, before: str, after: str, objective: str, uninterrupted: dict[str, Any]
+    objective: str, before: str, after: str, uninterrupted: Callable[[str, str], dict[str, Any]]
 ) -> None:
-    world_size, overrides = LAYOUTS[before]
-    case = {"objective": objective, "overrides": overrides}
-    results = stop_and_go_on(tmp_path, world_size, then=LAYOUTS[after], **case)
-    for result in results:
-        np.testing.assert_allclose(result["losses"], uninterrupted[objective]["losses"][STOP:], rtol=1e-5)
+    former = uninterrupted(objective, before)
+    world_size, overrides = LAYOUTS[after]
+    for result in run_ranks(world_size, launch, Case(END, objective, load=former["folder"], overrides=overrides)):
+        np.testing.assert_allclose(result["losses"], former["losses"][STOP:], rtol=1e-5)
         assert "another layout" in result["notes"][0]
 
 
-def test_optimizer_state_matters_to_that_test(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+def test_optimizer_state_matters_to_that_test(uninterrupted: Callable[[str, str], dict[str, Any]]) -> None:
     """Without the moments the same weights take another way, by far more than the tolerance."""
-    first = run_ranks(1, launch, Case(STOP, save=str(tmp_path)))[0]
-    losses = run_ranks(1, launch_without_optimizer, Case(END, load=first["folder"]))[0]
-    expected = uninterrupted["mlm"]["losses"][STOP:]
+    former = uninterrupted("clm", "one")
+    losses = run_ranks(1, launch_without_optimizer, Case(END, "clm", load=former["folder"]))[0]
+    expected = former["losses"][STOP:]
     assert losses[0] == pytest.approx(expected[0], rel=1e-6)
     assert max(abs(np.array(losses) / np.array(expected) - 1)) > 1e-3
 
@@ -119,11 +124,12 @@ def launch_without_optimizer(case: Case) -> list[float]:
             return launch(case)["losses"]
 
 
-def test_vocabulary_padding_may_differ(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [("one", "tp2"), ("tp2", "one")])
+def test_vocabulary_padding_may_differ(tmp_path: Path, before: str, after: str) -> None:
     """131 tokens are 136 rows at one rank and 144 at two; the extra rows never matter."""
-    expected = run_ranks(1, launch, Case(END, "clm", vocab_size=131))[0]
-    for before, after in (("one", "tp2"), ("tp2", "one")):
-        world_size, overrides = LAYOUTS[before]
-        case = {"objective": "clm", "overrides": overrides, "vocab_size": 131}
-        result = stop_and_go_on(tmp_path / before, world_size, then=LAYOUTS[after], **case)[0]
-        np.testing.assert_allclose(result["losses"], expected["losses"][STOP:], rtol=1e-5)
+    (world_size, overrides), (world_size_after, overrides_after) = LAYOUTS[before], LAYOUTS[after]
+    case = Case(END, "clm", save=str(tmp_path), save_at=STOP, overrides=overrides, vocab_size=131)
+    former = run_ranks(world_size, launch, case)[0]
+    case = Case(END, "clm", load=former["folder"], overrides=overrides_after, vocab_size=131)
+    result = run_ranks(world_size_after, launch, case)[0]
+    np.testing.assert_allclose(result["losses"], former["losses"][STOP:], rtol=1e-5)

@@ -18,6 +18,8 @@ class Case:
     objective: str = "mlm"
     load: str = ""
     save: str = ""
+    save_at: int = 0
+    """Step of the checkpoint; 0 is the last one."""
     dropout: float = 0.0
     overrides: tuple[tuple[str, Any], ...] = ()
     vocab_size: int = TINY.vocab_size
@@ -37,11 +39,12 @@ def launch(case: Case) -> dict[str, Any]:
     found = LoadResult(TrainingState.start(case.objective), ())
     if case.load:
         found = load_training(Path(case.load), *parts, run.training.seed, *here)
-    state = found.state
-    results = train_steps(training, range(state.step, case.steps))
-    for result in results:
-        state.count_step(MICRO_BATCHES, result.sums.real_tokens)
-    folder = str(save_checkpoint(Path(case.save), run, state, *parts, *here, tokenizer_files={})) if case.save else ""
+    state, folder, losses = found.state, "", []
+    for stop in sorted({case.save_at or case.steps, case.steps}):
+        for result in train_steps(training, range(state.step, stop)):
+            state.count_step(MICRO_BATCHES, result.sums.real_tokens)
+            losses.append(result.sums.loss)
+        if case.save and stop == (case.save_at or case.steps):
+            folder = str(save_checkpoint(Path(case.save), run, state, *parts, *here, tokenizer_files={}))
     weights = {name: value.detach().float().numpy().copy() for name, value in training.model.named_parameters()}
-    losses = [result.sums.loss for result in results]
     return {"losses": losses, "weights": weights, "state": state, "notes": found.notes, "folder": folder}

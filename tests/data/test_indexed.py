@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexedTokens, IndexedWriter, token_dtype
 from tests.helpers.distributed import run_ranks
 
-DOCUMENTS = [[[5, 6, 7]], [[]], [[8], [9, 10]], [[65_000, 1]]]
+DOCUMENTS: list[list[list[int]]] = [[[5, 6, 7]], [[]], [[8], [9, 10]], [[65_000, 1]]]
 """Sequences of each document: one, an empty one, two, one with the largest ids."""
 
 
@@ -76,7 +77,7 @@ def test_token_type_as_megatron() -> None:
         (".idx", lambda data: b"", r"is no index"),
     ],
 )
-def test_damage_is_refused(tmp_path: Path, suffix: str, damage, told: str) -> None:  # type: ignore[no-untyped-def]
+def test_damage_is_refused(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], told: str) -> None:
     write_by_us(tmp_path / "c", np.uint16)
     file = tmp_path / f"c{suffix}"
     file.write_bytes(damage(file.read_bytes()))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from megatron_ettin.config.run import RunConfig
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import tiny_run, with_overrides
@@ -44,7 +45,7 @@ def train_golden(objective: str, folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def _train(run) -> int:  # type: ignore[no-untyped-def]
+def _train(run: RunConfig) -> int:
     from megatron_ettin.train.run import run as train
 
     return train(run)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megatron_ettin.data.indexed import IndexedWriter
 
@@ -44,7 +45,7 @@ def write_word_tokenizer(folder: Path, words: Sequence[str]) -> Path:
     return folder
 
 
-def write_corpus(prefix: Path, documents: Sequence[Sequence[int]]) -> str:
+def write_corpus(prefix: Path, documents: Sequence[Sequence[int] | NDArray[np.integer]]) -> str:
     """Write documents of token ids as a .bin/.idx pair and return the prefix."""
     with IndexedWriter(prefix, np.uint16) as writer:
         for document in documents:

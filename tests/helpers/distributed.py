@@ -69,14 +69,19 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
     errors: dict[int, str] = {}
     deadline = time.monotonic() + timeout_seconds
     while len(results) + len(errors) < len(workers) and time.monotonic() < deadline:
-        waiting = {w.pipe: rank for rank, w in enumerate(workers) if rank not in results and rank not in errors}
+        waiting: dict[Any, int] = {
+            w.pipe: rank for rank, w in enumerate(workers) if rank not in results and rank not in errors
+        }
         for pipe in wait(list(waiting), timeout=0.5):
-            rank = waiting[pipe]  # type: ignore[index]
+            rank = waiting[pipe]
             try:
-                ok, value = pipe.recv()  # type: ignore[union-attr]
+                ok, value = workers[rank].pipe.recv()
             except EOFError:
                 ok, value = False, "the process died"
-            (results if ok else errors)[rank] = value
+            if ok:
+                results[rank] = value
+            else:
+                errors[rank] = value
         if errors:
             # The others may wait for the failed rank for ever; give them a moment to fail on their own.
             deadline = min(deadline, time.monotonic() + ERROR_GRACE_SECONDS)

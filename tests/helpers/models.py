@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
 from tests.helpers.batches import packed_batch
-
-MASK_KIND = {"mlm": "bidirectional", "clm": "causal"}
 
 
 def build_stage(run: RunConfig) -> Any:
@@ -21,7 +20,7 @@ def build_stage(run: RunConfig) -> Any:
 
     device = choose_device("cpu")
     ranks = start_process(run, device)
-    return build_model(run, build_core_config(run), MASK_KIND[run.training.objective], device, ranks).eval()
+    return build_model(run, build_core_config(run), MASK_OF_OBJECTIVE[run.training.objective], device, ranks).eval()
 
 
 def packed_logits(model: Any, pieces: list[np.ndarray]) -> np.ndarray:

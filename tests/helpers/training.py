@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
 from tests.helpers.batches import packed_batch, random_pieces
 
 MICRO_BATCHES = 4
-MASK_KIND = {"mlm": "bidirectional", "clm": "causal"}
 
 
 def global_batch(step: int, objective: str, vocab_size: int) -> list[PackedBatch]:
@@ -34,7 +34,7 @@ def start_training(run: RunConfig) -> Any:
 
     device = choose_device("cpu")
     ranks = start_process(run, device)
-    return build_training(run, MASK_KIND[run.training.objective], device, ranks)
+    return build_training(run, MASK_OF_OBJECTIVE[run.training.objective], device, ranks)
 
 
 def train_steps(training: Any, steps: range) -> list[Any]:

@@ -12,7 +12,9 @@ from tests.helpers.distributed import run_ranks
 LENGTHS = (1, 15, 16, 17, 40, 2)
 
 
-def dense_attention(q, k, v, lengths, left, right):  # type: ignore[no-untyped-def]
+def dense_attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, lengths: tuple[int, ...], left: float, right: float
+) -> np.ndarray:
     """Softmax attention in float64; ``left``/``right`` limit the keys of each query, infinity does not."""
     piece = np.repeat(np.arange(len(lengths)), lengths)
     distance = np.arange(len(piece))[None, :] - np.arange(len(piece))[:, None]
@@ -22,7 +24,9 @@ def dense_attention(q, k, v, lengths, left, right):  # type: ignore[no-untyped-d
     return np.einsum("nqk,knd->qnd", weights / weights.sum(-1, keepdims=True), v)
 
 
-def packed_attention(q, k, v, lengths, window, causal):  # type: ignore[no-untyped-def]
+def packed_attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, lengths: tuple[int, ...], window: tuple[int, int] | None, causal: bool
+) -> list[np.ndarray]:
     """The package's attention on the same arrays, with the gradient of its sum of squares."""
     import torch
 
@@ -57,12 +61,12 @@ def test_equals_dense_reference(window: tuple[int, int] | None, causal: bool) ->
         direction = rng.standard_normal(q.shape)
         moved = []
         for sign in (1e-6, -1e-6):
-            shifted = [x + sign * direction if i == index else x for i, x in enumerate(inputs)]
-            moved.append((dense_attention(*shifted, LENGTHS, left, right) ** 2).sum())
+            qs, ks, vs = (x + sign * direction if i == index else x for i, x in enumerate(inputs))
+            moved.append((dense_attention(qs, ks, vs, LENGTHS, left, right) ** 2).sum())
         np.testing.assert_allclose((gradient * direction).sum(), (moved[0] - moved[1]) / 2e-6, rtol=1e-6)
 
 
-def rotate_by_hand(positions, base):  # type: ignore[no-untyped-def]
+def rotate_by_hand(positions: list[int], base: float) -> np.ndarray:
     """Rotate a fixed vector with the package's tables."""
     import torch
 

@@ -20,6 +20,7 @@ def loss_of_part(logits: np.ndarray, labels: np.ndarray) -> tuple[float, int, np
 
     join_world(choose_device("cpu"))
     group = torch.distributed.group.WORLD
+    assert group is not None
     part = torch.tensor(np.split(logits, group.size(), axis=1)[group.rank()], requires_grad=True)
     # Through one operation, as the output layer's logits come: a leaf may not be overwritten.
     loss, correct = scored_cross_entropy(part * 1.0, torch.from_numpy(labels), group)

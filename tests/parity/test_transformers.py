@@ -11,7 +11,7 @@ import torch
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.config_map import config_to_theirs
-from megatron_ettin.convert.names import convert_to_theirs, tensor_names
+from megatron_ettin.convert.names import Objective, convert_to_theirs, tensor_names
 from megatron_ettin.convert.tokenizer_files import SpecialToken, SpecialTokens
 from tests.helpers.batches import packed_batch
 from tests.helpers.distributed import run_ranks
@@ -69,7 +69,9 @@ def train_and_score(objective: str, overrides: dict[str, Any]) -> tuple[list[Sha
     return rank_shards(training.model), outputs[0] if training.ranks.is_last_stage else None
 
 
-def their_model(objective: str, run: RunConfig, weights: dict[str, np.ndarray], attention: str) -> torch.nn.Module:
+def their_model(
+    objective: Objective, run: RunConfig, weights: dict[str, np.ndarray], attention: str
+) -> torch.nn.Module:
     """Build transformers' class from whole trained weights."""
     import transformers
 
@@ -79,7 +81,7 @@ def their_model(objective: str, run: RunConfig, weights: dict[str, np.ndarray], 
     )
     their_class = getattr(transformers, config["architectures"][0])
     model = their_class._from_config(their_class.config_class(**config), attn_implementation=attention).eval()
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name in tensor_names(objective, run.model):
         parts = convert_to_theirs(name, torch.from_numpy(weights[name.ours]), run.model.num_attention_heads)
         state.update(zip(name.theirs, parts, strict=True))
@@ -91,7 +93,7 @@ def their_model(objective: str, run: RunConfig, weights: dict[str, np.ndarray], 
 
 
 @pytest.fixture(scope="module", params=[(o, layout) for o in ("mlm", "clm") for layout in LAYOUTS], ids="-".join)
-def trained(request: pytest.FixtureRequest) -> tuple[str, RunConfig, dict[str, np.ndarray], np.ndarray]:
+def trained(request: pytest.FixtureRequest) -> tuple[Objective, RunConfig, dict[str, np.ndarray], np.ndarray]:
     """Objective, run, whole weights after training, and the trained model's own logits of all documents."""
     objective, layout = request.param
     world_size, overrides = LAYOUTS[layout]

@@ -71,7 +71,7 @@ def install_for(version: str) -> None:
     from megatron_ettin.runtime import cpu
 
     original, installed = cpu.version, cpu._installed
-    cpu.version, cpu._installed = lambda name: version, None
+    cpu.version, cpu._installed = lambda distribution_name: version, None
     try:
         cpu.install_cpu_placement()
     finally:

@@ -107,7 +107,7 @@ def test_a_bad_line_is_named_and_nothing_is_left(
 
 def test_wrong_flags_are_one_line(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     good = {"--input": corpus, "--output-prefix": tmp_path / "out", "--tokenizer-model": tokenizer}
-    cases = [
+    cases: list[tuple[dict[str, object], str]] = [
         ({"--input": tmp_path / "none.jsonl"}, "error: --input"),
         ({"--tokenizer-model": tmp_path}, "error: --tokenizer-model"),
         ({"--output-prefix": tmp_path / "no" / "folder"}, "error: --output-prefix"),
