@@ -21,6 +21,9 @@ class ModelConfig:
     vocab_size: int = option(
         0, "rows of the embedding; 0 takes the tokenizer's size, rounded up to a multiple of 64", at_least=0
     )
+    untie_embeddings_and_output_weights: bool = option(
+        False, "give the output a matrix of its own instead of the embedding's"
+    )
     norm_epsilon: float = option(1e-5, "epsilon of every LayerNorm", above=0)
     sliding_window: int = option(128, "local layers look this many positions around (half to each side)", at_least=2)
     global_attention_every: int = option(

@@ -16,7 +16,7 @@ class ParameterCount:
     """Parameters of a model by part."""
 
     embedding: int
-    """Also the output matrix: the two are tied."""
+    """Also the output matrix where the two are tied."""
     attention: int
     mlp: int
     norms: int
@@ -24,11 +24,14 @@ class ParameterCount:
     head: int
     """Dense matrix and norm."""
     output_bias: int
+    output_matrix: int
+    """0 where it is the embedding."""
 
     @property
     def total(self) -> int:
         """All of them, the tied matrix counted once."""
-        return self.embedding + self.attention + self.mlp + self.norms + self.head + self.output_bias
+        layers = self.attention + self.mlp + self.norms
+        return self.embedding + layers + self.head + self.output_bias + self.output_matrix
 
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
@@ -42,6 +45,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
         norms=(2 * layers + 1) * hidden,
         head=_head_weights(model),
         output_bias=model.vocab_size,
+        output_matrix=model.vocab_size * hidden if model.untie_embeddings_and_output_weights else 0,
     )
 
 
@@ -49,7 +53,8 @@ def count_rank_parameters(model: ModelConfig, parallel: ParallelConfig) -> tuple
     """Count what one rank of each pipeline stage holds.
 
     Tensor parallelism splits the matrices of the layers and the vocabulary (rounded up to 8 rows a rank); norms and
-    the head are whole on every rank. With several stages the last one holds a second copy of the tied matrix.
+    the head are whole on every rank. With several stages the last one holds a second copy of the tied matrix; a matrix
+    of the output's own lies there at any number of stages.
     """
     tp, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     hidden = model.hidden_size
@@ -59,7 +64,7 @@ def count_rank_parameters(model: ModelConfig, parallel: ParallelConfig) -> tuple
     # The embedding's norm stands for the norm that the first layer has not before its attention.
     counts[0] += vocabulary_rows * hidden
     counts[-1] += hidden + _head_weights(model) + vocabulary_rows
-    if stages > 1:
+    if stages > 1 or model.untie_embeddings_and_output_weights:
         counts[-1] += vocabulary_rows * hidden
     return tuple(counts)
 

@@ -31,19 +31,27 @@ class CheckResult:
     """How far the two computations lie apart."""
 
     difference: float
-    """Largest absolute difference of two logits."""
+    """Largest absolute difference of two values at the end: logits, or hidden states where there is no head."""
     allowed: float
     first_diverging: str | None
-    """The first place on the way from input to logits where the difference is over its tolerance."""
+    """The first place on the way from input to end where the difference is over its tolerance."""
+    compared: str = "logits"
+    """What the end is."""
 
     @property
     def passed(self) -> bool:
-        """Whether the logits agree. A difference that is not a number does not."""
+        """Whether the two agree. A difference that is not a number does not."""
         return self.difference <= self.allowed
 
 
 def check_export(
-    folder: Path, source: TensorSource, model: ModelConfig, objective: Objective, *, pad_id: int
+    folder: Path,
+    source: TensorSource,
+    model: ModelConfig,
+    objective: Objective,
+    *,
+    pad_id: int,
+    base_only: bool = False,
 ) -> CheckResult:
     """Load ``folder`` with transformers and compare it with the reference on one fixed batch of documents.
 
@@ -53,18 +61,21 @@ def check_export(
         model: shape.
         objective: which of the two classes it is.
         pad_id: fills the rows of shorter documents.
+        base_only: the folder holds no head and no output, and is compared up to the final norm.
     """
     documents = check_documents(model)
     # transformers first: it holds a whole model, of which nothing is kept when the reference begins.
-    found, logits_found = _released(folder, objective, documents, pad_id)
+    load = _load_base if base_only else _load_with_head
+    found = _released(load(folder, objective), documents, pad_id)
     expected: Places = {}
 
     def observe(place: str, document: int, hidden_SH: Tensor) -> None:
         expected[place, document] = hidden_SH
 
     logits = reference_logits(source, model, MASK_OF_OBJECTIVE[objective], documents, observe=observe)
-    for document, logits_SV in enumerate(logits):
-        expected["logits", document], found["logits", document] = logits_SV, logits_found[document]
+    expected |= {("logits", document): logits_SV for document, logits_SV in enumerate(logits)}
+    if base_only:
+        expected = {key: hidden for key, hidden in expected.items() if key[0] not in ("head", "logits")}
     return _compare(expected, found)
 
 
@@ -80,27 +91,53 @@ def check_documents(model: ModelConfig) -> list[Tensor]:
     return [torch.randint(model.vocab_size, (length,), generator=generator) for length in lengths]
 
 
-def _released(
-    folder: Path, objective: Objective, documents: Sequence[Tensor], pad_id: int
-) -> tuple[Places, Sequence[Tensor]]:
-    """Run the released model on all documents as one padded batch; return hidden states on the way, and logits."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A model of transformers."""
+
+    whole: nn.Module
+    base: Any
+    """The part up to the final norm."""
+    head: nn.Module | None
+
+
+def _load_with_head(folder: Path, objective: Objective) -> _Loaded:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    auto: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
+    released = _from_folder(AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM, folder)
+    head = released.head if objective == "mlm" else released.lm_head
+    return _Loaded(released, released.model, head)
+
+
+def _load_base(folder: Path, objective: Objective) -> _Loaded:
+    from transformers import AutoModel
+
+    released = _from_folder(AutoModel, folder)
+    return _Loaded(released, released, None)
+
+
+def _from_folder(auto: Any, folder: Path) -> Any:
     with _no_progress_bar():
-        released = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        return auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+
+
+def _released(released: _Loaded, documents: Sequence[Tensor], pad_id: int) -> Places:
+    """Run the released model on all documents as one padded batch; return what its modules give on the way."""
     lengths = [len(tokens_S) for tokens_S in documents]
     tokens_DS = nn.utils.rnn.pad_sequence(list(documents), batch_first=True, padding_value=pad_id)
     mask_DS = torch.arange(tokens_DS.shape[1]) < torch.tensor(lengths)[:, None]
     watch = _Watch(lengths)
-    modules = {"embedding": released.model.embeddings, "final norm": released.model.final_norm}
-    modules |= {f"layer {i}": layer for i, layer in enumerate(released.model.layers)}
-    modules["head"] = released.head if objective == "mlm" else released.lm_head
+    modules = {"embedding": released.base.embeddings, "final norm": released.base.final_norm}
+    modules |= {f"layer {i}": layer for i, layer in enumerate(released.base.layers)}
+    if released.head is not None:
+        modules["head"] = released.head
     for place, module in modules.items():
         module.register_forward_hook(watch.hook(place))
     with torch.inference_mode():
-        logits_DSV = released(input_ids=tokens_DS, attention_mask=mask_DS.long()).logits
-    return watch.seen, [logits_DSV[i, :length] for i, length in enumerate(lengths)]
+        output = released.whole(input_ids=tokens_DS, attention_mask=mask_DS.long())
+    if released.head is not None:
+        watch.see("logits", output.logits)
+    return watch.seen
 
 
 @contextmanager
@@ -125,11 +162,14 @@ class _Watch:
 
     def hook(self, place: str) -> Any:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-            hidden_DSH = output[0] if isinstance(output, tuple) else output
-            for i, length in enumerate(self.lengths):
-                self.seen[place, i] = hidden_DSH[i, :length]
+            self.see(place, output[0] if isinstance(output, tuple) else output)
 
         return keep
+
+    def see(self, place: str, padded: Tensor) -> None:
+        """Take the rows [D, S, ...] of all documents at one place."""
+        for i, length in enumerate(self.lengths):
+            self.seen[place, i] = padded[i, :length]
 
 
 def _compare(expected: Places, found: Places) -> CheckResult:
@@ -138,7 +178,7 @@ def _compare(expected: Places, found: Places) -> CheckResult:
     places = list(dict.fromkeys(place for place, _ in expected))
     distances = {place: _distance(place, expected, found) for place in places}
     first = next((place for place, (far, allowed) in distances.items() if not far <= allowed), None)
-    return CheckResult(*distances["logits"], first_diverging=first)
+    return CheckResult(*distances[places[-1]], first_diverging=first, compared=places[-1])
 
 
 def _distance(place: str, expected: Places, found: Places) -> tuple[float, float]:

@@ -21,6 +21,8 @@ TESTED_TRANSFORMERS = "5.23.0"
 
 MODEL_TYPES: Mapping[Objective, str] = {"mlm": "modernbert", "clm": "modernbert-decoder"}
 ARCHITECTURES: Mapping[Objective, str] = {"mlm": "ModernBertForMaskedLM", "clm": "ModernBertDecoderForCausalLM"}
+BASE_ARCHITECTURES: Mapping[Objective, str] = {"mlm": "ModernBertModel", "clm": "ModernBertDecoderModel"}
+"""Without head and output."""
 
 FIXED: Mapping[str, bool | float | str] = {
     "attention_bias": False,
@@ -32,7 +34,6 @@ FIXED: Mapping[str, bool | float | str] = {
     "mlp_bias": False,
     "mlp_dropout": 0.0,
     "norm_bias": False,
-    "tie_word_embeddings": True,
 }
 """Keys with the one value that the architecture has. The prediction head reads the classifier's bias and activation."""
 
@@ -48,7 +49,13 @@ class ImportedConfig:
 
 
 def config_to_theirs(
-    model: ModelConfig, objective: Objective, *, max_positions: int, tokens: SpecialTokens, dtype: str
+    model: ModelConfig,
+    objective: Objective,
+    *,
+    max_positions: int,
+    tokens: SpecialTokens,
+    dtype: str,
+    base_only: bool = False,
 ) -> dict[str, Any]:
     """Return the content of config.json.
 
@@ -58,12 +65,14 @@ def config_to_theirs(
         max_positions: longest row of training.
         tokens: special tokens of its tokenizer.
         dtype: torch's name of the weights' type, without ``torch.``.
+        base_only: describe the class without head and output.
     """
     kinds = [layer.kind for layer in layer_pattern(model, "bidirectional")]
     return {
-        "architectures": [ARCHITECTURES[objective]],
+        "architectures": [(BASE_ARCHITECTURES if base_only else ARCHITECTURES)[objective]],
         "model_type": MODEL_TYPES[objective],
         **FIXED,
+        "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.ffn_hidden_size,
@@ -151,6 +160,7 @@ def config_to_ours(config: Mapping[str, Any]) -> ImportedConfig:
         ffn_hidden_size=_whole_number(config, "intermediate_size"),
         num_attention_heads=heads,
         vocab_size=_whole_number(config, "vocab_size"),
+        untie_embeddings_and_output_weights=not _truth(config, "tie_word_embeddings"),
         norm_epsilon=_number(config, "norm_eps"),
         sliding_window=_sliding_window(config, objective, max_positions),
         global_attention_every=pattern,
@@ -159,7 +169,7 @@ def config_to_ours(config: Mapping[str, Any]) -> ImportedConfig:
         init_std=float(config.get("initializer_range", defaults.init_std)),
         init_cutoff=float(config.get("initializer_cutoff_factor", defaults.init_cutoff)),
     )
-    return ImportedConfig(model, objective, max_positions, bool(config.get("decoder_bias", True)))
+    return ImportedConfig(model, objective, max_positions, has_output_bias=_truth(config, "decoder_bias"))
 
 
 def _objective(config: Mapping[str, Any]) -> Objective:
@@ -222,6 +232,14 @@ def _sliding_window(config: Mapping[str, Any], objective: Objective, max_positio
     if objective == "clm" and config.get("sliding_window") not in (None, width // 2):
         raise _refusal(config, "sliding_window", f"must be half of local_attention {width}")
     return int(width)
+
+
+def _truth(config: Mapping[str, Any], key: str) -> bool:
+    """Read a key that is true where it is missing."""
+    value = config.get(key, True)
+    if not isinstance(value, bool):
+        raise _refusal(config, key, "must be true or false")
+    return value
 
 
 def _whole_number(config: Mapping[str, Any], key: str) -> int:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.convert.names import OUTPUT_BIAS, TIED_OUTPUT, TensorName
+from megatron_ettin.convert.names import OUTPUT_BIAS, THEIR_OUTPUT_MATRIX, TensorName
 from megatron_ettin.convert.safetensors_file import DTYPE_NAMES
 from megatron_ettin.convert.tokenizer_files import read_json
 
@@ -61,10 +61,11 @@ class HubFolder:
                 raise ConfigError(
                     f"--load {self.path}: {theirs} has shape {shape}; {CONFIG_FILE} tells {name.their_shape}"
                 )
-        unknown = sorted(self._files.keys() - wanted.keys() - {TIED_OUTPUT})
+        unknown = sorted(self._files.keys() - wanted.keys() - {THEIR_OUTPUT_MATRIX})
         if unknown:
             raise ConfigError(f"--load {self.path}: {unknown[0]} has no place in the architecture")
-        self._check_tied(names[0].theirs[0])
+        if THEIR_OUTPUT_MATRIX in self._files.keys() - wanted.keys():
+            self._check_tied(names[0].theirs[0])
 
     def tensor(self, name: str) -> Tensor:
         """Read one tensor."""
@@ -72,8 +73,9 @@ class HubFolder:
         return tensor
 
     def _check_tied(self, embedding: str) -> None:
-        if TIED_OUTPUT in self._files and not self.tensor(TIED_OUTPUT).equal(self.tensor(embedding)):
-            raise ConfigError(f"--load {self.path}: {TIED_OUTPUT} is not {embedding}; the output must be tied to it")
+        if not self.tensor(THEIR_OUTPUT_MATRIX).equal(self.tensor(embedding)):
+            told = f"though {CONFIG_FILE}'s tie_word_embeddings says so"
+            raise ConfigError(f"--load {self.path}: {THEIR_OUTPUT_MATRIX} is not {embedding}, {told}")
 
     def _weight_files(self) -> list[str]:
         if (self.path / WEIGHTS_FILE).is_file():

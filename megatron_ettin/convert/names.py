@@ -1,14 +1,14 @@
 """Names and row orders of every tensor, here and at Hugging Face: one table, read in both directions.
 
 Ours are the canonical names of a checkpoint, whatever its layout; theirs are those of ``ModernBertForMaskedLM`` (an
-encoder, trained by mlm) and ``ModernBertDecoderForCausalLM`` (a decoder, trained by clm). The output matrix is tied to
-the embedding and has no entry of its own.
+encoder, trained by mlm) and ``ModernBertDecoderForCausalLM`` (a decoder, trained by clm). An output matrix that is tied
+to the embedding has no entry of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -25,8 +25,9 @@ vocabulary: ours may be padded at the end for tensor parallelism, theirs are not
 """
 
 OUTPUT_BIAS = "output_layer.bias"
-TIED_OUTPUT = "decoder.weight"
-"""Their name for the output matrix; files usually leave it out because it is the embedding."""
+OUTPUT_MATRIX = "output_layer.weight"
+THEIR_OUTPUT_MATRIX = "decoder.weight"
+"""Their name for the output matrix; files usually leave it out where it is the embedding."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def tensor_names(objective: Objective, model: ModelConfig) -> tuple[TensorName, 
     assert objective in get_args(Objective), objective
     vocabulary, hidden = model.vocab_size, model.hidden_size
     head = "head" if objective == "mlm" else "lm_head"
+    output_matrix = TensorName(OUTPUT_MATRIX, (THEIR_OUTPUT_MATRIX,), (vocabulary, hidden), "vocabulary")
     return (
         TensorName(
             "embedding.word_embeddings.weight",
@@ -63,7 +65,18 @@ def tensor_names(objective: Objective, model: ModelConfig) -> tuple[TensorName, 
         TensorName("transformer.final_layernorm.weight", ("model.final_norm.weight",), (hidden,)),
         TensorName("head.dense.weight", (f"{head}.dense.weight",), (hidden, hidden)),
         TensorName("head.norm.weight", (f"{head}.norm.weight",), (hidden,)),
+        *((output_matrix,) if model.untie_embeddings_and_output_weights else ()),
         TensorName(OUTPUT_BIAS, ("decoder.bias",), (vocabulary,), "vocabulary"),
+    )
+
+
+def base_names(names: Sequence[TensorName]) -> tuple[TensorName, ...]:
+    """Return what ``ModernBertModel`` and ``ModernBertDecoderModel`` hold: all but head and output, without a prefix."""
+    prefix = "model."
+    return tuple(
+        replace(name, theirs=tuple(theirs.removeprefix(prefix) for theirs in name.theirs))
+        for name in names
+        if name.theirs[0].startswith(prefix)
     )
 
 

@@ -66,8 +66,10 @@ def reference_logits(
     dense_HH, norm_H = weight("head.dense.weight"), weight("head.norm.weight")
     hidden = [_norm(F.gelu(hidden_SH @ dense_HH.T), norm_H, model) for hidden_SH in hidden]
     show("head")
+    untied = model.untie_embeddings_and_output_weights
+    output_VH = weight("output_layer.weight")[: model.vocab_size] if untied else table_VH
     bias_V = weight("output_layer.bias")[: model.vocab_size]
-    return [hidden_SH @ table_VH.T + bias_V for hidden_SH in hidden]
+    return [hidden_SH @ output_VH.T + bias_V for hidden_SH in hidden]
 
 
 def _layer_weights(layer: int) -> tuple[str, ...]:

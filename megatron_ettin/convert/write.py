@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import TrainingConfig
 from megatron_ettin.convert.config_map import ImportedConfig, config_to_ours
 from megatron_ettin.convert.hub_folder import HubFolder
-from megatron_ettin.convert.names import OUTPUT_BIAS, TensorName, convert_to_ours, tensor_names
+from megatron_ettin.convert.names import OUTPUT_BIAS, Objective, TensorName, convert_to_ours, tensor_names
 from megatron_ettin.convert.new_folder import new_folder
 from megatron_ettin.convert.safetensors_file import TensorEntry
 from megatron_ettin.convert.state import write_state
@@ -35,8 +36,19 @@ _VOCABULARY_MULTIPLE = 8
 """Rows are filled up to a multiple of this, as training at one tensor-parallel rank has them."""
 
 
-def import_model(load: Path, save: Path, *, overwrite: bool = False) -> ImportedConfig:
+def import_model(
+    load: Path, save: Path, *, relabel: Objective | None = None, overwrite: bool = False
+) -> ImportedConfig:
     """Write the checkpoint folder ``save`` from the model folder ``load``: weights in fp32, no optimizer state.
+
+    Args:
+        load: the model folder.
+        save: the new folder.
+        relabel: train on by this objective; without it by the one that the model was made by.
+        overwrite: replace a former checkpoint folder.
+
+    Returns:
+        What config.json says, with the objective of the checkpoint.
 
     Raises:
         ConfigError: the model is of another architecture, files are missing or damaged, or ``save`` is taken.
@@ -45,16 +57,17 @@ def import_model(load: Path, save: Path, *, overwrite: bool = False) -> Imported
     imported = config_to_ours(folder.config)
     names = tensor_names(imported.objective, imported.model)
     folder.check(names, has_output_bias=imported.has_output_bias)
-    read_special_tokens(load, imported.objective, imported.model.vocab_size)
+    objective = relabel or imported.objective
+    read_special_tokens(load, objective, imported.model.vocab_size)
     with new_folder(save, overwrite=overwrite, known_by=LATEST_FILE) as partial:
         step_folder = partial / step_folder_name(0)
         step_folder.mkdir()
         _write_weights(step_folder / STATE_FOLDER, folder, imported, names)
         copy_tokenizer(load, step_folder / TOKENIZER_FOLDER)
-        write_json_atomic(step_folder / RUN_FILE, _describe(load, imported))
+        write_json_atomic(step_folder / RUN_FILE, _describe(load, imported, objective))
         mark_whole(step_folder)
         point_latest(partial, 0)
-    return imported
+    return replace(imported, objective=objective)
 
 
 def _write_weights(state: Path, folder: HubFolder, imported: ImportedConfig, names: tuple[TensorName, ...]) -> None:
@@ -76,19 +89,19 @@ def _write_weights(state: Path, folder: HubFolder, imported: ImportedConfig, nam
     write_state(state, [TensorEntry(name.ours, stored_shape(name), torch.float32) for name in names], load)
 
 
-def _describe(load: Path, imported: ImportedConfig) -> dict[str, Any]:
-    """Return run.json of a run that has not begun."""
+def _describe(load: Path, imported: ImportedConfig, objective: Objective) -> dict[str, Any]:
+    """Return run.json of a run that has not begun. The lineage tells by what the weights were made, not what follows."""
     run = RunConfig(
         model=imported.model,
         data=DataConfig(seq_length=imported.max_positions),
-        training=TrainingConfig(objective=imported.objective),
+        training=TrainingConfig(objective=objective),
     )
     return {
         "format_version": FORMAT_VERSION,
         "step": 0,
         "consumed_samples": 0,
         "consumed_tokens": 0,
-        "objective": imported.objective,
+        "objective": objective,
         "config": run.to_dict(),
         "lineage": [{"objective": imported.objective, "steps": 0, "tokens": 0, "parent": load.resolve().name}],
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -64,7 +64,10 @@ def parse_texts(block: LineBlock, keys: Sequence[str], flag: str) -> Iterator[li
         where = f"{flag} {block.path} line {number}"
         try:
             found = json.loads(line)
-        except (ValueError, RecursionError) as error:
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg.removesuffix(' at')} after {error.pos} characters"
+            raise ConfigError(f"{where}: is not JSON ({reason})") from None
+        except (UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"{where}: is not JSON ({error})") from None
         yield [_text_under(found, key, where) for key in keys]
 

@@ -50,7 +50,7 @@ class EttinModel(LanguageModule):
         stages = parallel.pipeline_model_parallel_size
         self.pre_process = pp_rank == 0
         self.post_process = pp_rank == stages - 1
-        self.share_embeddings_and_output_weights = True
+        self.share_embeddings_and_output_weights = not model.untie_embeddings_and_output_weights
         self.model_type = ModelType.encoder_or_decoder
         self.vocab_size = model.vocab_size
         padded = padded_vocab_size(model.vocab_size, parallel.tensor_model_parallel_size)
@@ -70,7 +70,7 @@ class EttinModel(LanguageModule):
         if self.post_process:
             self.head = PredictionHead(config)
             self.output_layer = build_output_layer(
-                config, padded, self.pg_collection, weight_elsewhere=self.pre_process
+                config, padded, self.pg_collection, weight_elsewhere=self._takes_embedding
             )
         self.setup_embeddings_and_output_layer()
 
@@ -112,12 +112,17 @@ class EttinModel(LanguageModule):
         return {name: entry for name, entry in entries.items() if not name.endswith("_extra_state")}
 
     def _logits(self, hidden_KH: Tensor) -> Tensor:
-        weight = self.shared_embedding_or_output_weight() if self.pre_process else None
+        weight = self.embedding.word_embeddings.weight if self._takes_embedding else None
         logits, _ = self.output_layer(self.head(hidden_KH), weight=weight)
         if self.first_padded_row < logits.size(-1):
             # Rows that only fill the vocabulary up to the tensor-parallel size must not enter the softmax.
             logits[:, self.first_padded_row :] = float("-inf")
         return logits
+
+    @property
+    def _takes_embedding(self) -> bool:
+        """Whether the output layer is handed this stage's embedding; else it holds a matrix, its own or a tied copy."""
+        return bool(self.pre_process and self.share_embeddings_and_output_weights)
 
     def _local_true_rows(self, padded: int) -> int:
         """How many of this rank's vocabulary rows are real."""

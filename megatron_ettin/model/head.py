@@ -44,7 +44,7 @@ def build_output_layer(
         config: megatron-core's config.
         vocab_size: rows over all ranks, padded.
         groups: process groups.
-        weight_elsewhere: this stage holds the embedding, whose matrix is handed in at each call (tied weights).
+        weight_elsewhere: weights are tied and this stage holds the embedding, whose matrix is handed in at each call.
     """
     return ColumnParallelLinear(
         config.hidden_size,

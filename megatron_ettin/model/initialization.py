@@ -61,7 +61,7 @@ def _seed_of(name: str, seed: int) -> int:
 
 def _true_shape(shard: ShardedTensor, shape: ModelConfig) -> tuple[int, ...]:
     size = tuple(shard.global_shape)
-    if shard.key in ("embedding.word_embeddings.weight", "output_layer.bias"):
+    if shard.key in ("embedding.word_embeddings.weight", "output_layer.weight", "output_layer.bias"):
         return (shape.vocab_size, *size[1:])
     return size
 

@@ -63,7 +63,5 @@ def _is_vector(parameter: torch.nn.Parameter) -> bool:
     return parameter.dim() < 2
 
 
-_NO_DECAY_ON_VECTORS = {
-    ParamKey(predicate=ParamPredicate("vector", _is_vector)): ParamGroupOverride(wd_mult=0.0)
-}
+_NO_DECAY_ON_VECTORS = {ParamKey(predicate=ParamPredicate("vector", _is_vector)): ParamGroupOverride(wd_mult=0.0)}
 """Norm weights and the output bias do not decay; every matrix does, the tied embedding too."""

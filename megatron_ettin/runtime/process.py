@@ -27,6 +27,8 @@ def start_process(run: RunConfig, device: Device) -> Ranks:
 
 def join_world(device: Device, *, timeout_minutes: float = 10.0) -> None:
     """Initialise torch.distributed for ``device``."""
+    # With one hardware queue a collective starts before the work behind it; core's tensor parallelism relies on it.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if device.type == "cpu":
         install_cpu_placement()
     else:

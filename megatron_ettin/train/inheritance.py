@@ -17,6 +17,7 @@ FIXED = (
     "ffn_hidden_size",
     "num_attention_heads",
     "vocab_size",
+    "untie_embeddings_and_output_weights",
     "norm_epsilon",
     "sliding_window",
     "global_attention_every",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.layout import METRICS_FILE, TENSORBOARD_FOLDER
-from megatron_ettin.train.step import StepResult, Sums
+from megatron_ettin.train.results import StepResult, Sums
 
 Record = dict[str, float | int]
 """One line; ``step`` and ``tokens`` count from the beginning of the run."""

@@ -13,8 +13,8 @@ from megatron_ettin.data.rows import Row
 from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.train.build import Training
 from megatron_ettin.train.metrics import MetricsLog, Record, quality, step_record
+from megatron_ettin.train.results import StepResult
 from megatron_ettin.train.screen import Screen
-from megatron_ettin.train.step import StepResult
 from megatron_ettin.train.validate import validate
 
 

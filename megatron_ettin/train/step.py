@@ -20,47 +20,9 @@ from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.model.loss import scored_cross_entropy
 from megatron_ettin.model.packing import PackedLayout
 from megatron_ettin.train.build import Training
+from megatron_ettin.train.results import StepResult, Sums
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Totals over all micro-batches and data-parallel ranks."""
-
-    loss_sum: float
-    """Negative log-likelihood in nats."""
-    scored_tokens: int
-    correct_tokens: int
-    real_tokens: int
-
-    @property
-    def loss(self) -> float:
-        """Mean loss per scored token."""
-        return self.loss_sum / max(1, self.scored_tokens)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of scored tokens whose label is the most likely token."""
-        return self.correct_tokens / max(1, self.scored_tokens)
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.loss_sum + other.loss_sum,
-            self.scored_tokens + other.scored_tokens,
-            self.correct_tokens + other.correct_tokens,
-            self.real_tokens + other.real_tokens,
-        )
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step did."""
-
-    sums: Sums
-    gradient_norm: float
-    applied: bool
-    """False when the optimizer found a non-finite gradient and left the weights alone."""
 
 
 def train_step(training: Training, batches: Sequence[PackedBatch], learning_rate: float) -> StepResult:

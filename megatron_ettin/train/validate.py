@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from megatron_ettin.data.rows import Row
 from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.train.build import Training
-from megatron_ettin.train.step import Sums, evaluate_batches
+from megatron_ettin.train.results import Sums
+from megatron_ettin.train.step import evaluate_batches
 
 _BATCHES_AT_A_TIME = 64
 """Micro-batches built before they are scored: bounds memory on a large split."""

@@ -36,12 +36,23 @@ def test_standard_library_is_gathered_once_each_and_in_a_fixed_order(library: Pa
 
 
 def test_own_text(tmp_path: Path) -> None:
-    long = "word " * 40
-    (tmp_path / "own.txt").write_text(f"{long}one\n\n{long}two\n\nshort\n\n{long}one")
+    lines = [json.dumps({"text": text}) for text in ("one", "two\u2028two", "", "one")]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    done = call("gather_corpus.py", "--corpus", tmp_path / "own.jsonl", "--output", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    documents = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(document["text"] for document in documents) == ["one", "two\u2028two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"\n \n", "leaves no text"), (b"a\xff", "is not UTF-8 text (invalid start byte at byte 1)")],
+)
+def test_own_text_without_text(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "own.txt").write_bytes(content)
     done = call("gather_corpus.py", "--corpus", tmp_path / "own.txt", "--output", tmp_path / "out.jsonl")
-    assert done.returncode == 0
-    texts = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert sorted(text.split()[-1] for text in texts) == ["one", "two"]
+    assert (done.returncode, done.stderr) == (2, f"error: --corpus {tmp_path}/own.txt: {told}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
 
 
 def test_own_text_that_is_not_there(tmp_path: Path) -> None:
@@ -79,3 +90,12 @@ def test_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: --vocab-size {size}: ")
         assert not (tmp_path / "t").exists()
+
+
+def test_tokenizer_names_the_line_that_is_no_text(tmp_path: Path) -> None:
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text('{"text": "a"}\n{"body": "b"}\n')
+    done = call("train_tokenizer.py", "--input", corpus, "--output", tmp_path / "t")
+    told = f'error: --input {corpus} line 2: is no JSON object with a text under "text" (its keys: body)\n'
+    assert (done.returncode, done.stderr) == (2, told)
+    assert not (tmp_path / "t").exists()

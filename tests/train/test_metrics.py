@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_ettin.train.metrics import MetricsFiles, MetricsLog, Record, quality, step_record
-from megatron_ettin.train.step import StepResult, Sums
+from megatron_ettin.train.results import StepResult, Sums
 
 
 def files_in(save: Path) -> MetricsFiles:
