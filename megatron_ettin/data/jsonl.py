@@ -28,10 +28,12 @@ class LineBlock:
 
 
 def check_inputs(paths: Sequence[str], flag: str) -> None:
-    """Raise ConfigError where one of the files given to ``flag`` is not there."""
+    """Raise ConfigError where one of the files given to ``flag`` is not there; a pipe is as good as a file."""
     for path in paths:
-        if not Path(path).is_file():
+        if not Path(path).exists():
             raise ConfigError(f"{flag} {path}: there is no such file")
+        if Path(path).is_dir():
+            raise ConfigError(f"{flag} {path}: is a folder, not a file")
 
 
 def read_blocks(paths: Sequence[str], flag: str) -> Iterator[LineBlock]:

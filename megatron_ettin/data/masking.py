@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.data.streams import Purpose, random_stream
+
 MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
 
 
 def sample_generator(seed: int, sample: int) -> np.random.Generator:
     """Return the generator of one training sample: the same on any rank, new in every epoch."""
-    return np.random.Generator(np.random.Philox(key=[seed, sample]))
+    return random_stream(seed, Purpose.TRAINING_MASK, sample)
 
 
 def piece_generator(seed: int, document: int, piece: int) -> np.random.Generator:
     """Return the generator of one piece in evaluation: the same in any batch, row and layout."""
-    # No sample has this number, so evaluation never repeats a training mask.
-    key = np.array([seed, np.iinfo(np.uint64).max], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, document, piece]))
+    return random_stream(seed, Purpose.EVALUATION_MASK, document, piece)
 
 
 class Masker:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.data.streams import Purpose, random_stream
+
 
 def micro_batch_samples(
     step: int,
@@ -34,4 +36,4 @@ def micro_batch_samples(
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the rows in the order in which ``epoch`` trains them."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_rows)
+    return random_stream(seed, Purpose.ROW_ORDER, epoch).permutation(num_rows)

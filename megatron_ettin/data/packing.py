@@ -13,23 +13,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.data.streams import Purpose, random_stream
+
 
 @dataclass(frozen=True)
 class RowTable:
     """Which pieces lie in which row: row r holds ``pieces[starts[r] : starts[r + 1]]``."""
 
-    pieces: NDArray[np.int64]
+    pieces: NDArray[np.integer]
     starts: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def row(self, number: int) -> NDArray[np.int64]:
+    def row(self, number: int) -> NDArray[np.integer]:
         """Return the numbers of the pieces in one row."""
         return self.pieces[self.starts[number] : self.starts[number + 1]]
 
 
-def pack_best_fit(sizes: NDArray[np.int64], row_size: int) -> RowTable:
+def one_row_each(count: int) -> RowTable:
+    """Give every piece a row of its own."""
+    return RowTable(np.arange(count), np.arange(count + 1))
+
+
+def pack_best_fit(sizes: NDArray[np.integer], row_size: int) -> RowTable:
     """Pack pieces whole into as few rows as best fit finds.
 
     Args:
@@ -40,15 +47,18 @@ def pack_best_fit(sizes: NDArray[np.int64], row_size: int) -> RowTable:
         return RowTable(np.zeros(0, np.int64), np.zeros(1, np.int64))
     assert sizes.min() > 0
     assert sizes.max() <= row_size
+    number_type: type[np.signedinteger] = np.int32 if len(sizes) <= np.iinfo(np.int32).max else np.int64
+    # numpy sorts 16-bit keys by radix, in linear time.
+    key_type = np.int16 if row_size <= np.iinfo(np.int16).max else np.int32
     # Pieces of one length are taken in a fixed random order, so that neighbours in the corpus do not share a row.
-    shuffled = np.random.Generator(np.random.Philox(0)).permutation(len(sizes))
-    by_size = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
-    row_of_piece = np.empty(len(sizes), np.int64)
+    shuffled = random_stream(0, Purpose.PACKING).permutation(np.arange(len(sizes), dtype=number_type))
+    by_size = shuffled[np.argsort(-sizes[shuffled].astype(key_type), kind="stable")]
     first_of_size = np.flatnonzero(np.diff(sizes[by_size], prepend=0))
+    row_of_piece = np.empty(len(sizes), number_type)
     rooms = _Rooms(row_size)
     for group in np.split(by_size, first_of_size[1:]):
         row_of_piece[group] = rooms.place(int(sizes[group[0]]), len(group))
-    order = np.argsort(row_of_piece, kind="stable")
+    order = np.argsort(row_of_piece, kind="stable").astype(number_type)
     counts = np.bincount(row_of_piece, minlength=rooms.num_rows)
     return RowTable(order, np.concatenate(([0], np.cumsum(counts))))
 
@@ -72,11 +82,15 @@ class _Rooms:
             else:
                 room = self._sorted_rooms.pop(found)
                 rows = self._rows.pop(room)
-            taken, rest = rows[:count], rows[count:]
-            self._add(room, rest)
-            self._add(room - size, taken)
-            placed.append(taken)
-            count -= len(taken)
+            # A row that took a piece is now the fullest, so it takes all that fit before the next one takes any.
+            each = room // size
+            full = min(count // each, len(rows))
+            started = min(-(-count // each), len(rows))
+            self._add(room - each * size, rows[:full])
+            self._add(room - (count - full * each) * size, rows[full:started])
+            self._add(room, rows[started:])
+            placed.append(np.repeat(rows[:started], each)[:count])
+            count -= len(placed[-1])
         return np.concatenate(placed)
 
     def _open(self, count: int) -> NDArray[np.int64]:

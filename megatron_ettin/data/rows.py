@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.data.indexed import IndexedTokens
 from megatron_ettin.data.order import epoch_order
-from megatron_ettin.data.packing import pack_best_fit
+from megatron_ettin.data.packing import one_row_each, pack_best_fit
 from megatron_ettin.data.pieces import SPECIAL_POSITIONS, Piece, cut_documents
 
 Row = tuple[Piece, ...]
@@ -20,10 +18,20 @@ class RowDataset:
 
     Which pieces share a row depends on the documents and the row length only, so both objectives see the same rows in
     the same order.
+
+    Attributes:
+        fill_rate: share of the rows' positions that hold a token, by an encoder's count ([SEP] behind every piece).
     """
 
     def __init__(
-        self, corpus: IndexedTokens, documents: range, seq_length: int, *, sep_id: int | None, seed: int = 0
+        self,
+        corpus: IndexedTokens,
+        documents: range,
+        seq_length: int,
+        *,
+        sep_id: int | None,
+        seed: int = 0,
+        packing: str = "best-fit",
     ) -> None:
         """Cut and pack the documents.
 
@@ -33,13 +41,14 @@ class RowDataset:
             seq_length: positions of a row.
             sep_id: see :func:`cut_documents`.
             seed: of the order.
+            packing: ``best-fit`` fills rows with whole pieces, ``none`` gives each piece its own.
         """
         self._corpus = corpus
         self._seed = seed
         self._pieces = cut_documents(corpus, documents, seq_length, sep_id)
-        self._sizes = self._pieces.lengths + SPECIAL_POSITIONS
-        self._rows = pack_best_fit(self._sizes, seq_length)
-        self._seq_length = seq_length
+        sizes = self._pieces.lengths + SPECIAL_POSITIONS
+        self._rows = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length)
+        self.fill_rate = float(sizes.sum(dtype=np.int64)) / max(1, len(self._rows) * seq_length)
         self._epoch = -1
         self._order: NDArray[np.int64] = np.zeros(0, np.int64)
 
@@ -47,11 +56,6 @@ class RowDataset:
     def num_rows(self) -> int:
         """Rows of one epoch."""
         return len(self._rows)
-
-    @cached_property
-    def fill_rate(self) -> float:
-        """Share of the rows' positions that hold a token, by an encoder's count ([SEP] behind every piece)."""
-        return float(self._sizes.sum()) / max(1, self.num_rows * self._seq_length)
 
     def row(self, sample: int) -> Row:
         """Return the row of a global sample number, which counts on over epochs."""

@@ -60,6 +60,48 @@ def test_same_bytes_as_megatron_core(tmp_path: Path, dtype: type[np.integer]) ->
     assert corpus.document_lengths.tolist() == [3, 0, 3, 2]
 
 
+BULK = [[5, 6, 7], [], [], [8, 9, 10], [65_000]]
+
+
+def write_documents_by_core(prefix: str) -> None:
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for document in BULK:  # as Megatron-LM's preprocessing hands them over: no sequence for an empty document
+        builder.add_document(torch.tensor(document, dtype=torch.int64), [len(document)] if document else [])
+    builder.finalize(f"{prefix}.idx")
+
+
+@pytest.mark.parametrize("split_at", [0, 2, 5])
+def test_many_documents_at_once_are_the_same_bytes(tmp_path: Path, split_at: int) -> None:
+    run_ranks(1, write_documents_by_core, str(tmp_path / "core"))
+    with IndexedWriter(tmp_path / "ours", np.uint16) as writer:
+        for documents in (BULK[:split_at], BULK[split_at:]):
+            ids = np.array([token for document in documents for token in document], dtype=np.int64)
+            writer.add_documents(ids, np.array([len(document) for document in documents], dtype=np.int64))
+    for suffix in (".bin", ".idx"):
+        assert (tmp_path / f"ours{suffix}").read_bytes() == (tmp_path / f"core{suffix}").read_bytes()
+    corpus = IndexedTokens(tmp_path / "ours")
+    assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == BULK
+
+
+def test_empty_pair(tmp_path: Path) -> None:
+    with IndexedWriter(tmp_path / "c", np.int32):
+        pass
+    assert IndexedTokens(tmp_path / "c").num_documents == 0
+
+
+def test_an_id_that_does_not_fit_is_no_silent_other_id(tmp_path: Path) -> None:
+    def write_too_large() -> None:
+        with IndexedWriter(tmp_path / "c", np.uint16) as writer:
+            writer.add_document(np.array([65_536]))
+
+    with pytest.raises(AssertionError):
+        write_too_large()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_token_type_as_megatron() -> None:
     assert token_dtype(65_499) is np.uint16
     assert token_dtype(65_500) is np.int32
@@ -74,6 +116,7 @@ def test_token_type_as_megatron() -> None:
         (".idx", lambda data: b"NOTMINE" + data[7:], r"is no index"),
         (".idx", lambda data: data[:9] + b"\x07" + data[10:], r"has version 7"),
         (".idx", lambda data: data[:-8] + b"\x09" + data[-7:], r"document marks"),
+        (".idx", lambda data: data[:34] + b"\xff" * 4 + data[38:], r"a sequence of negative length"),
         (".idx", lambda data: b"", r"is no index"),
     ],
 )

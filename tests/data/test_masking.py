@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -56,3 +57,12 @@ def test_generators_are_functions_of_their_numbers() -> None:
     assert len(draws) == 10
     assert sample_generator(3, 4).random() == sample_generator(3, 4).random()
     assert piece_generator(3, 4, 5).random() == piece_generator(3, 4, 5).random()
+
+
+def test_a_row_is_masked_anew_in_every_epoch() -> None:
+    tokens = np.random.default_rng(0).integers(5, TOKENS, 20_000)
+    content = np.ones(len(tokens), dtype=bool)
+    # Sample numbers count on over epochs: a row of 100 is samples 7, 107, 207, ...
+    masks = [MASKER.choose(tokens, content, 0.3, sample_generator(1, 7 + 100 * epoch)) for epoch in range(3)]
+    for one, other in itertools.combinations(masks, 2):
+        assert within_three_sigma((one & other).sum(), len(tokens), 0.3 * 0.3), "chosen independently"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,14 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_ettin.data.corpus import module_documents
 from megatron_ettin.data.evaluation import evaluation_rows
-from megatron_ettin.data.indexed import IndexedTokens
+from megatron_ettin.data.indexed import IndexedTokens, IndexedWriter
 from megatron_ettin.data.order import epoch_order, micro_batch_samples
 from megatron_ettin.data.packing import pack_best_fit
 from megatron_ettin.data.pieces import cut_documents
 from megatron_ettin.data.rows import RowDataset
 from megatron_ettin.data.splits import split_documents
+from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
 from tests.helpers.corpora import babble, write_corpus
+from tests.helpers.distributed import run_ranks
 
 SEP = 2
 
@@ -60,10 +66,65 @@ def test_packing_places_every_piece_once_and_fits(sizes: list[int]) -> None:
     assert sum(sum(sizes[p] for p in table.row(r)) <= 25 for r in range(len(table))) <= 1
 
 
-def test_packing_fills_rows() -> None:
-    sizes = np.minimum(1024, np.random.default_rng(0).lognormal(5.5, 1.2, 20_000).astype(np.int64) + 3)
+def rows_of_best_fit_decreasing(sizes: list[int], row_size: int) -> list[int]:
+    """How full the rows are, piece by piece as the books tell it."""
+    rows: list[int] = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [filled for filled in rows if filled + size <= row_size]
+        if fitting:
+            rows.remove(max(fitting))
+        rows.append(max(fitting, default=0) + size)
+    return sorted(rows)
+
+
+@given(st.lists(st.integers(1, 50), max_size=200))
+def test_packing_is_best_fit_decreasing(sizes: list[int]) -> None:
+    table = pack_best_fit(np.array(sizes, dtype=np.int64), 50)
+    filled = [sum(sizes[piece] for piece in table.row(row)) for row in range(len(table))]
+    assert sorted(filled) == rows_of_best_fit_decreasing(sizes, 50)
+
+
+def test_packing_is_the_same_every_time_and_mixes_the_corpus() -> None:
+    sizes = np.full(1000, 10, dtype=np.int64)
+    table, again = pack_best_fit(sizes, 50), pack_best_fit(sizes, 50)
+    np.testing.assert_array_equal(table.pieces, again.pieces)
+    np.testing.assert_array_equal(table.starts, again.starts)
+    spans = [np.ptp(table.row(row)) for row in range(len(table))]
+    assert np.mean(spans) > 500, "five pieces drawn from 1000 span 667 on average"
+
+
+def test_a_million_pieces_are_packed_in_seconds() -> None:
+    sizes = np.random.default_rng(0).integers(3, 1025, 1_000_000)
+    begin = time.process_time()
     table = pack_best_fit(sizes, 1024)
+    assert time.process_time() - begin < 8, "about half a second on a core of its own"
     assert sizes.sum() / (len(table) * 1024) > 0.995
+    assert np.array_equal(np.sort(table.pieces), np.arange(len(sizes)))
+    assert np.add.reduceat(sizes[table.pieces], table.starts[:-1]).max() <= 1024
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> IndexedTokens:
+    """Sources and docstrings of a part of the standard library, with a tokenizer learnt on them."""
+    folder = tmp_path_factory.mktemp("library")
+    package = Path(json.__file__).parents[1]
+    files = sorted(package.glob("*.py"))[::4]
+    texts = [d.text for file in files for d in module_documents(file.read_text(encoding="utf-8"), file.name)]
+    save_tokenizer(train_tokenizer(texts, 1024), folder)
+    ids = TokenizerFiles.load(folder).encode_batch(texts)
+    with IndexedWriter(folder / "c", np.uint16) as writer:
+        for document in ids:
+            writer.add_document(document)
+    return IndexedTokens(folder / "c")
+
+
+@pytest.mark.parametrize("seq_length", [512, 1024])
+def test_rows_of_real_text_are_full(library: IndexedTokens, seq_length: int) -> None:
+    rows = RowDataset(library, range(library.num_documents), seq_length, sep_id=SEP)
+    positions = [sum(len(piece.tokens) + 2 for piece in rows.row(sample)) for sample in range(rows.num_rows)]
+    assert max(positions) <= seq_length
+    assert rows.fill_rate == pytest.approx(sum(positions) / (len(positions) * seq_length))
+    assert rows.fill_rate >= 0.98
 
 
 def test_an_epoch_holds_every_piece_once_and_the_next_is_ordered_anew() -> None:
@@ -116,6 +177,28 @@ def test_evaluation_holds_every_piece_once() -> None:
     assert len(list(rows)) == len(rows)
 
 
+def split_by_core(num_documents: int, split: str) -> list[tuple[int, int] | None]:
+    from megatron.core.datasets import blended_megatron_dataset_config as core
+
+    matrix = core.convert_split_vector_to_split_matrix(core.parse_and_normalize_split(split))
+    # As megatron-core's BlendedMegatronDatasetBuilder bounds a split.
+    return [part and (round(part[0] * float(num_documents)), round(part[1] * float(num_documents))) for part in matrix]
+
+
+def splits_by_core(cases: list[tuple[int, str]]) -> list[list[tuple[int, int] | None]]:
+    return [split_by_core(*case) for case in cases]
+
+
+def test_split_is_that_of_megatron_core() -> None:
+    rng = np.random.default_rng(0)
+    cases = [(int(n), split) for n in 10 ** rng.uniform(0, 9, 300) for split in ("969,30,1", "98,2,0", "0.7,0.2,0.1")]
+    cases += [(int(n), f"{a},{b},{c}") for n, a, b, c in rng.integers(1, 1000, (300, 4))]
+    for case, expected in zip(cases, run_ranks(1, splits_by_core, cases)[0], strict=True):
+        found = [(part.start, part.stop) if part else None for part in split_documents(*case)]
+        # Where all of a part rounds away, core keeps the two equal bounds.
+        assert found == [part if part and part[0] < part[1] else None for part in expected], case
+
+
 def test_split_as_megatron() -> None:
     assert split_documents(1000, "969,30,1") == (range(969), range(969, 999), range(999, 1000))
     assert split_documents(10, "0,100,0") == (range(0), range(10), range(10, 10))
@@ -126,3 +209,13 @@ def test_split_as_megatron() -> None:
 def test_senseless_split_is_refused(split: str) -> None:
     with pytest.raises(ValueError, match=r"--split"):
         split_documents(10, split)
+
+
+def test_without_packing_every_piece_has_a_row() -> None:
+    documents = numbered([3, 0, 70, 31, 1])
+    rows = RowDataset(open_corpus(documents), range(5), 32, sep_id=SEP, seed=3, packing="none")
+    told = [rows.row(sample) for sample in range(rows.num_rows)]
+    assert [len(row) for row in told] == [1] * 7
+    assert sorted((piece.document, piece.index) for (piece,) in told) == [
+        (0, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (4, 0)
+    ]  # fmt: skip

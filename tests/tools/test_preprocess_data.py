@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from megatron_ettin.data.indexed import IndexedTokens
@@ -59,7 +64,7 @@ def test_end_of_document_and_several_keys(tmp_path: Path, corpus: Path, tokenize
 
 def test_any_number_of_workers_and_files_gives_the_same_bytes(tmp_path: Path, tokenizer: Path) -> None:
     # Long enough for several blocks in each file.
-    lines = [json.dumps({"text": " ".join("abc"[(i * j) % 3] for j in range(400))}) for i in range(4000)]
+    lines = [json.dumps({"text": " ".join("abc"[(i * j) % 3] for j in range(400))}) for i in range(1500)]
     plain = write_lines(tmp_path / "plain.jsonl", lines)
     packed = tmp_path / "packed.jsonl.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
@@ -128,3 +133,67 @@ def test_append_eod_needs_a_separator(tmp_path: Path, corpus: Path, tokenizer: P
     (tokenizer / "tokenizer.json").write_text(content)
     done = call("--input", corpus, "--output-prefix", tmp_path / "o", "--tokenizer-model", tokenizer, "--append-eod")
     assert (done.returncode, done.stderr.split(":")[:2]) == (2, ["error", " --append-eod"])
+
+
+LINE = json.dumps({"text": "a b c " * 1000}).encode() + b"\n"
+
+
+@pytest.fixture
+def running(tmp_path: Path, tokenizer: Path) -> Iterator[tuple[subprocess.Popen[str], int, list[psutil.Process]]]:
+    """A preprocessing in the middle of its work: the process, the pipe it reads from, and its workers."""
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    flags = ["--input", pipe, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--workers", "2"]
+    command = [sys.executable, str(TOOLS / "preprocess_data.py"), *map(str, flags)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        writer = os.open(pipe, os.O_WRONLY)
+        try:
+            for _ in range(2 * (1 << 20) // len(LINE) + 2):  # more than one block for each worker
+                os.write(writer, LINE)
+            yield process, writer, spawned_workers(process)
+        finally:
+            process.kill()
+
+
+def spawned_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        children = psutil.Process(process.pid).children()
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        if len(workers) == 2:
+            return workers
+        time.sleep(0.05)
+    raise TimeoutError("no workers were started")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_parent(tmp_path: Path, running, number: signal.Signals) -> None:  # type: ignore[no-untyped-def]
+    process, _, workers = running
+    process.send_signal(number)
+    assert process.wait(30) == (-number if number == signal.SIGKILL else 128 + number)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    if number != signal.SIGKILL:
+        assert not list(tmp_path.glob("out*"))
+        assert process.stderr.read() == ""
+
+
+def test_a_killed_worker_is_told(tmp_path: Path, running) -> None:  # type: ignore[no-untyped-def]
+    process, writer, workers = running
+    workers[0].kill()
+    os.close(writer)
+    assert process.wait(30) == 2
+    assert process.stderr.read() == "error: --workers 2: a worker was killed; fewer need less memory\n"
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_blank_lines_are_no_documents(tmp_path: Path, tokenizer: Path) -> None:
+    corpus = write_lines(tmp_path / "c.jsonl", ["", '{"text": "a"}', "  ", '{"text": "b"}', ""])
+    done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer)
+    assert done.returncode == 0
+    assert documents(tmp_path / "out_text_document") == [[5], [6]]
+
+
+def test_a_folder_is_no_input(tmp_path: Path, tokenizer: Path) -> None:
+    done = call("--input", tmp_path, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer)
+    assert (done.returncode, done.stderr) == (2, f"error: --input {tmp_path}: is a folder, not a file\n")
