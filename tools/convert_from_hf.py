@@ -16,6 +16,12 @@ def build_parser() -> ToolParser:
     )
     parser.add_argument("--load", required=True, type=Path, metavar="DIR", help="the model folder")
     parser.add_argument("--save", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
+    parser.add_argument(
+        "--as",
+        dest="relabel",
+        choices=["mlm", "clm"],
+        help="train on as an encoder (mlm) or decoder (clm), whatever the model was made as",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint folder that is there")
     return parser
 
@@ -25,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse(arguments)
     from megatron_ettin.convert.write import import_model
 
-    imported = import_model(options.load, options.save, overwrite=options.overwrite)
+    imported = import_model(options.load, options.save, relabel=options.relabel, overwrite=options.overwrite)
     model = imported.model
     shape = f"{model.num_layers} layers, width {model.hidden_size}, vocabulary {model.vocab_size:,}"
     print(f"{options.load} -> {options.save}: {imported.objective} model, {shape}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+from megatron_ettin.convert.model_flags import add_model_flags
 
 EXIT_CHECK_FAILED = 3
 
@@ -21,11 +22,7 @@ def build_parser() -> ToolParser:
     parser.add_argument("--load", required=True, metavar="DIR", help="a run's --save folder or one step_* folder of it")
     parser.add_argument("--step", type=positive, metavar="N", help="this step of --load instead of the latest")
     parser.add_argument("--save", required=True, type=Path, metavar="DIR", help="the model folder to write")
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        help="type of the written weights; without it the type they are stored in",
-    )
+    add_model_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
     parser.add_argument("--no-check", action="store_true", help="do not reload and compare")
     return parser
@@ -35,14 +32,16 @@ def main(arguments: Sequence[str]) -> int:
     """Export and say what was written."""
     options = build_parser().parse(arguments)
     from megatron_ettin.convert.export import CheckFailed, export_checkpoint
+    from megatron_ettin.convert.options import ExportOptions
 
     begin = time.monotonic()
+    wanted = ExportOptions(options.dtype or "", options.relabel, options.base_only, options.license)
     try:
         result = export_checkpoint(
             options.load,
             options.save,
             step=options.step or 0,
-            dtype=options.dtype or "",
+            options=wanted,
             overwrite=options.overwrite,
             check=not options.no_check,
         )
@@ -52,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     told = f"{result.num_parameters:,} parameters, {result.num_bytes / 1e6:,.1f} MB"
     print(f"{result.checkpoint} -> {options.save}: {told}, {time.monotonic() - begin:.1f} s")
     if result.check is not None:
-        print(f"largest difference of a logit: {result.check.difference:.3g} (allowed {result.check.allowed:.3g})")
+        difference, allowed = f"{result.check.difference:.3g}", f"{result.check.allowed:.3g}"
+        print(f"largest difference of the {result.check.compared}: {difference} (allowed {allowed})")
     return 0
 
 

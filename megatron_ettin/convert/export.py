@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.check import CheckResult, check_export
 from megatron_ettin.convert.config_map import TESTED_TRANSFORMERS, config_to_theirs
 from megatron_ettin.convert.hub_folder import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
-from megatron_ettin.convert.model_card import write_model_card
-from megatron_ettin.convert.names import Objective, TensorName, convert_to_theirs, tensor_names
+from megatron_ettin.convert.metrics import metrics_at, read_metrics
+from megatron_ettin.convert.model_card import CardSubject, write_model_card
+from megatron_ettin.convert.names import Objective, TensorName, base_names, convert_to_theirs, tensor_names
 from megatron_ettin.convert.new_folder import new_folder
+from megatron_ettin.convert.options import ExportOptions, check_license, released_as
 from megatron_ettin.convert.read import CheckpointReader
 from megatron_ettin.convert.safetensors_file import DTYPE_NAMES, TensorEntry, write_safetensors
 from megatron_ettin.convert.tokenizer_files import (
@@ -30,8 +32,7 @@ from megatron_ettin.convert.tokenizer_files import (
     write_release_tokenizer,
 )
 
-SHARD_BYTES = 5_000_000_000
-"""Weights are split over files of at most this size, with an index beside them."""
+CARD_FILE = "README.md"
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPE_NAMES}
 
@@ -39,13 +40,23 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPE_NAMES}
 class CheckFailed(Exception):
     """The written model computes something else than the checkpoint; nothing was kept."""
 
-    def __init__(self, result: CheckResult) -> None:
+    @property
+    def result(self) -> CheckResult:
+        """How far apart they are."""
+        result = self.args[0]
+        assert isinstance(result, CheckResult)
+        return result
+
+    def __str__(self) -> str:
         """Say how far apart they are and from where on."""
-        super().__init__(
-            f"the exported logits differ by {result.difference:.3g}, allowed are {result.allowed:.3g}; "
+        result = self.result
+        return (
+            f"the exported {result.compared} differ by {result.difference:.3g}, allowed are {result.allowed:.3g}; "
             f"first diverging: {result.first_diverging}"
         )
-        self.result = result
+
+
+_DEFAULT_OPTIONS = ExportOptions()
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,11 @@ class _Source:
     tokens: SpecialTokens
     reader: CheckpointReader
     names: tuple[TensorName, ...]
+    """Those that are released."""
     dtype: torch.dtype
+    base_only: bool
+    """Without head and output."""
+    options: ExportOptions
 
     def tensor(self, name: str) -> Tensor:
         return self.reader.tensor(name).to(self.dtype)
@@ -88,10 +103,9 @@ def export_checkpoint(
     save: Path,
     *,
     step: int = 0,
-    dtype: str = "",
+    options: ExportOptions = _DEFAULT_OPTIONS,
     overwrite: bool = False,
     check: bool = True,
-    shard_bytes: int = SHARD_BYTES,
 ) -> ExportResult:
     """Write the folder ``save`` from a checkpoint.
 
@@ -99,18 +113,17 @@ def export_checkpoint(
         load: a run's folder or one step's.
         save: the new folder.
         step: which step of a run's folder; 0 is the latest.
-        dtype: type of the released weights; empty keeps the one they are stored in.
+        options: what is wanted.
         overwrite: replace a former export.
         check: reload the result and compare its logits with the checkpoint's.
-        shard_bytes: largest size of one file of weights.
 
     Raises:
         ConfigError: something is wrong with what was given.
         CheckFailed: the result does not compute what the checkpoint does.
     """
-    source = _open_checkpoint(load, step, dtype)
+    source = _open_checkpoint(resolve_checkpoint(load, step), options)
     with new_folder(save, overwrite=overwrite, known_by=CONFIG_FILE) as partial:
-        _write_weights(partial, source, shard_bytes)
+        _write_weights(partial, source)
         _write_descriptions(partial, source)
         result = _run_check(partial, source) if check else None
         if result is not None and not result.passed:
@@ -119,18 +132,16 @@ def export_checkpoint(
     return ExportResult(source.folder, source.objective, source.num_parameters, num_bytes, result)
 
 
-def _open_checkpoint(load: str | Path, step: int, dtype: str) -> _Source:
-    folder = resolve_checkpoint(load, step)
+def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:
     described = read_run_json(folder)
     try:
         run = RunConfig.from_dict(described["config"])
-        model, objective = run.model, described["objective"]
+        model, (objective, base_only) = run.model, released_as(described["objective"], options)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"--load {folder}: its run.json is of another version: {error}") from error
-    if objective not in get_args(Objective):
-        raise ConfigError(f"--load {folder}: objective {objective!r} is none of {', '.join(get_args(Objective))}")
-    if dtype and dtype not in DTYPES:
-        raise ConfigError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
+    if options.dtype and options.dtype not in DTYPES:
+        raise ConfigError(f"--dtype {options.dtype}: must be one of {', '.join(DTYPES)}")
+    check_license(options.license)
     names = tensor_names(objective, model)
     reader = CheckpointReader(folder)
     reader.check(names)
@@ -142,14 +153,16 @@ def _open_checkpoint(load: str | Path, step: int, dtype: str) -> _Source:
         max_positions=run.data.seq_length,
         tokens=read_special_tokens(folder / TOKENIZER_FOLDER, objective, model.vocab_size),
         reader=reader,
-        names=names,
-        dtype=DTYPES[dtype] if dtype else reader.dtype(names[0].ours),
+        names=base_names(names) if base_only else names,
+        dtype=DTYPES[options.dtype] if options.dtype else reader.dtype(names[0].ours),
+        base_only=base_only,
+        options=options,
     )
 
 
-def _write_weights(folder: Path, source: _Source, shard_bytes: int) -> None:
+def _write_weights(folder: Path, source: _Source) -> None:
     """Write all tensors, each read, converted and written before the next."""
-    shards = _plan_shards(source, shard_bytes)
+    shards = _plan_shards(source, source.options.shard_bytes)
     if len(shards) == 1:
         files = [WEIGHTS_FILE]
     else:
@@ -195,14 +208,25 @@ def _write_descriptions(folder: Path, source: _Source) -> None:
         max_positions=source.max_positions,
         tokens=tokens,
         dtype=str(source.dtype).removeprefix("torch."),
+        base_only=source.base_only,
     )
     write_json(folder / CONFIG_FILE, config)
-    if source.objective == "clm":
+    if source.objective == "clm" and not source.base_only:
         ends = {"bos_token_id": tokens.cls.id, "eos_token_id": tokens.sep.id, "pad_token_id": tokens.pad.id}
         write_json(folder / "generation_config.json", ends | {"transformers_version": TESTED_TRANSFORMERS})
     write_release_tokenizer(source.folder / TOKENIZER_FOLDER, folder, source.objective, tokens, source.max_positions)
-    card = write_model_card(source.run, source.model, source.objective, source.num_parameters)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    subject = CardSubject(
+        run=source.run,
+        model=source.model,
+        objective=source.objective,
+        num_parameters=source.num_parameters,
+        base_only=source.base_only,
+        license=source.options.license,
+        repository=source.options.repository,
+        revision=source.options.revision,
+        metrics=metrics_at(read_metrics(source.folder.parent), source.run["step"]),
+    )
+    (folder / CARD_FILE).write_text(write_model_card(subject), encoding="utf-8")
 
 
 def _run_check(folder: Path, source: _Source) -> CheckResult:
@@ -212,4 +236,5 @@ def _run_check(folder: Path, source: _Source) -> CheckResult:
         source.model,
         source.objective,
         pad_id=source.tokens.pad.id,
+        base_only=source.base_only,
     )

@@ -2,67 +2,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, layer_pattern
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.config_map import ARCHITECTURES, TESTED_TRANSFORMERS
+from megatron_ettin.convert.citations import CITATIONS
+from megatron_ettin.convert.config_map import ARCHITECTURES, BASE_ARCHITECTURES, TESTED_TRANSFORMERS
+from megatron_ettin.convert.metrics import Record
 from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.options import UNKNOWN_LICENSE
+from megatron_ettin.convert.training_facts import data_blend, lineage_rows, recipe_facts, short_count
 
 _KINDS: Mapping[Objective, str] = {"mlm": "encoder", "clm": "decoder"}
 _TASKS: Mapping[Objective, str] = {"mlm": "fill-mask", "clm": "text-generation"}
 _AUTO_CLASSES: Mapping[Objective, str] = {"mlm": "AutoModelForMaskedLM", "clm": "AutoModelForCausalLM"}
 
 
-def write_model_card(run: Mapping[str, Any], model: ModelConfig, objective: Objective, num_parameters: int) -> str:
-    """Return the card's text.
+@dataclass(frozen=True)
+class CardSubject:
+    """What a card is about."""
 
-    Args:
-        run: the checkpoint's ``run.json``.
-        model: shape.
-        objective: what the model was last trained by.
-        num_parameters: weights in the folder; the output matrix is the embedding and counts once.
-    """
-    kind = _KINDS[objective]
+    run: Mapping[str, Any]
+    """The checkpoint's ``run.json``."""
+    model: ModelConfig
+    objective: Objective
+    """What the released model is for; after a re-labelling not what it was trained by."""
+    num_parameters: int
+    """Weights in the folder; a tied output matrix is the embedding and counts once."""
+    base_only: bool = False
+    license: str = UNKNOWN_LICENSE
+    repository: str = "PATH"
+    """Where users load it from."""
+    revision: str = ""
+    """Its branch there; empty is main."""
+    metrics: Record = field(default_factory=dict)
+    """Figures of the run at this checkpoint."""
+    revisions: Sequence[tuple[str, ...]] = ()
+    """Revision, phase, step and tokens of the other checkpoints beside this one."""
+
+
+def write_model_card(subject: CardSubject) -> str:
+    """Return the card's text."""
+    sections = {
+        f"A ModernBERT-shaped {_KINDS[subject.objective]}": _introduction(subject),
+        "Use": _use(subject),
+        "Architecture": _architecture(subject.model, subject.objective),
+        "Training": _training(subject),
+        "Results": _results(subject),
+        "Revisions": _table(("revision", "phase", "step", "tokens"), subject.revisions),
+        "Licence": _license(subject.license),
+        "Citation": ["```bibtex", *CITATIONS, "```"],
+    }
+    lines = _front_matter(subject)
+    for level, (title, body) in enumerate(sections.items()):
+        if body:
+            lines += ["", f"{'##' if level else '#'} {title}", "", *body]
+    return "\n".join([*lines, ""])
+
+
+def _front_matter(subject: CardSubject) -> list[str]:
+    task = "feature-extraction" if subject.base_only else _TASKS[subject.objective]
+    tags = [f"- {tag}" for tag in ("modernbert", "ettin", _KINDS[subject.objective])]
+    facts = [f"license: {subject.license}", "library_name: transformers", f"pipeline_tag: {task}"]
+    return ["---", *facts, "tags:", *tags, "---"]
+
+
+def _introduction(subject: CardSubject) -> list[str]:
+    model, objective = subject.model, subject.objective
+    tokens = sum(stretch["tokens"] for stretch in subject.run.get("lineage", []))
     size = (
-        f"{num_parameters:,} parameters: {model.num_layers} layers, width {model.hidden_size}, "
+        f"{subject.num_parameters:,} parameters: {model.num_layers} layers, width {model.hidden_size}, "
         f"{model.num_attention_heads} heads, vocabulary {model.vocab_size:,}."
     )
-    return "\n".join(
-        [
-            *_front_matter(objective),
-            f"# A ModernBERT-shaped {kind}",
-            "",
-            f"Trained by megatron_ettin ({objective}). {size}",
-            "",
-            "```python",
-            f"from transformers import {_AUTO_CLASSES[objective]}, AutoTokenizer",
-            "",
-            'tokenizer = AutoTokenizer.from_pretrained("PATH")',
-            f'model = {_AUTO_CLASSES[objective]}.from_pretrained("PATH")  # {ARCHITECTURES[objective]}',
-            "```",
-            "",
-            f"Tested with transformers {TESTED_TRANSFORMERS}.",
-            "",
-            "## Training",
-            "",
-            *_training(run),
-            "",
-        ]
-    )
+    lines = [f"Pretrained with megatron_ettin on {short_count(tokens)} tokens. {size}"]
+    trained_as = [_KINDS["clm" if s["objective"] == "clm" else "mlm"] for s in subject.run.get("lineage", [])]
+    if trained_as and trained_as[-1] != _KINDS[objective]:
+        was = trained_as[-1]
+        lines += ["", f"The weights of {'an' if was == 'encoder' else 'a'} {was}, re-labelled and not yet trained on."]
+    if subject.base_only:
+        lines += ["", "Without the prediction head and the output layer."]
+    return lines
 
 
-def _front_matter(objective: Objective) -> list[str]:
-    tags = [f"- {tag}" for tag in ("modernbert", "ettin", _KINDS[objective])]
-    return ["---", "library_name: transformers", f"pipeline_tag: {_TASKS[objective]}", "tags:", *tags, "---", ""]
+def _use(subject: CardSubject) -> list[str]:
+    objective = subject.objective
+    auto = "AutoModel" if subject.base_only else _AUTO_CLASSES[objective]
+    architecture = (BASE_ARCHITECTURES if subject.base_only else ARCHITECTURES)[objective]
+    place = f'"{subject.repository}"' + (f', revision="{subject.revision}"' if subject.revision else "")
+    return [
+        "```python",
+        f"from transformers import {', '.join(sorted((auto, 'AutoTokenizer')))}",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({place})",
+        f"model = {auto}.from_pretrained({place})  # {architecture}",
+        "```",
+        "",
+        f"Tested with transformers {TESTED_TRANSFORMERS}.",
+    ]
 
 
-def _training(run: Mapping[str, Any]) -> list[str]:
-    """Return what the checkpoint knows about how it came to be, a list item each."""
-    facts = [f"- steps: {run['step']:,}", f"- tokens: {run['consumed_tokens']:,}"]
-    if run.get("validation_loss") is not None:
-        facts.append(f"- validation loss: {run['validation_loss']:.4f} nats per scored token")
-    for phase in run.get("lineage", []):
-        parent = f", from {phase['parent']}" if phase.get("parent") else ""
-        facts.append(f"- phase: {phase['objective']}, {phase['steps']:,} steps, {phase['tokens']:,} tokens{parent}")
-    return facts
+def _architecture(model: ModelConfig, objective: Objective) -> list[str]:
+    layers = layer_pattern(model, MASK_OF_OBJECTIVE[objective])
+    num_global = sum(layer.window is None for layer in layers)
+    window = next((layer.window for layer in layers if layer.window is not None), (0, 0))
+    local = f"{len(layers) - num_global} local ({window[0]} positions back, {window[1]} ahead)"
+    output = "its own matrix" if model.untie_embeddings_and_output_weights else "the embedding's matrix"
+    facts = [
+        ("attention", f"{MASK_OF_OBJECTIVE[objective]}; {num_global} global layers, {local}"),
+        ("RoPE base", f"{model.rope_global_base:,.0f} global, {model.rope_local_base:,.0f} local"),
+        ("MLP", f"gated GELU of width {model.ffn_hidden_size:,}"),
+        ("norm", f"LayerNorm without bias, epsilon {model.norm_epsilon:g}"),
+        ("output", f"{output}, with a bias"),
+    ]
+    return _table(("", ""), facts)
+
+
+def _training(subject: CardSubject) -> list[str]:
+    run = subject.run
+    blend = [(name, "" if share is None else f"{share:.2%}") for name, share in data_blend(run)]
+    lines = [f"{run['step']:,} steps, {run['consumed_tokens']:,} tokens in the last phase. All stretches:", ""]
+    lines += _table(("objective", "steps", "tokens", "from"), lineage_rows(run))
+    if run["step"]:
+        lines += ["", "Settings of the last one:", "", *_table(("", ""), recipe_facts(run))]
+    if blend:
+        lines += ["", "Data:", "", *_table(("corpus", "share"), blend)]
+    return lines
+
+
+def _results(subject: CardSubject) -> list[str]:
+    """Return what the run measured. A re-labelled model was never measured as what it now is."""
+    if subject.run.get("objective") != subject.objective:
+        return []
+    figures = dict(subject.metrics)
+    if subject.run.get("validation_loss") is not None:
+        figures["validation_loss"] = subject.run["validation_loss"]
+        if subject.objective == "clm":
+            figures["validation_perplexity"] = math.exp(min(figures["validation_loss"], 700.0))
+    told = {
+        "validation_loss": "validation loss, nats per scored token",
+        "validation_masked_accuracy": "validation accuracy of masked tokens",
+        "validation_perplexity": "validation perplexity",
+        "loss": "training loss, nats per scored token",
+    }
+    return _table(("", ""), [(words, f"{figures[key]:.4f}") for key, words in told.items() if key in figures])
+
+
+def _license(name: str) -> list[str]:
+    return [f"`{name}`" if name != UNKNOWN_LICENSE else "Not stated: ask the owner before use."]
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [head, ("---",) * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]

@@ -71,7 +71,7 @@ def tensor_names(objective: Objective, model: ModelConfig) -> tuple[TensorName, 
 
 
 def base_names(names: Sequence[TensorName]) -> tuple[TensorName, ...]:
-    """Return what ``ModernBertModel`` and ``ModernBertDecoderModel`` hold: all but head and output, without a prefix."""
+    """Return what ``ModernBertModel`` and ``ModernBertDecoderModel`` hold: all but head and output."""
     prefix = "model."
     return tuple(
         replace(name, theirs=tuple(theirs.removeprefix(prefix) for theirs in name.theirs))

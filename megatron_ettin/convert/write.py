@@ -90,7 +90,7 @@ def _write_weights(state: Path, folder: HubFolder, imported: ImportedConfig, nam
 
 
 def _describe(load: Path, imported: ImportedConfig, objective: Objective) -> dict[str, Any]:
-    """Return run.json of a run that has not begun. The lineage tells by what the weights were made, not what follows."""
+    """Return run.json of a run that has not begun. Its lineage tells what the weights were made by."""
     run = RunConfig(
         model=imported.model,
         data=DataConfig(seq_length=imported.max_positions),

@@ -22,6 +22,7 @@ SHAPES = {
     "all global": replace(MODEL, global_attention_every=1),
     "only the first global": replace(MODEL, global_attention_every=9),
     "odd window": replace(MODEL, sliding_window=33),
+    "untied": replace(MODEL, untie_embeddings_and_output_weights=True),
 }
 
 OLD = {
@@ -139,7 +140,8 @@ REFUSED = {
     "activation": (old("mlm", hidden_activation="silu"), "hidden_activation 'silu'"),
     "head activation": (old("mlm", classifier_activation="relu"), "classifier_activation 'relu'"),
     "dropout": (old("mlm", attention_dropout=0.1), "attention_dropout 0.1"),
-    "untied": (old("clm", tie_word_embeddings=False), "tie_word_embeddings False"),
+    "tied or not": (old("clm", tie_word_embeddings=None), "tie_word_embeddings None"),
+    "bias or not": (old("clm", decoder_bias="yes"), "decoder_bias 'yes'"),
     "heads": (old("mlm", num_attention_heads=7), "num_attention_heads 7"),
     "head size": (old("mlm", head_dim=32), "head_dim 32"),
     "no hidden size": (old("mlm", hidden_size=...), "hidden_size is missing"),

@@ -21,6 +21,7 @@ from megatron_ettin.convert import export
 from megatron_ettin.convert.check import CheckResult
 from megatron_ettin.convert.export import CheckFailed, export_checkpoint
 from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.options import ExportOptions
 from megatron_ettin.convert.write import import_model
 from tests.convert.samples import MODEL, OBJECTIVES, write_hub_folder
 
@@ -99,7 +100,7 @@ def test_a_decoder_generates_from_its_own_settings(tmp_path: Path) -> None:
 
 
 def test_large_weights_are_split_over_files_with_an_index(tmp_path: Path, checkpoint: Path) -> None:
-    export_checkpoint(checkpoint, tmp_path / "out", shard_bytes=100_000)
+    export_checkpoint(checkpoint, tmp_path / "out", options=ExportOptions(shard_bytes=100_000))
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(files) > 2
@@ -115,7 +116,7 @@ def test_large_weights_are_split_over_files_with_an_index(tmp_path: Path, checkp
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_another_type_is_rounded_once_and_checked_as_rounded(tmp_path: Path, checkpoint: Path, dtype: str) -> None:
-    result = export_checkpoint(checkpoint, tmp_path / "out", dtype=dtype)
+    result = export_checkpoint(checkpoint, tmp_path / "out", options=ExportOptions(dtype=dtype))
     assert result.check is not None
     assert result.check.passed
     wanted = getattr(torch, dtype)
@@ -137,14 +138,14 @@ def test_the_file_is_what_the_safetensors_library_expects(tmp_path: Path, checkp
 def test_the_card_tells_kind_size_and_history(tmp_path: Path, checkpoint: Path, objective: Objective) -> None:
     export_checkpoint(checkpoint, tmp_path / "out", check=False)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert card.startswith("---\nlicense: unknown\nlibrary_name: transformers\n")
     task, auto = {
         "mlm": ("fill-mask", "AutoModelForMaskedLM"),
         "clm": ("text-generation", "AutoModelForCausalLM"),
     }[objective]
     assert f"pipeline_tag: {task}" in card
     assert f"{auto}.from_pretrained" in card
-    assert f"- phase: {objective}, 0 steps, 0 tokens, from hub" in card
+    assert f"| {objective} | 0 | 0 (0) | hub |" in card
 
 
 def test_a_wrong_weight_is_found_with_its_layer_and_nothing_is_kept(
@@ -227,7 +228,12 @@ REFUSED = {
     "no such folder": (lambda run: None, {"load": "elsewhere"}, "--load elsewhere: there is no such folder"),
     "no checkpoint": (lambda run: (run / "step_0000000" / "complete.json").unlink(), {}, "holds no whole checkpoint"),
     "wrong step": (lambda run: None, {"step": 7}, "--load-step 7"),
-    "type": (lambda run: None, {"dtype": "int8"}, "--dtype int8: must be one of float32, bfloat16, float16"),
+    "type": (
+        lambda run: None,
+        {"options": ExportOptions(dtype="int8")},
+        "--dtype int8: must be one of float32, bfloat16, float16",
+    ),
+    "licence": (lambda run: None, {"options": ExportOptions(license="My own")}, "--license My own: must be"),
     "another width": (
         lambda run: rewrite_run(run, model={"hidden_size": 32}),
         {},

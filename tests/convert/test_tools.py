@@ -52,7 +52,7 @@ def test_there_and_back_in_processes_without_megatron(tmp_path: Path) -> None:
     assert "clm model, 4 layers, width 64, vocabulary 128" in imported.stdout
     exported = run("tools/convert_to_hf.py", "--load", tmp_path / "run", "--save", tmp_path / "out")
     assert (exported.returncode, exported.stderr) == (0, "")
-    assert "largest difference of a logit" in exported.stdout
+    assert "largest difference of the logits" in exported.stdout
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "out"))
     assert before.keys() == after.keys()
     assert all(before[name].equal(after[name]) for name in before)

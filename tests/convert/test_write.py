@@ -67,15 +67,17 @@ def load_in_trainer(run: RunConfig, folder: Path) -> list[Shard]:
     return rank_shards(model)
 
 
+@pytest.mark.parametrize("untied", [False, True])
 @pytest.mark.parametrize("layout", [{}, {"tensor_model_parallel_size": 2}, {"pipeline_model_parallel_size": 2}])
-def test_the_trainer_loads_it_at_any_layout(tmp_path: Path, layout: dict[str, int]) -> None:
-    their = write_hub_folder(tmp_path / "hub", "clm", ODD_VOCABULARY)
+def test_the_trainer_loads_it_at_any_layout(tmp_path: Path, layout: dict[str, int], untied: bool) -> None:
+    model = replace(ODD_VOCABULARY, untie_embeddings_and_output_weights=untied)
+    their = write_hub_folder(tmp_path / "hub", "clm", model)
     import_model(tmp_path / "hub", tmp_path / "run")
     folder = resolve_checkpoint(tmp_path / "run")
     run = with_overrides(RunConfig.from_dict(read_run_json(folder)["config"]), device="cpu", **layout)
     shards = run_ranks(2 if layout else 1, load_in_trainer, run, folder)
     found = assemble(shards)
-    for name, tensor in weights_of(their, "clm", ODD_VOCABULARY, padded=101).items():
+    for name, tensor in weights_of(their, "clm", model, padded=101).items():
         np.testing.assert_array_equal(found[name][: len(tensor)], tensor.numpy(), err_msg=name)
 
 

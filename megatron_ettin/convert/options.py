@@ -1,0 +1,65 @@
+"""What a released model is asked to be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_ettin.config.errors import ConfigError
+
+SHARD_BYTES = 5_000_000_000
+"""Weights are split over files of at most this size, with an index beside them."""
+
+UNKNOWN_LICENSE = "unknown"
+"""The Hub's word for a model whose owner has not said."""
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a release is to be."""
+
+    dtype: str = ""
+    """Type of the released weights; empty keeps the one they are stored in."""
+    relabel: Literal["mlm", "clm"] | None = None
+    """Release as a model of this objective, whatever it was trained by."""
+    base_only: bool = False
+    """Leave out head and output."""
+    license: str = UNKNOWN_LICENSE
+    repository: str = "PATH"
+    """Where users will load it from; stands in the model card."""
+    revision: str = ""
+    """Which of its branches; empty is main."""
+    shard_bytes: int = SHARD_BYTES
+    """Largest size of one file of weights."""
+
+
+def released_as(objective: str, options: ExportOptions) -> tuple[Literal["mlm", "clm"], bool]:
+    """Return the objective whose classes a checkpoint becomes, and whether head and output are left out.
+
+    Of mntp the released classes know nothing: its head predicts the next position's token, so its encoder goes without.
+
+    Raises:
+        ConfigError: the objective is none of this version's.
+    """
+    if options.relabel is not None:
+        return options.relabel, options.base_only
+    match objective:
+        case "mlm" | "clm":
+            return objective, options.base_only
+        case "mntp":
+            return "mlm", True
+    raise ConfigError(f"--load: objective {objective!r} of the checkpoint is none of mlm, clm, mntp")
+
+
+def check_license(name: str) -> str:
+    """Return a licence's identifier as the Hub writes it.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    if not _LICENSE.fullmatch(name):
+        raise ConfigError(f"--license {name}: must be an identifier of the Hub such as apache-2.0, mit or other")
+    return name

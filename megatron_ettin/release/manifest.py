@@ -1,0 +1,88 @@
+"""What a finished revision is: what it was made from and the checksum of each of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.checkpoint.layout import MARKER_FILE, RUN_FILE, write_json_atomic
+from megatron_ettin.release.revisions import Revision
+
+_WEIGHTS_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One revision."""
+
+    revision: Mapping[str, Any]
+    """The fields of :class:`Revision` but for the place of its checkpoint."""
+    source: str
+    """Fingerprint of the checkpoint."""
+    options: Mapping[str, Any]
+    """What the model folder was asked to be."""
+    num_parameters: int
+    files: Mapping[str, FileRecord]
+    """By path in the model folder."""
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the weights' file; of several files, that of their checksums as ``sha256sum`` lists them."""
+        weights = {name: file.sha256 for name, file in sorted(self.files.items()) if name.endswith(_WEIGHTS_SUFFIX)}
+        if len(weights) == 1:
+            return next(iter(weights.values()))
+        return hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in weights.items()).encode()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, asdict(self))
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Return a manifest, or None where there is none that can be understood."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: FileRecord(**file) for name, file in told.pop("files").items()}
+        return Manifest(files=files, **told)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def revision_facts(revision: Revision) -> dict[str, Any]:
+    """Return what a manifest keeps of a revision."""
+    facts = asdict(revision)
+    del facts["checkpoint"]
+    return facts
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Return what tells one checkpoint from another: its description and the sizes that its marker vouches for."""
+    digest = hashlib.sha256()
+    for name in (RUN_FILE, MARKER_FILE):
+        digest.update((checkpoint / name).read_bytes())
+    return digest.hexdigest()
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Return size and checksum of every file in a folder by its path there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

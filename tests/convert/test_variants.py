@@ -1,0 +1,193 @@
+"""What is not the plain pair: untied output, no output bias, no window, another label, no head."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megatron_ettin.checkpoint.layout import mark_whole, read_run_json, resolve_checkpoint
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.convert.export import export_checkpoint
+from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.options import ExportOptions
+from megatron_ettin.convert.read import CheckpointReader
+from megatron_ettin.convert.reference import reference_logits
+from megatron_ettin.convert.write import import_model
+from tests.convert.samples import MODEL, OBJECTIVES, write_hub_folder
+
+OTHER: dict[Objective, Objective] = {"mlm": "clm", "clm": "mlm"}
+UNTIED = replace(MODEL, vocab_size=101, untie_embeddings_and_output_weights=True)
+
+
+def imported_logits(run: Path, objective: Objective, tokens_S: torch.Tensor) -> torch.Tensor:
+    """Compute the logits of a text from the tensors of an imported checkpoint."""
+    folder = resolve_checkpoint(run)
+    model = RunConfig.from_dict(read_run_json(folder)["config"]).model
+    (logits_SV,) = reference_logits(CheckpointReader(folder).tensor, model, MASK_OF_OBJECTIVE[objective], [tokens_S])
+    return logits_SV
+
+
+def text(length: int = 300, vocab_size: int = 101) -> torch.Tensor:
+    return torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(3))
+
+
+def assert_computes_as(logits_SV: torch.Tensor, their: Any, tokens_S: torch.Tensor) -> None:
+    with torch.inference_mode():
+        expected = their(tokens_S[None]).logits[0]
+    assert float((logits_SV - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_untied_output_goes_there_and_back_to_the_bit(tmp_path: Path, objective: Objective) -> None:
+    their = write_hub_folder(tmp_path / "hub", objective, UNTIED)
+    assert not their.decoder.weight.equal(their.model.embeddings.tok_embeddings.weight)
+    imported = import_model(tmp_path / "hub", tmp_path / "run")
+    assert imported.model.untie_embeddings_and_output_weights
+    assert_computes_as(imported_logits(tmp_path / "run", objective, text()), their, text())
+    result = export_checkpoint(tmp_path / "run", tmp_path / "out")
+    assert result.check is not None
+    assert result.check.passed
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "out"))
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_model_without_output_bias_computes_the_same_with_zeros(tmp_path: Path, objective: Objective) -> None:
+    their = write_hub_folder(tmp_path / "hub", objective, replace(MODEL, vocab_size=101), decoder_bias=False)
+    import_model(tmp_path / "hub", tmp_path / "run")
+    assert_computes_as(imported_logits(tmp_path / "run", objective, text()), their, text())
+    export_checkpoint(tmp_path / "run", tmp_path / "out")
+    assert not load_file(tmp_path / "out" / "model.safetensors")["decoder.bias"].any()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("off", [None, -1])
+def test_a_window_that_is_off_computes_as_full_attention_does(
+    tmp_path: Path, objective: Objective, off: int | None
+) -> None:
+    everywhere = replace(MODEL, rope_local_base=MODEL.rope_global_base)
+    full = {"layer_types": ["full_attention"] * MODEL.num_layers}
+    their = write_hub_folder(tmp_path / "hub", objective, everywhere, **full)
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    for key in ("layer_types", "sliding_window"):
+        config.pop(key, None)
+    config |= {"local_attention": off, "global_attn_every_n_layers": 3}
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
+    import_model(tmp_path / "hub", tmp_path / "run")
+    assert_computes_as(imported_logits(tmp_path / "run", objective, text(1024)), their, text(1024))
+    export_checkpoint(tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.parametrize("made_as", OBJECTIVES)
+def test_another_label_keeps_every_weight(tmp_path: Path, made_as: Objective) -> None:
+    """On the way in and on the way out; back again gives the first model's tensors to the bit."""
+    label = OTHER[made_as]
+    write_hub_folder(tmp_path / "hub", made_as)
+    imported = import_model(tmp_path / "hub", tmp_path / "in", relabel=label)
+    assert imported.objective == label
+    described = read_run_json(resolve_checkpoint(tmp_path / "in"))
+    assert (described["objective"], described["config"]["training"]["objective"]) == (label, label)
+    assert described["lineage"] == [{"objective": made_as, "steps": 0, "tokens": 0, "parent": "hub"}]
+    export_checkpoint(tmp_path / "in", tmp_path / "labelled on import")
+
+    import_model(tmp_path / "hub", tmp_path / "plain")
+    result = export_checkpoint(tmp_path / "plain", tmp_path / "labelled", options=ExportOptions(relabel=label))
+    assert result.objective == label
+    assert result.check is not None
+    assert result.check.passed, "computed with the other mask on both sides"
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("labelled", "labelled on import"))
+    assert one.keys() == other.keys()
+    assert all(one[name].equal(other[name]) for name in one)
+    card = (tmp_path / "labelled" / "README.md").read_text()
+    assert "re-labelled and not yet trained on" in card
+
+    export_checkpoint(tmp_path / "in", tmp_path / "back", options=ExportOptions(relabel=made_as))
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "back"))
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_the_kinds_share_all_but_the_names_of_head_and_attention(tmp_path: Path) -> None:
+    their = write_hub_folder(tmp_path / "hub", "mlm")
+    import_model(tmp_path / "hub", tmp_path / "run", relabel="clm")
+    export_checkpoint(tmp_path / "run", tmp_path / "out", check=False)
+    decoder = load_file(tmp_path / "out" / "model.safetensors")
+    joined = their.model.layers[2].attn.Wqkv.weight
+    parts = [decoder[f"model.layers.2.attn.{part}_proj.weight"] for part in "qkv"]
+    assert torch.cat(parts).equal(joined)
+    assert decoder["lm_head.dense.weight"].equal(their.head.dense.weight)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "modernbert-decoder"
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_without_its_head_a_model_gives_the_same_hidden_states(tmp_path: Path, objective: Objective) -> None:
+    from transformers import AutoModel
+
+    their = write_hub_folder(tmp_path / "hub", objective)
+    import_model(tmp_path / "hub", tmp_path / "run")
+    result = export_checkpoint(tmp_path / "run", tmp_path / "out", options=ExportOptions(base_only=True))
+    assert result.check is not None
+    assert (result.check.passed, result.check.compared) == (True, "final norm")
+    loaded, report = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(loaded).__name__ == {"mlm": "ModernBertModel", "clm": "ModernBertDecoderModel"}[objective]
+    assert loaded.state_dict().keys() == load_file(tmp_path / "out" / "model.safetensors").keys()
+    tokens = text()[None]
+    with torch.inference_mode():
+        assert loaded(tokens).last_hidden_state.equal(their.model(tokens).last_hidden_state)
+    assert "pipeline_tag: feature-extraction" in (tmp_path / "out" / "README.md").read_text()
+    assert not (tmp_path / "out" / "generation_config.json").exists()
+
+
+def test_a_checkpoint_of_mntp_becomes_an_encoder_without_head(tmp_path: Path) -> None:
+    their = write_hub_folder(tmp_path / "hub", "mlm")
+    import_model(tmp_path / "hub", tmp_path / "run")
+    path = tmp_path / "run" / "step_0000000" / "run.json"
+    run = json.loads(path.read_text())
+    run["lineage"].append({"objective": "mntp", "steps": 3, "tokens": 300, "parent": "run"})
+    path.write_text(json.dumps(run | {"objective": "mntp"}))
+    (path.parent / "complete.json").unlink()
+    mark_whole(path.parent)
+    result = export_checkpoint(tmp_path / "run", tmp_path / "out")
+    assert result.check is not None
+    assert (result.objective, result.check.passed, result.check.compared) == ("mlm", True, "final norm")
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == their.model.state_dict().keys()
+    assert "re-labelled" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_wrong_weight_of_a_headless_model_fails_its_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from megatron_ettin.convert import export
+
+    write_hub_folder(tmp_path / "hub", "mlm")
+    import_model(tmp_path / "hub", tmp_path / "run")
+    right = export.convert_to_theirs
+
+    def wrong(name: Any, tensor: torch.Tensor, heads: int) -> list[torch.Tensor]:
+        factor = 1.001 if name.ours == "transformer.final_layernorm.weight" else 1.0
+        return [part * factor for part in right(name, tensor, heads)]
+
+    monkeypatch.setattr(export, "convert_to_theirs", wrong)
+    with pytest.raises(export.CheckFailed, match="first diverging: final norm"):
+        export_checkpoint(tmp_path / "run", tmp_path / "out", options=ExportOptions(base_only=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_needs_a_mask_token_whatever_it_was_made_as(tmp_path: Path) -> None:
+    write_hub_folder(tmp_path / "hub", "clm")
+    path = tmp_path / "hub" / "tokenizer.json"
+    path.write_text(path.read_text().replace("[MASK]", "[NONE]"))
+    with pytest.raises(ConfigError, match=r"has no \[MASK\] token, which mlm models need"):
+        import_model(tmp_path / "hub", tmp_path / "run", relabel="mlm")
+    import_model(tmp_path / "hub", tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"has no \[MASK\] token"):
+        export_checkpoint(tmp_path / "run", tmp_path / "out", options=ExportOptions(relabel="mlm"))

@@ -1,0 +1,43 @@
+"""Finished runs of several phases, made without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.checkpoint.layout import METRICS_FILE, RUN_FILE, mark_whole, step_folder_name
+from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.write import import_model
+from tests.convert.samples import their_model, write_hub_folder
+
+
+def write_run(
+    save: Path, objective: Objective = "mlm", *, phase: str = "pretrain", steps: Sequence[int] = (10, 20)
+) -> None:
+    """Write a run's folder with a checkpoint for each step, all of different weights, and its metrics."""
+    import torch
+
+    save.mkdir(parents=True)
+    hub = save.with_name(f"{save.name}.hub")
+    write_hub_folder(hub, objective)
+    model = their_model(objective)
+    for step in steps:
+        with torch.no_grad():
+            model.model.final_norm.weight.fill_(step / 100)
+        model.save_pretrained(hub)
+        imported = save.with_name(f"{save.name}.imported")
+        import_model(hub, imported, overwrite=True)
+        folder = save / step_folder_name(step)
+        (imported / step_folder_name(0)).rename(folder)
+        run = json.loads((folder / RUN_FILE).read_text())
+        tokens = 1000 * step
+        run |= {"step": step, "consumed_tokens": tokens, "consumed_samples": 8 * step, "validation_loss": 2.5}
+        run["lineage"] = [{"objective": objective, "steps": step, "tokens": tokens, "parent": "/home/me/runs/a/step_1"}]
+        run["config"]["training"]["phase"] = phase
+        run["config"]["data"]["data_path"] = "3 /home/me/books 1 /home/me/web"
+        (folder / RUN_FILE).write_text(json.dumps(run))
+        (folder / "complete.json").unlink()
+        mark_whole(folder)
+    records = [{"step": s, "loss": 5 - s / 100, "learning_rate": 0.001 * s} for s in range(5, max(steps) + 1, 5)]
+    (save / METRICS_FILE).write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 9')
