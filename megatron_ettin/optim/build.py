@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
-from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
+from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 from megatron.core.optimizer_param_scheduler import ParamGroupOverride
 
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.optim.fused_adamw import FusedAdamW
+from megatron_ettin.optim.muon import MuonAdamW
+from megatron_ettin.optim.spread import Spread, is_of_vocabulary
+from megatron_ettin.optim.stable_adamw import StableAdamW
+
+_CLASSES: Mapping[str, type[FusedAdamW]] = {
+    "adamw": FusedAdamW,
+    "stable_adamw": StableAdamW,
+    "muon": MuonAdamW,
+}
 
 
 def build_optimizer(run: RunConfig, model_chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
@@ -21,15 +32,21 @@ def build_optimizer(run: RunConfig, model_chunks: list[DistributedDataParallel])
         run: resolved config.
         model_chunks: the stage inside megatron-core's data parallelism, in a list of one.
 
-    The learning rate of every step is set on the parameter groups by the step itself.
+    megatron-core builds what surrounds the step (precision, sharding, clipping, checkpoints) about an Adam of its own
+    choice. It offers no place to hand in another, so that one is replaced before it has made a step, over the same
+    parameter groups. Building megatron-core's wrappers directly would repeat how it finds their process groups and
+    buffers. The learning rate of every step is set on the parameter groups by the step itself.
     """
     optimizer = get_megatron_optimizer(
         core_optimizer_config(run),
         model_chunks,
-        config_overrides=_NO_DECAY_ON_VECTORS,
+        config_overrides=_overrides(run.optimizer.optimizer),
         use_gloo_process_groups=False,
     )
-    apply_weight_decay(optimizer, run.optimizer.weight_decay)
+    assert isinstance(optimizer, ChainedOptimizer)
+    (single,) = optimizer.chained_optimizers
+    (stage,) = model_chunks
+    single.optimizer = _build_inner(run, single, stage)
     return optimizer
 
 
@@ -53,15 +70,40 @@ def core_optimizer_config(run: RunConfig) -> CoreOptimizerConfig:
     )
 
 
-def apply_weight_decay(optimizer: MegatronOptimizer, weight_decay: float) -> None:
-    """Give each parameter group its decay: megatron-core notes a multiplier and leaves the rest to its scheduler."""
-    for group in optimizer.param_groups:
-        group["weight_decay"] = weight_decay * group["wd_mult"]
+def _build_inner(run: RunConfig, optimizer: MegatronOptimizer, stage: DistributedDataParallel) -> FusedAdamW:
+    """Build what steps the tensors that megatron-core's optimizer has chosen."""
+    settings = run.optimizer
+    groups = optimizer.param_groups
+    for group in groups:
+        # megatron-core notes a multiplier and leaves the decay to its scheduler.
+        group["weight_decay"] = settings.weight_decay * group["wd_mult"]
+        group["max_lr"] = settings.max_lr or settings.lr
+        group["muon_momentum"] = settings.muon_momentum
+    inner = _CLASSES[settings.optimizer].over(groups)
+    if isinstance(inner, StableAdamW):
+        inner.means = Spread(stage, optimizer, run.model.vocab_size).means
+    return inner
 
 
-def _is_vector(parameter: torch.nn.Parameter) -> bool:
-    return parameter.dim() < 2
+def _overrides(optimizer: str) -> dict[ParamKey, ParamGroupOverride]:
+    """Return what sets parameter groups apart.
+
+    Norm weights and the output bias do not decay; every matrix does, the tied embedding too. Groups must differ in one
+    of the four settings by which megatron-core knows them again; "decoupled lr" is its word for embedding and output.
+    """
+    overrides = {_of("vector"): ParamGroupOverride(wd_mult=0.0)}
+    if optimizer == "muon":
+        overrides[_of("vocabulary")] = ParamGroupOverride(is_decoupled_lr=True)
+        overrides[_of("matrix")] = ParamGroupOverride(muon=True)
+    return overrides
 
 
-_NO_DECAY_ON_VECTORS = {ParamKey(predicate=ParamPredicate("vector", _is_vector)): ParamGroupOverride(wd_mult=0.0)}
-"""Norm weights and the output bias do not decay; every matrix does, the tied embedding too."""
+def _of(kind: str) -> ParamKey:
+    return ParamKey(with_name_predicate=ParamWithNamePredicate(kind, lambda value, name: _kind(value, name) == kind))
+
+
+def _kind(parameter: torch.nn.Parameter, name: str) -> str:
+    """Return vector, vocabulary (a matrix with a row for each token) or matrix."""
+    if parameter.dim() < 2:
+        return "vector"
+    return "vocabulary" if is_of_vocabulary(name) else "matrix"

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_ettin.config.training import OptimizerConfig
+from megatron_ettin.config.time_units import needs_end, schedule_end, schedule_unit
+from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,42 @@ class Schedule:
         return self.floor + (self.peak - self.floor) * _REMAINING[self.style](passed)
 
 
-def build_schedule(config: OptimizerConfig, train_iters: int) -> Callable[[int], float]:
-    """Return the learning rate of a step (0-based), by the run's settings.
+def build_schedule(optimizer: OptimizerConfig, training: TrainingConfig) -> Callable[[int, int], float]:
+    """Return the learning rate of a step by its number (0-based) and the tokens trained before it in this phase.
 
-    Step s is applied with the schedule's value at time s + 1, so that with a warm-up of W steps the first step already
-    moves the weights, by peak / W, and step W - 1 is the first at the peak.
+    In steps, step s is applied with the schedule's value at time s + 1, so that with a warm-up of W steps the first
+    step already moves the weights, by peak / W, and step W - 1 is the first at the peak. In tokens a step is applied
+    with the value at the tokens before it: its own are not known before it is made. The first step of a warm-up then
+    has a rate of 0, as in the published runs.
     """
-    decay_end = config.lr_decay_iters or train_iters
-    schedule = Schedule(
-        style=config.lr_decay_style,
-        peak=config.lr,
-        floor=config.min_lr,
-        warmup=config.lr_warmup_iters,
-        decay_end=decay_end,
-        decay_length=config.lr_wsd_decay_iters,
+    unit = schedule_unit(optimizer, training)
+    schedule = phase_schedule(optimizer, training)
+    if unit == "tokens":
+        return lambda step, tokens: schedule(tokens)
+    return lambda step, tokens: schedule(step + 1)
+
+
+def phase_schedule(optimizer: OptimizerConfig, training: TrainingConfig) -> Schedule:
+    """Return the learning rate over the time of a phase, in the unit that its schedule counts in."""
+    unit = schedule_unit(optimizer, training)
+    return Schedule(
+        # Where the end is not told, it makes no difference.
+        style=optimizer.lr_decay_style if needs_end(optimizer, unit) else "constant",
+        peak=optimizer.lr,
+        floor=optimizer.min_lr,
+        warmup=getattr(optimizer, f"lr_warmup_{unit}"),
+        decay_end=schedule_end(optimizer, training),
+        decay_length=getattr(optimizer, f"lr_wsd_decay_{unit}"),
     )
-    return lambda step: schedule(step + 1)
+
+
+def learning_rate_path(optimizer: OptimizerConfig, training: TrainingConfig) -> tuple[tuple[int, float], ...]:
+    """Return times worth telling, in the schedule's unit, each with its learning rate: corners and quarters."""
+    schedule, end = phase_schedule(optimizer, training), schedule_end(optimizer, training)
+    corners = {0, int(schedule.warmup)}
+    if end:
+        corners |= {end // 4, end // 2, 3 * end // 4, end - int(schedule.decay_length), end}
+    return tuple((time, schedule(time)) for time in sorted(corners))
 
 
 def _linear(passed: float) -> float:

@@ -9,16 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ettin.config.training import OptimizerConfig
-from megatron_ettin.optim.schedules import Schedule, build_schedule
+from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.presets import SIZES
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
+from megatron_ettin.optim.schedules import Schedule, build_schedule, learning_rate_path, phase_schedule
 
 STYLES = ["constant", "linear", "cosine", "WSD", "1-sqrt"]
 
 
 def rates(style: str, steps: int = 10, **settings: float) -> list[float]:
     config = OptimizerConfig(lr=1.0, lr_decay_style=style, **settings)  # type: ignore[arg-type]
-    rate = build_schedule(config, train_iters=steps)
-    return [rate(step) for step in range(steps)]
+    rate = build_schedule(config, TrainingConfig(train_iters=steps))
+    return [rate(step, 0) for step in range(steps)]
 
 
 def test_warm_up_moves_the_first_step_and_reaches_the_peak_at_its_last() -> None:
@@ -80,3 +83,48 @@ def test_has_no_jump(style: str) -> None:
     found = [schedule(t) for t in range(0, 120_000, 7)]
     # The steepest point is the start of 1-sqrt, whose slope is unbounded: sqrt(7 / 9e4) for the first 7 units.
     assert max(abs(a - b) for a, b in itertools.pairwise(found)) < 0.0089
+
+
+def test_a_schedule_in_tokens_takes_the_tokens_before_a_step_and_no_step() -> None:
+    config = OptimizerConfig(lr=1.0, lr_decay_style="WSD", lr_warmup_tokens=100, lr_wsd_decay_tokens=400)
+    rate = build_schedule(config, TrainingConfig(train_tokens=1000))
+    assert [rate(7, tokens) for tokens in (0, 50, 100, 600, 800, 1000)] == [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+    assert rate(0, 800) == rate(10**9, 800)
+
+
+def test_a_schedule_may_count_otherwise_than_the_run() -> None:
+    config = OptimizerConfig(lr=1.0, lr_decay_style="linear", lr_decay_tokens=1000)
+    assert build_schedule(config, TrainingConfig(train_iters=5))(3, 250) == 0.75
+    # No end is told and none is needed.
+    config = OptimizerConfig(lr=1.0, lr_decay_style="WSD", lr_warmup_tokens=10, min_lr=0.1)
+    assert build_schedule(config, TrainingConfig(train_iters=5))(3, 10**9) == 1.0
+
+
+def phase_run(size: str, phase: str) -> RunConfig:
+    return parse_command(["--preset", f"ettin-{size}", "--objective", "mlm", "--phase", phase]).run
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_published_phases_join_without_a_jump(size: str) -> None:
+    """Peak, half of it, and 0.02 of it: each phase ends where the next begins."""
+    schedules, ends, peak = {}, {}, phase_run(size, "pretrain").optimizer.lr
+    for phase in ("pretrain", "extend", "decay", "cross"):
+        run = phase_run(size, phase)
+        schedules[phase] = phase_schedule(run.optimizer, run.training)
+        ends[phase] = run.training.train_tokens
+    assert schedules["pretrain"](0) == 0
+    assert schedules["pretrain"](ends["pretrain"]) == schedules["extend"](0) == peak
+    assert schedules["extend"](ends["extend"]) == schedules["decay"](0) == pytest.approx(peak / 2)
+    assert schedules["decay"](ends["decay"]) == pytest.approx(0.02 * peak)
+    assert max(schedules["cross"](ends["cross"] * part / 100) for part in range(101)) == pytest.approx(peak / 2)
+    assert schedules["cross"](ends["cross"]) == pytest.approx(0.01 * peak)
+    # A quarter of the way down has the root one half.
+    assert schedules["extend"](ends["extend"] / 4) == pytest.approx(0.75 * peak)
+
+
+def test_path_tells_the_corners() -> None:
+    run = phase_run("17m", "cross")
+    path = dict(learning_rate_path(run.optimizer, run.training))
+    assert path[0] == 0
+    assert path[3 * 10**9] == path[40 * 10**9] == pytest.approx(1.5e-3)
+    assert path[50 * 10**9] == pytest.approx(3e-5)
