@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS := $(VENV)/.installed-clients
 # The corpus of the quickstart; empty takes the Python standard library's text.
 CORPUS ?=
 
@@ -11,10 +12,11 @@ CORPUS ?=
 TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint clean
+.PHONY: help install install-clients quickstart test test-slow lint clean
 
 help:
 	@echo "make install     create $(VENV) with the versions in constraints.txt"
+	@echo "make install-clients  and the libraries that use released models, which the slow tests need"
 	@echo "make quickstart  train, convert and try a small encoder and decoder: runs/quickstart (CORPUS=FILE: on your text)"
 	@echo "make test        the tests that need neither a GPU nor minutes"
 	@echo "make test-slow   the tests that take minutes"
@@ -30,13 +32,19 @@ $(STAMP): setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
+install-clients: $(CLIENTS)
+
+$(CLIENTS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,clients]' --constraint constraints.txt
+	@touch $@
+
 quickstart: install
-	PATH="$(abspath $(BIN)):$$PATH" bash examples/quickstart.sh $(if $(CORPUS),--corpus '$(CORPUS)')
+	VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH" bash examples/quickstart.sh $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install
 	$(TEST) -m "not gpu and not slow"
 
-test-slow: install
+test-slow: install-clients
 	$(TEST) -m "slow and not gpu"
 
 lint: install

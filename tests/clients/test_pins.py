@@ -1,0 +1,60 @@
+"""The versions of the clients: everything that ``.[clients]`` installs has a marked pin, and no such pin is idle."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+pytestmark = pytest.mark.slow
+
+CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
+
+
+def pins(line: str) -> dict[str, str]:
+    """Return the versions by name of the lines whose form is ``line``."""
+    found = re.findall(rf"^([\w.-]+)==(\S+){line}$", CONSTRAINTS.read_text(), re.MULTILINE)
+    return {str(canonicalize_name(name)): version for name, version in found}
+
+
+def needs(name: str, extras: set[str]) -> list[Requirement]:
+    told = [Requirement(line) for line in requires(name) or ()]
+    return [
+        need for need in told if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in {"", *extras})
+    ]
+
+
+def closure(extra: str) -> dict[str, list[Requirement]]:
+    """Return everything that an extra of this package brings, with the requirements on it.
+
+    Without what comes with torch's CUDA build, which pins it itself.
+    """
+    found: dict[str, list[Requirement]] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [Requirement(line) for line in requires("megatron_ettin") or () if f'extra == "{extra}"' in line]
+    while waiting:
+        need = waiting.pop()
+        name = str(canonicalize_name(need.name))
+        if name.startswith(("nvidia-", "cuda-")) or name == "triton":
+            continue
+        found.setdefault(name, []).append(need)
+        if (name, frozenset(need.extras)) not in seen:
+            seen.add((name, frozenset(need.extras)))
+            waiting += needs(name, need.extras)
+    return found
+
+
+def test_clients_are_pinned_and_every_pin_fits() -> None:
+    pytest.importorskip("sentence_transformers")
+    needed, marked, all_pins = closure("clients"), pins("  # clients"), pins("") | pins("  # clients")
+    assert needed, "megatron_ettin is installed without its extras: make install-clients"
+    assert sorted(needed.keys() - all_pins.keys()) == []
+    assert sorted(marked.keys() - needed.keys()) == []
+    misfits = [
+        str(need) for name, each in needed.items() for need in each if not need.specifier.contains(all_pins[name])
+    ]
+    assert misfits == []
