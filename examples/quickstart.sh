@@ -37,9 +37,8 @@ rm -rf -- "$output"
 mkdir -p "$output"
 touch "$output/.quickstart"
 
-# Two ranks share two cores: one thread each. Nothing is fetched. megatron-core warns of every library that it can do
-# without, once a rank.
-export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore
+# Two ranks share two cores: one thread each. Nothing is fetched.
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # Without an active environment, the one that make install made.
 [[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
 config=examples/configs/quickstart.yaml

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from megatron_ettin.config.command import parse_command
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.launch import Launch
-from megatron_ettin.config.plan import build_plan
 from megatron_ettin.config.plan_text import plan_text
 
 
@@ -37,7 +36,9 @@ def start(arguments: Sequence[str], launch: Launch) -> int:
 
     run, notes = prepare_run(command, launch.world_size)
     if command.dry_run:
-        plan = plan_text(build_plan(run, launch.world_size, notes), command.dry_run)
+        from megatron_ettin.train.planning import plan_run
+
+        plan = plan_text(plan_run(run, launch.world_size, notes), command.dry_run)
         sys.stdout.write(f"{plan}\n" if launch.rank == 0 else "")
         return 0
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -20,7 +20,7 @@ OTHERS = {"--nproc-per-node", "--standalone", "--nnodes", "--gpus", "--logdir", 
 def known_flags() -> set[str]:
     """Return the flags of the trainer, of every tool, and of the scripts."""
     flags = {option for action in build_parser()._actions for option in action.option_strings}
-    for path in (*ROOT.glob("tools/*.py"), *ROOT.glob("examples/*.sh")):
+    for path in (*ROOT.glob("tools/*.py"), *ROOT.glob("megatron_ettin/**/*.py"), *ROOT.glob("examples/*.sh")):
         flags |= set(re.findall(r"--[a-z][a-z0-9-]+", path.read_text()))
     return flags | OTHERS
 

@@ -22,6 +22,7 @@ ROOMS = {
     "data": {"config"},
     "model": {"config", "runtime"},
     "convert": {"config", "checkpoint.layout"},
+    "release": {"config", "convert", "checkpoint.layout"},
     "evaluation": {"config"},
     "objectives": {"config", "runtime", "data", "model"},
     "optim": {"config", "runtime"},
@@ -40,17 +41,26 @@ ROOMS = {
 }
 """Room -> the rooms it may import besides itself; already transitive. A dotted name is one file of a room."""
 
+RELEASE_PLAN = {"release.plan", "release.request", "release.revisions", "release.orders", "release.targets"}
+RELEASE_PLAN_READS = {"convert.metrics", "convert.training_facts", "convert.options", "convert.model_flags"}
+"""The part of release that lists what a release would be, and what it reads of convert: neither needs torch."""
+
 PREFLIGHT = {"train.preflight", "train.inheritance", "train.inputs"}
 """The part of train that refuses wrong input before anything heavy is loaded."""
 
 NARROWER = {
     "checkpoint.layout": {"config"},
     **{file: {"config", "data", "checkpoint.layout", *PREFLIGHT} for file in PREFLIGHT},
+    **{file: {"config", "checkpoint.layout"} for file in RELEASE_PLAN_READS},
+    **{
+        file: {"config", "checkpoint.layout", "release.layout", *RELEASE_PLAN, *RELEASE_PLAN_READS}
+        for file in RELEASE_PLAN
+    },
 }
 """Files held to less than their room: they run before, or without, torch and megatron-core."""
 
 MAY_IMPORT_MEGATRON = {"runtime", "model", "objectives", "optim", "checkpoint", "train.build", "train.step"}
-WITHOUT_TORCH = {"config", "data", "checkpoint.layout", "pretrain", *PREFLIGHT}
+WITHOUT_TORCH = {"config", "data", "checkpoint.layout", "pretrain", *PREFLIGHT, *RELEASE_PLAN, *RELEASE_PLAN_READS}
 STDLIB_AND = {"config": {"yaml"}, "checkpoint.layout": set()}
 """Rooms and files whose outside packages are listed in full."""
 

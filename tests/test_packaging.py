@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ PINS = {
     str(canonicalize_name(name)): version
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 }
+
+DISTRIBUTIONS = packages_distributions()
 
 
 def required(name: str, extra: str = "") -> list[Requirement]:
@@ -65,6 +68,28 @@ def test_accelerator_libraries_are_extras_and_apex_is_nothing() -> None:
     for line in requires("megatron_ettin") or ():
         assert canonicalize_name(Requirement(line).name) != "apex"
     assert not needed & {"transformer-engine", "ray"}
+
+
+def test_every_import_is_declared() -> None:
+    declared = {canonicalize_name(Requirement(line).name) for line in requires("megatron_ettin") or ()}
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in [*(ROOT / "megatron_ettin").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
+        for module in imported_modules(path)
+        if not declared & {canonicalize_name(name) for name in DISTRIBUTIONS.get(module, [module])}
+    }
+    assert sorted(undeclared) == []
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the packages from elsewhere that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"megatron_ettin", "apex"}
 
 
 def test_only_the_package_is_installed() -> None:

@@ -76,7 +76,7 @@ def test_dry_run_json_is_the_only_thing_on_stdout() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     [line] = done.stdout.splitlines()
     told = json.loads(line)
-    assert (told["parameters"], told["steps"], told["tokens"]) == (16_913_600, 10, 10 * 8 * 1024)
+    assert (told["parameters"], told["steps"], told["tokens"]) == (16_913_600, 10, 10 * 2_835_302)
     assert told["layout"]["world_size"] == 1
 
 

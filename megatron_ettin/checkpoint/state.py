@@ -16,7 +16,7 @@ _PACKAGES = ("megatron-ettin", "megatron-core", "torch", "numpy")
 
 @dataclass
 class Stretch:
-    """A part of a model's life under one objective."""
+    """A part of a model's life: one phase under one objective."""
 
     objective: str
     steps: int
@@ -24,11 +24,13 @@ class Stretch:
     """Real (unpadded) tokens."""
     parent: str
     """The checkpoint or model it began from; empty for fresh weights."""
+    phase: str = "pretrain"
+    """Of the recipe."""
 
 
 @dataclass
 class TrainingState:
-    """Counters that go on over launches."""
+    """Counters that go on over launches; each phase begins with them at 0."""
 
     step: int = 0
     consumed_samples: int = 0
@@ -41,9 +43,11 @@ class TrainingState:
     """The latest one."""
 
     @classmethod
-    def start(cls, objective: str, parent: str = "", former: list[Stretch] | None = None) -> TrainingState:
-        """Return the state of a run at its first step."""
-        return cls(lineage=[*(former or ()), Stretch(objective, 0, 0, parent)])
+    def start(
+        cls, objective: str, parent: str = "", former: list[Stretch] | None = None, phase: str = "pretrain"
+    ) -> TrainingState:
+        """Return the state of a phase at its first step."""
+        return cls(lineage=[*(former or ()), Stretch(objective, 0, 0, parent, phase)])
 
     def count_step(self, samples: int, tokens: int) -> None:
         """Note one more step."""

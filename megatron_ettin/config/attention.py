@@ -15,8 +15,13 @@ from megatron_ettin.config.model import ModelConfig
 MaskKind = Literal["bidirectional", "causal"]
 LayerKind = Literal["global", "local"]
 
-MASK_OF_OBJECTIVE: Mapping[str, MaskKind] = MappingProxyType({"mlm": "bidirectional", "clm": "causal"})
+MASK_OF_OBJECTIVE: Mapping[str, MaskKind] = MappingProxyType(
+    {"mlm": "bidirectional", "clm": "causal", "mntp": "bidirectional"}
+)
 """Who sees whom under each objective."""
+
+MASKING_OBJECTIVES = ("mlm", "mntp")
+"""Those that hide tokens and score what was hidden."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import run_options, spell
 from megatron_ettin.config.parallel import data_parallel_size
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.time_units import (
+    IN_TOKENS,
+    SCHEDULE_LENGTHS,
+    Unit,
+    needs_end,
+    schedule_end,
+    schedule_unit,
+)
 
-_NEEDED_TO_TRAIN = ("data_path", "tokenizer_model", "save", "train_iters")
+_NEEDED_TO_TRAIN = ("data_path", "tokenizer_model", "save")
 _NEEDED_TO_EVALUATE = ("data_path", "tokenizer_model")
 
 
@@ -27,7 +37,9 @@ def check_run(run: RunConfig, world_size: int, *, planning: bool = False) -> Non
     check_shape(run)
     check_layout(run, world_size)
     check_batches(run, world_size)
+    check_time_units(run)
     check_schedule(run)
+    check_optimizer(run)
     parse_split(run.data.split)
     check_completeness(run, planning=planning)
 
@@ -101,17 +113,59 @@ def check_schedule(run: RunConfig) -> None:
     optimizer = run.optimizer
     if optimizer.min_lr > optimizer.lr:
         _refuse(run, "min_lr", f"must not exceed the peak, {spell(run, 'lr')}")
-    if optimizer.lr_wsd_decay_iters and optimizer.lr_decay_style != "WSD":
-        _refuse(run, "lr_wsd_decay_iters", f"belongs to --lr-decay-style WSD; got {spell(run, 'lr_decay_style')}")
-    end = optimizer.lr_decay_iters or run.training.train_iters
+    unit = schedule_unit(optimizer, run.training)
+    warmup_name, decay_name = f"lr_warmup_{unit}", f"lr_wsd_decay_{unit}"
+    warmup, decay = getattr(optimizer, warmup_name), getattr(optimizer, decay_name)
+    if decay and optimizer.lr_decay_style != "WSD":
+        _refuse(run, decay_name, f"belongs to --lr-decay-style WSD; got {spell(run, 'lr_decay_style')}")
+    end = schedule_end(optimizer, run.training)
+    end_name = f"lr_decay_{unit}" if getattr(optimizer, f"lr_decay_{unit}") else f"train_{unit}"
     if end == 0:
+        _refuse_endless(run, unit)
         return
-    end_flag = spell(run, "lr_decay_iters" if optimizer.lr_decay_iters else "train_iters")
-    if optimizer.lr_warmup_iters > end:
-        _refuse(run, "lr_warmup_iters", f"must not be longer than the schedule, {end_flag}")
-    if optimizer.lr_warmup_iters + optimizer.lr_wsd_decay_iters > end:
-        warmup = spell(run, "lr_warmup_iters")
-        _refuse(run, "lr_wsd_decay_iters", f"and {warmup} together must not be longer than the schedule, {end_flag}")
+    if warmup > end:
+        _refuse(run, warmup_name, f"must not be longer than the schedule, {spell(run, end_name)}")
+    if warmup + decay > end:
+        together = f"and {spell(run, warmup_name)} together must not be longer than the schedule"
+        _refuse(run, decay_name, f"{together}, {spell(run, end_name)}")
+
+
+def _refuse_endless(run: RunConfig, unit: Unit) -> None:
+    """A schedule that needs its end and counts in another unit than the run, which therefore does not tell it."""
+    if needs_end(run.optimizer, unit) and (run.training.train_iters or run.training.train_tokens):
+        duration = "train_tokens" if run.training.train_tokens else "train_iters"
+        lengths = ", ".join(f"{run_options()[f'{length}_{unit}'].flag}" for length in SCHEDULE_LENGTHS)
+        _refuse(run, duration, f"does not tell when a schedule ends that counts otherwise ({lengths}); give its end")
+
+
+def check_time_units(run: RunConfig) -> None:
+    """Each length is given in steps or in tokens, and the schedule's lengths all in the same."""
+    for in_steps, in_tokens in IN_TOKENS.items():
+        if _value(run, in_steps) and _value(run, in_tokens):
+            _refuse(run, in_tokens, f"and {spell(run, in_steps)} say the same thing; give one of them")
+    unit = schedule_unit(run.optimizer, run.training)
+    if unit == "tokens":
+        for length in SCHEDULE_LENGTHS:
+            if _value(run, f"{length}_iters"):
+                tokens = [name for name in SCHEDULE_LENGTHS if _value(run, f"{name}_tokens")]
+                other = spell(run, f"{tokens[0]}_tokens")
+                _refuse(run, f"{length}_iters", f"and {other}: the schedule counts in steps or in tokens, not in both")
+
+
+def check_optimizer(run: RunConfig) -> None:
+    """The optimizer computes the same at every layout that it is given."""
+    optimizer, parallel = run.optimizer, run.parallel
+    if optimizer.optimizer == "stable_adamw" and not (optimizer.max_lr or optimizer.lr):
+        _refuse(run, "lr", "must be above 0 with --optimizer stable_adamw, whose weight decay is relative to it")
+    if optimizer.max_lr and optimizer.optimizer != "stable_adamw":
+        _refuse(run, "max_lr", f"belongs to --optimizer stable_adamw; got {spell(run, 'optimizer')}")
+    if optimizer.optimizer != "muon":
+        return
+    if parallel.tensor_model_parallel_size > 1:
+        split = spell(run, "tensor_model_parallel_size")
+        _refuse(run, "optimizer", f"needs whole matrices, and {split} splits them; use data or pipeline parallelism")
+    if parallel.use_distributed_optimizer:
+        _refuse(run, "optimizer", "needs whole matrices, and --use-distributed-optimizer splits them; leave it out")
 
 
 def parse_split(split: str) -> tuple[float, float, float]:
@@ -135,7 +189,7 @@ def check_completeness(run: RunConfig, *, planning: bool) -> None:
     """What has no default is there."""
     training, checkpoint = run.training, run.checkpoint
     if not training.objective:
-        raise ConfigError("--objective is missing: mlm trains an encoder, clm a decoder")
+        raise ConfigError("--objective is missing: mlm or mntp trains an encoder, clm a decoder")
     if training.eval_only and not checkpoint.load:
         raise ConfigError("--eval-only needs --load, the checkpoint to measure")
     if checkpoint.load_step and not checkpoint.load:
@@ -146,6 +200,8 @@ def check_completeness(run: RunConfig, *, planning: bool) -> None:
         option = run_options()[name]
         if not getattr(getattr(run, option.section), name):
             raise ConfigError(f"{option.flag} is missing: {option.help}")
+    if not training.eval_only and not (training.train_iters or training.train_tokens):
+        raise ConfigError("--train-iters is missing: steps to train; or --train-tokens, real tokens to train")
     part = parse_split(run.data.split)[1 if training.eval_only else 0]
     if part == 0:
         what = "validation part is 0, but --eval-only measures it" if training.eval_only else "training part is 0"
@@ -155,3 +211,8 @@ def check_completeness(run: RunConfig, *, planning: bool) -> None:
 def _refuse(run: RunConfig, name: str, rule: str) -> None:
     """Raise the error about one field."""
     raise ConfigError(f"{spell(run, name)}: {rule}")
+
+
+def _value(run: RunConfig, name: str) -> Any:
+    """Return the value of one field."""
+    return getattr(getattr(run, run_options()[name].section), name)

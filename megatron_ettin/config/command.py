@@ -7,18 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import Value, run_options
 from megatron_ettin.config.flags import parse_flags
 from megatron_ettin.config.names import suggestion
-from megatron_ettin.config.presets import PRESETS
+from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.time_units import IN_TOKENS, TWIN
 from megatron_ettin.config.values import field_value
 from megatron_ettin.config.yaml_file import PRESET_KEY, read_yaml
 
 DryRun = Literal["", "table", "json"]
+
+_YIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "train_iters": ("lr_warmup_tokens", "lr_wsd_decay_tokens"),
+        "lr_decay_style": ("lr_wsd_decay_tokens",),
+        "optimizer": ("max_lr", "clip_grad"),
+        "packing": ("real_tokens_per_row",),
+        "seq_length": ("real_tokens_per_row",),
+    }
+)
+"""Field -> what a preset no longer sets once a user has chosen the field: it makes sense beside the preset's choice."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +42,32 @@ class Command:
     given: Mapping[str, str] = field(default_factory=dict)
     """Fields set by the user, each with where it was written: empty for a flag, else the preset or file."""
     dry_run: DryRun = ""
+    preset: str = ""
 
     def spell_given(self, name: str) -> str:
         """Return a given field as flag and value, with where it was written unless that is the command line."""
-        option = run_options()[name]
-        spelled = option.spell(getattr(getattr(self.run, option.section), name))
+        spelled = run_options()[name].spell(self._value(name))
         origin = self.given[name]
         return f"{spelled} (from {origin})" if origin else spelled
+
+    def going_on_from(self, objective: str, phase: str) -> Command:
+        """Return the command with its preset read for what a checkpoint was, where the user named no other."""
+        preset_origin = f"--preset {self.preset}"
+        own = {name: origin for name, origin in self.given.items() if origin != preset_origin}
+        values = {name: self._value(name) for name in own}
+        return _resolve(self.preset, values, own, self.dry_run, {"objective": objective, "phase": phase})
+
+    def _value(self, name: str) -> Value:
+        value: Value = getattr(getattr(self.run, run_options()[name].section), name)
+        return value
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
     """Resolve the command line (without the program's name).
 
     Raises:
-        ConfigError: an unknown flag, key or preset, or a value of the wrong type or outside its bounds.
+        ConfigError: an unknown flag, key or preset, a value of the wrong type or outside its bounds, or a length given
+            both in steps and in tokens.
         SystemExit: ``--help`` was asked for and printed.
     """
     flags = parse_flags(arguments)
@@ -50,31 +75,51 @@ def parse_command(arguments: Sequence[str]) -> Command:
     written = read_yaml(str(config)) if config is not None else {}
     preset_in_file = written.pop(PRESET_KEY, None)
     preset = preset if preset is not None else preset_in_file
-    layers: list[tuple[str, Mapping[str, object]]] = [
-        (f"--preset {preset}", preset_values(preset)),
-        (f"--config {config}", written),
-        ("", flags),
-    ]
     values: dict[str, Value] = {}
     given: dict[str, str] = {}
-    for origin, settings in layers:
-        for name, raw in settings.items():
-            values[name] = field_value(run_options()[name], raw, origin)
-            given[name] = origin
-    return Command(RunConfig().with_values(values), given, _dry_run_form(dry_run))
+    for origin, settings in ((f"--config {config}", written), ("", flags)):
+        layer = {name: field_value(run_options()[name], raw, origin) for name, raw in settings.items()}
+        _refuse_twins(layer, origin)
+        for twin in (TWIN[name] for name in layer if name in TWIN):
+            values.pop(twin, None)
+            given.pop(twin, None)
+        values |= layer
+        given |= dict.fromkeys(layer, origin)
+    return _resolve(_known_preset(preset), values, given, _dry_run_form(dry_run), {})
 
 
-def preset_values(name: object) -> Mapping[str, Value]:
-    """Return what a preset sets; None is no preset.
+def _resolve(
+    preset: str, values: Mapping[str, Value], given: Mapping[str, str], dry_run: DryRun, assumed: Mapping[str, str]
+) -> Command:
+    """Lay what the user wrote over the preset, which depends on objective and phase, and that over the defaults."""
+    # Of objectives only the bases of local layers depend; without one the run is refused later.
+    named = {"objective": "mlm", "phase": "pretrain", **assumed, **values}
+    of_preset = preset_values(preset, str(named["objective"]), str(named["phase"])) if preset else {}
+    for name in values:
+        for yielding in (TWIN.get(name, ""), *_YIELDS.get(name, ())):
+            of_preset.pop(yielding, None)
+    settings = {**of_preset, **values}
+    # A default in steps gives way to a length in tokens.
+    settings |= {TWIN[name]: 0 for name in settings if name in TWIN and TWIN[name] not in settings}
+    origins = {**dict.fromkeys(of_preset, f"--preset {preset}"), **given}
+    return Command(RunConfig().with_values(settings), origins, dry_run, preset)
 
-    Raises:
-        ConfigError: there is no preset of that name.
-    """
+
+def _refuse_twins(layer: Mapping[str, Value], origin: str) -> None:
+    """Refuse a length that one place gives in both units; 0, which leaves it to the other, is none."""
+    where = f" ({origin})" if origin else ""
+    for in_steps, in_tokens in IN_TOKENS.items():
+        if layer.get(in_steps) and layer.get(in_tokens):
+            one, other = (run_options()[name].spell(layer[name]) for name in (in_steps, in_tokens))
+            raise ConfigError(f"{one}{where}: and {other} say the same thing; give one of them")
+
+
+def _known_preset(name: object) -> str:
     if name is None:
-        return {}
+        return ""
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"--preset {name}: must be one of {', '.join(PRESETS)}{suggestion(str(name), PRESETS)}")
-    return PRESETS[name]
+    return name
 
 
 def _dry_run_form(written: object) -> DryRun:

@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron_ettin.config.options import Bounds
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.token_counts import format_token_count
 
 Value = int | float | bool | str
 """What a field may hold."""
@@ -31,11 +32,15 @@ class Option:
     flag: str
     """With its dashes."""
     bounds: Bounds
+    counts_tokens: bool
+    """Whether it may be written with a suffix, as 8.5B."""
 
     def spell(self, value: object) -> str:
         """Return the flag with a value, as a user types it."""
         if self.type is bool:
             return self.flag if value else self.flag.replace("--", "--no-", 1)
+        if self.counts_tokens and isinstance(value, int):
+            return f"{self.flag} {format_token_count(value)}"
         return f"{self.flag} {value}" if value != "" else f"{self.flag} ''"
 
     def broken_rule(self, value: Value) -> str | None:
@@ -88,4 +93,5 @@ def _option(section: str, kind: type, declared: Field[Any]) -> Option:
         metavar=told["metavar"],
         flag="--" + (told["flag"] or declared.name.replace("_", "-")),
         bounds=told["bounds"],
+        counts_tokens=told["counts_tokens"],
     )

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _FlagParser(
         prog="megatron_ettin.pretrain",
         usage=_USAGE,
-        description="Pretrain an encoder (--objective mlm) or a decoder (--objective clm).",
+        description="Pretrain an encoder (--objective mlm or mntp) or a decoder (--objective clm).",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
@@ -100,7 +100,8 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 _USAGE = """
-  torchrun --nproc-per-node N -m %(prog)s [--config F.yaml] [--preset NAME] --objective {mlm,clm}
-      --data-path PREFIX --tokenizer-model DIR --save DIR [--load DIR] --train-iters N [flags]
+  torchrun --nproc-per-node N -m %(prog)s [--config F.yaml] [--preset NAME] --objective {mlm,clm,mntp}
+      [--phase {pretrain,extend,decay,cross}] --data-path PREFIX --tokenizer-model DIR --save DIR [--load DIR]
+      {--train-iters N | --train-tokens N} [flags]
   python -m %(prog)s ... --dry-run[=json]
   python -m %(prog)s --load DIR --eval-only --data-path PREFIX [flags]"""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.attention import LayerAttention, MaskKind, layer_pattern
 from megatron_ettin.config.parallel import data_parallel_size, padded_vocab_size, stage_layers
-from megatron_ettin.config.parameters import count_rank_parameters
+from megatron_ettin.config.parameters import count_rank_matrices, count_rank_parameters
 from megatron_ettin.config.run import RunConfig
 
 _FP32_BYTES = 4
@@ -38,21 +38,31 @@ class MemoryEstimate:
 def estimate_memory(run: RunConfig, world_size: int, mask_kind: MaskKind) -> tuple[MemoryEstimate, ...]:
     """Return the estimate for a rank of each pipeline stage; the vocabulary must be resolved.
 
-    Gradients are summed in fp32. AdamW keeps two fp32 moments, and under bf16 an fp32 master copy; the distributed
-    optimizer spreads these over the data-parallel ranks.
+    Gradients are summed in fp32.
     """
     dp = data_parallel_size(run.parallel, world_size)
-    shards = dp if run.parallel.use_distributed_optimizer else 1
-    copies = 3 if run.training.bf16 else 2
     return tuple(
         MemoryEstimate(
             parameters=count * _value_bytes(run),
             gradients=count * _FP32_BYTES,
-            optimizer_state=-(-count * copies * _FP32_BYTES // shards),
+            optimizer_state=_optimizer_state(run, dp, stage, count),
             activations=_stage_activations(run, dp, mask_kind, stage),
         )
         for stage, count in enumerate(count_rank_parameters(run.model, run.parallel))
     )
+
+
+def _optimizer_state(run: RunConfig, dp: int, stage: int, count: int) -> int:
+    """Optimizer state of a rank of a stage that holds ``count`` parameters.
+
+    AdamW and StableAdamW keep two fp32 moments, Muon one of the matrices it steps, and all an fp32 master copy under
+    bf16; the distributed optimizer spreads these over the data-parallel ranks.
+    """
+    values = count * (3 if run.training.bf16 else 2)
+    if run.optimizer.optimizer == "muon":
+        values -= count_rank_matrices(run.model, run.parallel)[stage]
+    shards = dp if run.parallel.use_distributed_optimizer else 1
+    return -(-values * _FP32_BYTES // shards)
 
 
 def _stage_activations(run: RunConfig, dp: int, mask_kind: MaskKind, stage: int) -> int:

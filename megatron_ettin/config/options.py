@@ -39,6 +39,7 @@ def option(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    counts_tokens: bool = False,
 ) -> Any:
     """Declare a config field together with the flag made from it.
 
@@ -52,6 +53,7 @@ def option(
         above: allowed numbers are larger than this.
         at_most: the largest allowed number.
         below: allowed numbers are smaller than this.
+        counts_tokens: the number may be written with a suffix, as 8.5B.
     """
-    told = {"help": help, "choices": choices, "metavar": metavar, "flag": flag}
+    told = {"help": help, "choices": choices, "metavar": metavar, "flag": flag, "counts_tokens": counts_tokens}
     return field(default=default, metadata={**told, "bounds": Bounds(at_least, above, at_most, below)})

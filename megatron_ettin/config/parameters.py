@@ -69,6 +69,16 @@ def count_rank_parameters(model: ModelConfig, parallel: ParallelConfig) -> tuple
     return tuple(counts)
 
 
+def count_rank_matrices(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
+    """Count what of :func:`count_rank_parameters` lies in matrices that have no row for each token."""
+    split_per_layer = (_attention_weights(model) + _mlp_weights(model)) // parallel.tensor_model_parallel_size
+    counts = [
+        layers * split_per_layer for layers in stage_layers(model.num_layers, parallel.pipeline_model_parallel_size)
+    ]
+    counts[-1] += model.hidden_size**2
+    return tuple(counts)
+
+
 def _attention_weights(model: ModelConfig) -> int:
     return 4 * model.hidden_size**2
 

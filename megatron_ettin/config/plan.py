@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, layer_pattern, local_window
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, MASKING_OBJECTIVES, layer_pattern, local_window
 from megatron_ettin.config.memory import MemoryEstimate, estimate_memory
 from megatron_ettin.config.parallel import data_parallel_size, stage_layers
 from megatron_ettin.config.parameters import ParameterCount, count_parameters, count_rank_parameters
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.time_units import schedule_unit
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,17 @@ class Layout:
     layers_per_stage: tuple[int, ...]
     micro_batches_per_step: int
     """Of one data-parallel rank."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point of the phase's time; what its schedule does not count in is estimated."""
+
+    steps: int
+    tokens: int
+    learning_rate: float
+    mask_ratio: float | None
+    """Share of the tokens that is scored where the objective masks."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +53,35 @@ class Plan:
     """Keys that a local layer sees to the left and to the right of a position."""
     global_layers: tuple[int, ...]
     """0-based."""
+    path: tuple[Moment, ...]
+    """The learning rate at chosen times."""
     notes: tuple[str, ...]
     """What was taken from elsewhere or assumed."""
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions of a step: an upper bound of its tokens, for rows are not quite full."""
-        return self.run.training.global_batch_size * self.run.data.seq_length
+        """Tokens of a step by --real-tokens-per-row; without it the step's positions, which bound them."""
+        return tokens_per_step(self.run)
 
     @property
     def tokens(self) -> int:
-        """Positions of the whole run: an upper bound of its tokens."""
-        return self.tokens_per_step * self.run.training.train_iters
+        """Real tokens of the phase: told by --train-tokens, or estimated from the steps."""
+        training = self.run.training
+        return training.train_tokens or self.tokens_per_step * training.train_iters
+
+    @property
+    def steps(self) -> int:
+        """Steps of the phase: told by --train-iters, or estimated from the tokens."""
+        training = self.run.training
+        return training.train_iters or -(-training.train_tokens // self.tokens_per_step)
+
+    @property
+    def checkpoints(self) -> int:
+        """Checkpoints that the phase leaves, the one at its end counted."""
+        places = self.run.checkpoint
+        if places.save_interval_tokens:
+            return -(-self.tokens // places.save_interval_tokens)
+        return -(-self.steps // places.save_interval) if places.save_interval else 1
 
     @property
     def fullest_rank(self) -> MemoryEstimate:
@@ -63,15 +92,18 @@ class Plan:
         """Return plain nested dicts, ready for JSON."""
         return {
             "objective": self.run.training.objective,
+            "phase": self.run.training.phase,
             "parameters": self.parameters.total,
             "parameters_by_part": asdict(self.parameters),
             "parameters_per_rank": list(self.parameters_per_rank),
             "vocab_size": self.run.model.vocab_size,
             "local_attention_window": list(self.window),
             "global_layers": list(self.global_layers),
-            "steps": self.run.training.train_iters,
+            "steps": self.steps,
             "tokens": self.tokens,
             "tokens_per_step": self.tokens_per_step,
+            "learning_rates": [asdict(moment) for moment in self.path],
+            "checkpoints": self.checkpoints,
             "layout": asdict(self.layout),
             "memory_bytes_per_rank": self.fullest_rank.total,
             "memory_bytes_by_part": asdict(self.fullest_rank),
@@ -80,8 +112,17 @@ class Plan:
         }
 
 
-def build_plan(run: RunConfig, world_size: int, notes: Sequence[str] = ()) -> Plan:
-    """Work out a checked run whose vocabulary is resolved."""
+def build_plan(
+    run: RunConfig, world_size: int, notes: Sequence[str] = (), rates: Sequence[tuple[int, float]] = ()
+) -> Plan:
+    """Work out a checked run whose vocabulary is resolved.
+
+    Args:
+        run: the run.
+        world_size: ranks over all nodes.
+        notes: what to tell besides.
+        rates: times of the phase, in the unit of its schedule, each with the learning rate there.
+    """
     mask_kind = MASK_OF_OBJECTIVE[run.training.objective]
     layers = layer_pattern(run.model, mask_kind)
     return Plan(
@@ -92,8 +133,22 @@ def build_plan(run: RunConfig, world_size: int, notes: Sequence[str] = ()) -> Pl
         memory=estimate_memory(run, world_size, mask_kind),
         window=local_window(run.model.sliding_window, mask_kind, run.model.causal_window),
         global_layers=tuple(index for index, layer in enumerate(layers) if layer.kind == "global"),
+        path=tuple(_moment(run, time, rate) for time, rate in rates),
         notes=tuple(notes),
     )
+
+
+def tokens_per_step(run: RunConfig) -> int:
+    """Return the tokens of a step by the mean that the run expects of its rows, or the positions that bound them."""
+    return round(run.training.global_batch_size * (run.data.real_tokens_per_row or run.data.seq_length))
+
+
+def _moment(run: RunConfig, time: int, rate: float) -> Moment:
+    each = tokens_per_step(run)
+    in_tokens = schedule_unit(run.optimizer, run.training) == "tokens"
+    ratio = run.data.mlm_probability if run.training.objective in MASKING_OBJECTIVES else None
+    steps, tokens = (round(time / each), time) if in_tokens else (time, time * each)
+    return Moment(steps, tokens, rate, ratio)
 
 
 def _layout(run: RunConfig, world_size: int) -> Layout:

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.fields import run_options
-from megatron_ettin.config.plan import Plan
+from megatron_ettin.config.plan import Moment, Plan
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.time_units import schedule_unit
+from megatron_ettin.config.token_counts import format_token_count
 
 _NAME_WIDTH = 23
 
@@ -33,15 +36,16 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _model_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     model, objective = plan.run.model, plan.run.training.objective
-    kind = {"mlm": "encoder", "clm": "decoder"}[objective]
+    kind = {"bidirectional": "encoder", "causal": "decoder"}[MASK_OF_OBJECTIVE[objective]]
     heads = f"{model.num_attention_heads} heads of {model.head_size}"
     left, right = plan.window
-    yield "objective", f"{objective} ({kind})"
+    yield "objective", f"{objective} ({kind}), phase {plan.run.training.phase}"
     yield "shape", f"{model.num_layers} layers, hidden {model.hidden_size}, MLP {model.ffn_hidden_size}, {heads}"
     yield "vocabulary", f"{model.vocab_size:,}"
     yield "parameters", f"{plan.parameters.total:,}"
     yield "", _parts({name: f"{count:,}" for name, count in asdict(plan.parameters).items()})
     yield "global layers", f"{', '.join(map(str, plan.global_layers))} (the first is 0)"
+    yield "RoPE bases", f"{model.rope_global_base:,.0f} in global layers, {model.rope_local_base:,.0f} in local ones"
     yield "local layers see", f"{left} keys to the left of a position, {right} to the right, and itself"
 
 
@@ -52,9 +56,45 @@ def _work_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "layers of each stage", ", ".join(map(str, layout.layers_per_stage))
     micro = f"{layout.micro_batches_per_step} x {training.micro_batch_size} on each data-parallel rank"
     yield "rows of a step", f"{training.global_batch_size} ({micro})"
-    yield "tokens of a step", f"at most {plan.tokens_per_step:,} (rows of {plan.run.data.seq_length} positions)"
-    yield "steps", f"{training.train_iters:,}"
-    yield "tokens", f"at most {plan.tokens:,}"
+    yield "tokens of a step", _tokens_of_a_step(plan)
+    yield from _duration_rows(plan)
+    yield "packing", _packing(plan.run)
+    for moment in plan.path:
+        ratio = f", mask ratio {moment.mask_ratio:g}" if moment.mask_ratio is not None else ""
+        yield "learning rate", f"{moment.learning_rate:.4g} at {_time(plan, moment)}{ratio}"
+    yield "checkpoints", f"{plan.checkpoints:,}"
+
+
+def _tokens_of_a_step(plan: Plan) -> str:
+    data = plan.run.data
+    if data.real_tokens_per_row:
+        each = f"--real-tokens-per-row {data.real_tokens_per_row:g}"
+        return f"about {plan.tokens_per_step:,} ({each}, rows of at most {data.seq_length} positions)"
+    return f"at most {plan.tokens_per_step:,} (rows of {data.seq_length} positions)"
+
+
+def _duration_rows(plan: Plan) -> Iterator[tuple[str, str]]:
+    training = plan.run.training
+    bound = "about" if plan.run.data.real_tokens_per_row else "at most"
+    if training.train_tokens:
+        # Emptier rows make more steps of as many tokens.
+        yield "steps", f"{'about' if bound == 'about' else 'at least'} {plan.steps:,}"
+        yield "tokens", f"{plan.tokens:,} ({format_token_count(plan.tokens)})"
+    else:
+        yield "steps", f"{plan.steps:,}"
+        yield "tokens", f"{bound} {plan.tokens:,}"
+
+
+def _time(plan: Plan, moment: Moment) -> str:
+    if schedule_unit(plan.run.optimizer, plan.run.training) == "tokens":
+        return f"{format_token_count(moment.tokens)} tokens"
+    return f"step {moment.steps:,}"
+
+
+def _packing(run: RunConfig) -> str:
+    if run.data.packing == "none":
+        return "none: a piece of a document a row, as published (--packing best-fit fills rows with whole pieces)"
+    return f"{run.data.packing}: whole pieces of documents share a row"
 
 
 def _changed(run: RunConfig) -> str:

@@ -6,19 +6,38 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.options import option
 
+PHASES = ("pretrain", "extend", "decay", "cross")
+"""The recipe's three phases in order, and the training of a finished model under another objective."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Objective, batch sizes, duration, precision."""
 
-    objective: str = option("", "mlm trains an encoder, clm a decoder", choices=("mlm", "clm"))
+    objective: str = option(
+        "",
+        "mlm trains an encoder, clm a decoder, mntp an encoder whose masked tokens are predicted one position before",
+        choices=("mlm", "clm", "mntp"),
+    )
+    phase: str = option(
+        "pretrain",
+        "part of the recipe; another one than that of --load counts steps and tokens anew and keeps the optimizer's "
+        "state, cross takes the weights alone and may change --objective",
+        choices=PHASES,
+    )
     micro_batch_size: int = option(1, "rows in one forward pass of one rank", at_least=1)
     global_batch_size: int = option(8, "rows in one step over all ranks", at_least=1)
     train_iters: int = option(0, "steps to train", at_least=0)
+    train_tokens: int = option(
+        0, "real (unpadded) tokens to train, instead of --train-iters", metavar="TOKENS", at_least=0, counts_tokens=True
+    )
     exit_interval: int = option(
         0, "save and stop after this many steps of this launch; 0 never", metavar="STEPS", at_least=0
     )
     eval_interval: int = option(100, "validate every this many steps; 0 never", metavar="STEPS", at_least=0)
+    eval_interval_tokens: int = option(
+        0, "validate every this many tokens, instead", metavar="TOKENS", at_least=0, counts_tokens=True
+    )
     eval_iters: int = option(100, "global batches of one validation at most; 0 takes the whole split", at_least=0)
     eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON, train nothing")
     log_interval: int = option(10, "write metrics every this many steps", metavar="STEPS", at_least=1)
@@ -29,9 +48,14 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimizer and learning-rate schedule. Schedules count in steps."""
+    """Optimizer and learning-rate schedule, which counts in steps or in real tokens."""
 
-    optimizer: str = option("adamw", "optimizer", choices=("adamw",))
+    optimizer: str = option(
+        "adamw",
+        "stable_adamw is the published recipe's, with --clip-grad 0; muon steps the matrices between embedding and "
+        "output by Muon, the rest by AdamW",
+        choices=("adamw", "stable_adamw", "muon"),
+    )
     lr: float = option(3e-3, "peak learning rate", at_least=0)
     min_lr: float = option(0.0, "learning rate at the end of the decay", at_least=0)
     lr_decay_style: str = option(
@@ -42,12 +66,28 @@ class OptimizerConfig:
     lr_wsd_decay_iters: int = option(
         0, "length of WSD's linear decay, which ends at --lr-decay-iters", metavar="STEPS", at_least=0
     )
+    lr_warmup_tokens: int = option(
+        0, "tokens of linear warm-up, instead of --lr-warmup-iters", metavar="TOKENS", at_least=0, counts_tokens=True
+    )
+    lr_decay_tokens: int = option(
+        0, "tokens at which the decay ends; 0 is --train-tokens", metavar="TOKENS", at_least=0, counts_tokens=True
+    )
+    lr_wsd_decay_tokens: int = option(
+        0, "length of WSD's decay in tokens, instead", metavar="TOKENS", at_least=0, counts_tokens=True
+    )
     weight_decay: float = option(
-        3e-4, "decoupled weight decay, multiplied by the learning rate; none on 1-D parameters", at_least=0
+        3e-4,
+        "decoupled weight decay of a step, times the learning rate (stable_adamw: times its share of --max-lr); none "
+        "on 1-D parameters",
+        at_least=0,
+    )
+    max_lr: float = option(
+        0.0, "learning rate at which stable_adamw decays by the full --weight-decay; 0 is --lr", at_least=0
     )
     adam_beta1: float = option(0.9, "decay of the first moment", at_least=0, below=1)
     adam_beta2: float = option(0.98, "decay of the second moment", at_least=0, below=1)
     adam_eps: float = option(1e-6, "added to the root of the second moment", above=0)
+    muon_momentum: float = option(0.95, "decay of Muon's momentum", at_least=0, below=1)
     clip_grad: float = option(1.0, "largest global gradient norm; 0 does not clip", at_least=0)
 
 
@@ -59,4 +99,7 @@ class CheckpointConfig:
     load: str = option("", "a former --save folder (its latest whole checkpoint) or one step_* folder", metavar="DIR")
     load_step: int = option(0, "load this step of --load instead of the latest", metavar="N", at_least=0)
     save_interval: int = option(0, "save every this many steps; 0 only at the end", metavar="STEPS", at_least=0)
+    save_interval_tokens: int = option(
+        0, "save every this many tokens, instead", metavar="TOKENS", at_least=0, counts_tokens=True
+    )
     tensorboard_dir: str = option("", "where TensorBoard events go; default SAVE/tensorboard", metavar="DIR")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import Option, Value
+from megatron_ettin.config.token_counts import TOKEN_RULE, parse_token_count
 
 
 def field_value(option: Option, written: object, origin: str = "") -> Value:
@@ -21,8 +22,12 @@ def field_value(option: Option, written: object, origin: str = "") -> Value:
     Raises:
         ConfigError: it has another type, is none of the choices, or is outside the bounds.
     """
-    value = _CONVERSIONS[option.type](written)
-    rule = _TYPE_RULES[option.type] if value is None else option.broken_rule(value)
+    value: Value | None
+    if option.counts_tokens:
+        value, type_rule = parse_token_count(written), TOKEN_RULE
+    else:
+        value, type_rule = _CONVERSIONS[option.type](written), _TYPE_RULES[option.type]
+    rule = type_rule if value is None else option.broken_rule(value)
     if rule is not None:
         where = f" ({origin})" if origin else ""
         raise ConfigError(f"{option.flag} {written if written != '' else repr(written)}{where}: {rule}")

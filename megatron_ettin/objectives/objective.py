@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from megatron_ettin.config.attention import MaskKind
@@ -13,7 +14,12 @@ from megatron_ettin.data.rows import Row
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.objectives.clm import CausalLanguageModelling
 from megatron_ettin.objectives.mlm import MaskedLanguageModelling
+from megatron_ettin.objectives.mntp import MaskedNextTokenPrediction
 from megatron_ettin.objectives.setting import BatchSetting
+
+_MASKING: Mapping[str, type[MaskedLanguageModelling]] = MappingProxyType(
+    {"mlm": MaskedLanguageModelling, "mntp": MaskedNextTokenPrediction}
+)
 
 
 class Objective(Protocol):
@@ -21,7 +27,7 @@ class Objective(Protocol):
 
     @property
     def name(self) -> str:
-        """``mlm`` or ``clm``."""
+        """``mlm``, ``clm`` or ``mntp``."""
 
     @property
     def mask_kind(self) -> MaskKind:
@@ -50,7 +56,8 @@ def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
     )
     if run.training.objective == "clm":
         return CausalLanguageModelling(setting)
-    assert run.training.objective == "mlm"
+    assert run.training.objective in _MASKING
     assert tokenizer.mask_id is not None
     masker = Masker(mask_id=tokenizer.mask_id, special_ids=tokenizer.special_ids, num_tokens=tokenizer.size)
-    return MaskedLanguageModelling(setting, masker, run.data.mlm_probability, run.data.eval_mlm_probability)
+    kind = _MASKING[run.training.objective]
+    return kind(setting, masker, run.data.mlm_probability, run.data.eval_mlm_probability)

@@ -16,6 +16,8 @@ _EXPECTED = (
     "exit_interval",
     "eval_only",
     "eval_interval",
+    "eval_interval_tokens",
+    "real_tokens_per_row",
     "eval_iters",
     "log_interval",
 )

@@ -37,8 +37,14 @@ def open_corpus(run: RunConfig) -> Corpus:
 
 def build_training_rows(run: RunConfig, corpus: Corpus, tokenizer: TokenizerFiles) -> RowDataset:
     """Cut and pack the training split."""
-    length, seed = run.data.seq_length, run.training.seed
-    return RowDataset(corpus.tokens, corpus.training, length, sep_id=tokenizer.sep_id, seed=seed)
+    return RowDataset(
+        corpus.tokens,
+        corpus.training,
+        run.data.seq_length,
+        sep_id=tokenizer.sep_id,
+        seed=run.training.seed,
+        packing=run.data.packing,
+    )
 
 
 def build_validation_rows(run: RunConfig, corpus: Corpus, tokenizer: TokenizerFiles) -> EvaluationRows:

@@ -51,7 +51,7 @@ class FinishedRun:
         return self.folder / METRICS_FILE
 
     def validation_split(self) -> tuple[tuple[Piece, ...], PackedBatch]:
-        """Return every piece of the validation split, and all of them as one batch as the objective scores it.
+        """Return every piece of the validation split, in document order, and all as one batch, scored by the objective.
 
         Raises:
             ConfigError: the corpus is gone.
@@ -61,7 +61,9 @@ class FinishedRun:
         corpus = IndexedTokens(data.data_path)
         documents = split_documents(corpus.num_documents, data.split)[1]
         rows = evaluation_rows(corpus, documents, data.seq_length, sep_id=tokenizer.sep_id)
-        pieces = tuple(piece for row in rows for piece in row)
+        pieces = tuple(
+            sorted((piece for row in rows for piece in row), key=lambda piece: (piece.document, piece.index))
+        )
         return pieces, build_objective(self.run, tokenizer).eval_batch([pieces])
 
     def logits(self, texts: Sequence[Tensor]) -> list[Tensor]:

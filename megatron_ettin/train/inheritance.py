@@ -21,9 +21,8 @@ FIXED = (
     "norm_epsilon",
     "sliding_window",
     "global_attention_every",
-    "objective",
 )
-"""What the weights were trained as: taken from the checkpoint, and refused where another is given."""
+"""The shape of the weights: taken from the checkpoint, and refused where another is given."""
 
 INHERITED = (
     "rope_global_base",
@@ -33,6 +32,9 @@ INHERITED = (
     "init_std",
     "init_cutoff",
     "seq_length",
+    "packing",
+    "objective",
+    "phase",
 )
 """Taken from the checkpoint where not given; another may be given, for a later phase changes some of these."""
 
@@ -48,6 +50,9 @@ def inherit_from_checkpoint(command: Command) -> tuple[RunConfig, tuple[str, ...
         return run, ()
     folder = resolve_checkpoint(run.checkpoint.load, run.checkpoint.load_step)
     trained = _trained_values(folder)
+    _check_objective(command, str(trained["objective"]), folder)
+    command = command.going_on_from(str(trained["objective"]), str(trained["phase"]))
+    run = command.run
     for name in FIXED:
         _refuse_another(command, name, trained[name], folder)
     taken: dict[str, Value] = {name: value for name, value in trained.items() if not _is_given(command, name)}
@@ -55,6 +60,16 @@ def inherit_from_checkpoint(command: Command) -> tuple[RunConfig, tuple[str, ...
         taken["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
     told = (run_options()[name].spell(value) for name, value in taken.items())
     return run.with_values(taken), (f"taken from {folder}: {' '.join(told)}",)
+
+
+def _check_objective(command: Command, trained: str, folder: Path) -> None:
+    """Another objective is a deliberate step of training; an evaluation may measure any model by any objective."""
+    training = command.run.training
+    is_deliberate = training.phase == "cross" and _is_given(command, "phase")
+    if is_deliberate or training.eval_only or not _is_given(command, "objective") or training.objective == trained:
+        return
+    rule = f"the checkpoint in {folder} was trained with --objective {trained}"
+    raise ConfigError(f"{command.spell_given('objective')}: {rule}; --phase cross trains its weights with another one")
 
 
 def _trained_values(folder: Path) -> dict[str, Value]:

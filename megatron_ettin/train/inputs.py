@@ -23,7 +23,11 @@ SCANNED_TOKENS = 2**31
 
 _BLOCK_TOKENS = 2**22
 
-_NEEDED_TOKENS = {"mlm": ("cls", "sep", "pad", "mask"), "clm": ("cls", "sep", "pad")}
+_NEEDED_TOKENS = {
+    "mlm": ("cls", "sep", "pad", "mask"),
+    "mntp": ("cls", "sep", "pad", "mask"),
+    "clm": ("cls", "sep", "pad"),
+}
 
 
 def load_tokenizer(run: RunConfig) -> TokenizerFiles | None:

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from pathlib import Path
 
-from megatron_ettin.checkpoint.layout import half_written_folders, read_run_json, resolve_checkpoint, set_later_aside
-from megatron_ettin.checkpoint.load import LoadResult, load_training, load_weights
+from megatron_ettin.checkpoint.layout import resolve_checkpoint
+from megatron_ettin.checkpoint.load import LoadResult, load_weights
 from megatron_ettin.checkpoint.state import TrainingState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.tokenizer import TokenizerFiles
@@ -19,25 +18,25 @@ from megatron_ettin.optim.schedules import build_schedule
 from megatron_ettin.runtime.device import choose_device
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.train.build import Training, build_training
-from megatron_ettin.train.changes import changed_settings
 from megatron_ettin.train.feed import Corpus, build_training_rows, build_validation_rows, open_corpus, step_batches
 from megatron_ettin.train.loop import train
 from megatron_ettin.train.metrics import MetricsFiles, MetricsLog, quality
-from megatron_ettin.train.screen import open_screen
+from megatron_ettin.train.screen import Goal, open_screen
 from megatron_ettin.train.session import Session
 from megatron_ettin.train.summary import summary
+from megatron_ettin.train.take_up import take_up
 from megatron_ettin.train.validate import validate
 
 
 def launch_training(run: RunConfig) -> int:
     """Train from where ``--load`` stands, or from fresh weights; return 0."""
     with _process(run) as (training, objective, tokenizer):
-        found = _take_up(training)
+        found = take_up(training)
         corpus = open_corpus(run)
         rows = build_training_rows(run, corpus, tokenizer)
         with closing(_open_session(training, objective, tokenizer, corpus, found)) as session:
             build_batches = partial(step_batches, run, rows, objective, training.ranks)
-            train(session, build_batches, build_schedule(run.optimizer, run.training.train_iters))
+            train(session, build_batches, build_schedule(run.optimizer, run.training))
             session.screen.close(*summary(session))
     return 0
 
@@ -50,6 +49,7 @@ def launch_evaluation(run: RunConfig) -> int:
         rows = build_validation_rows(run, open_corpus(run), tokenizer)
         sums = validate(training, objective, rows, len(rows))
         report = {
+            "objective": run.training.objective,
             "validation_loss": sums.loss,
             "scored_tokens": sums.scored_tokens,
             **quality(run.training.objective, sums),
@@ -74,30 +74,12 @@ def _process(run: RunConfig) -> Iterator[tuple[Training, Objective, TokenizerFil
         end_process()
 
 
-def _take_up(training: Training) -> LoadResult:
-    """Load what ``--load`` names; where it lies in ``--save``, it becomes the latest step there."""
-    run, ranks = training.run, training.ranks
-    save, places = Path(run.checkpoint.save), run.checkpoint
-    if not places.load:
-        return LoadResult(TrainingState.start(run.training.objective), ())
-    folder = resolve_checkpoint(places.load, places.load_step)
-    found = load_training(folder, training.model, training.optimizer, run.training.seed, ranks, training.device)
-    notes = [f"loaded {folder}: step {found.state.step}, {found.state.consumed_tokens:,} tokens", *found.notes]
-    described = read_run_json(folder)
-    changed = changed_settings(described["config"], run)
-    notes += [f"changed since then: {changed}"] * bool(changed)
-    if ranks.is_main and folder.resolve().parent == save.resolve():
-        notes += [f"half-written, not a checkpoint: {path}" for path in half_written_folders(save)]
-        notes += [f"set aside, from a later step: {path}" for path in set_later_aside(save, described["step"])]
-    return LoadResult(found.state, tuple(notes))
-
-
 def _open_session(
     training: Training, objective: Objective, tokenizer: TokenizerFiles, corpus: Corpus, found: LoadResult
 ) -> Session:
     run, is_main, step = training.run, training.ranks.is_main, found.state.step
     files = MetricsFiles.of(run.checkpoint.save, run.checkpoint.tensorboard_dir)
-    screen = open_screen(is_main=is_main, first_step=step, last_step=run.training.train_iters)
+    screen = open_screen(is_main=is_main, goal=_goal(run, found.state))
     for note in found.notes:
         screen.note(note)
     return Session(
@@ -110,3 +92,9 @@ def _open_session(
         screen=screen,
         metrics=MetricsLog(files, first_step=step + 1) if is_main else None,
     )
+
+
+def _goal(run: RunConfig, state: TrainingState) -> Goal:
+    if run.training.train_tokens:
+        return Goal("tokens", state.consumed_tokens, run.training.train_tokens)
+    return Goal("step", state.step, run.training.train_iters)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.layout import METRICS_FILE, TENSORBOARD_FOLDER
+from megatron_ettin.config.attention import MASKING_OBJECTIVES
 from megatron_ettin.train.results import StepResult, Sums
 
 Record = dict[str, float | int]
@@ -24,6 +25,7 @@ def step_record(
         "tokens": tokens,
         "loss": result.sums.loss,
         **quality(objective, result.sums),
+        "scored_tokens": result.sums.scored_tokens,
         "learning_rate": learning_rate,
         "gradient_norm": result.gradient_norm,
         "tokens_per_second": round(tokens_per_second, 1),
@@ -32,7 +34,7 @@ def step_record(
 
 def quality(objective: str, sums: Sums, prefix: str = "") -> Record:
     """Return what people judge an objective by: masked accuracy of an encoder, perplexity of a decoder."""
-    if objective == "mlm":
+    if objective in MASKING_OBJECTIVES:
         return {f"{prefix}masked_accuracy": sums.accuracy}
     # Beyond this a float overflows; such a loss is broken anyway.
     return {f"{prefix}perplexity": math.exp(min(sums.loss, 700.0))}

@@ -13,6 +13,7 @@ from megatron_ettin.checkpoint.layout import list_steps, read_run_json, resolve_
 from megatron_ettin.checkpoint.lock import SaveLock
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.continuation import Continuation, continuation, trained_as
 from megatron_ettin.train.known_warnings import silence_known_warnings
 
 
@@ -55,6 +56,14 @@ def check_history(run: RunConfig) -> None:
     if saved and folder.resolve().parent != save.resolve():
         raise ConfigError(f"--save {save}: holds checkpoints of another run than --load {places.load}; save elsewhere")
     described = read_run_json(folder)
+    if continuation(described, run) is not Continuation.RESUME:
+        if saved:
+            objective, phase = trained_as(described)
+            raise ConfigError(
+                f"--save {save}: holds --objective {objective} --phase {phase}, which --load {places.load} ends; save "
+                f"--objective {run.training.objective} --phase {run.training.phase} elsewhere"
+            )
+        return
     steps, samples = described["step"], described["consumed_samples"]
     if samples != steps * run.training.global_batch_size:
         raise ConfigError(

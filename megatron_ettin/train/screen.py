@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from rich.console import Console, RenderableType
 from rich.panel import Panel
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 from rich.text import Text
 
+from megatron_ettin.config.token_counts import format_token_count
 from megatron_ettin.train.metrics import Record
 
 
@@ -28,20 +30,36 @@ class Screen(Protocol):
         """End, with a box of what came out where there is something to tell."""
 
 
-def open_screen(*, is_main: bool, first_step: int, last_step: int, console: Console | None = None) -> Screen:
+@dataclass(frozen=True)
+class Goal:
+    """Where a run stands and where it ends, in steps or in tokens."""
+
+    unit: Literal["step", "tokens"]
+    """The figure of a record that it counts."""
+    start: int
+    end: int
+
+    def reached(self, record: Record) -> str:
+        """Return how far a record is, and of what."""
+        if self.unit == "step":
+            return f"step {record['step']}/{self.end}"
+        share = record["tokens"] / max(1, self.end)
+        return f"step {record['step']} | {share:.1%} of {format_token_count(self.end)} tokens"
+
+
+def open_screen(*, is_main: bool, goal: Goal, console: Console | None = None) -> Screen:
     """Return the screen of this rank: one rank speaks, the others are silent.
 
     Args:
         is_main: whether this rank speaks.
-        first_step: steps already made.
-        last_step: step at which the run is complete.
+        goal: what is already done and what is to do.
         console: where to write; standard output unless something else is given.
     """
     if not is_main:
         return SilentScreen()
     console = console or Console(highlight=False)
     kind = BarScreen if console.is_terminal else LineScreen
-    return kind(console, first_step, last_step)
+    return kind(console, goal)
 
 
 class SilentScreen:
@@ -60,10 +78,10 @@ class SilentScreen:
 class LineScreen:
     """One line a record, for files and pipes: nothing is folded, cut or coloured."""
 
-    def __init__(self, console: Console, first_step: int, last_step: int) -> None:
+    def __init__(self, console: Console, goal: Goal) -> None:
         self._file = console.file
-        self._pace = _Pace(first_step, last_step)
-        self._last_step = last_step
+        self._pace = _Pace(goal)
+        self._goal = goal
 
     def note(self, text: str) -> None:
         """Write a line."""
@@ -72,7 +90,7 @@ class LineScreen:
 
     def show(self, record: Record) -> None:
         """Write the figures as one line."""
-        self.note(f"step {record['step']}/{self._last_step} | {figures(record)} | {self._pace.left(record)} left")
+        self.note(f"{self._goal.reached(record)} | {figures(record)} | {self._pace.left(record)} left")
 
     def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
         """Write the rows."""
@@ -84,11 +102,12 @@ class LineScreen:
 class BarScreen:
     """A bar at the foot of the terminal with the latest figures below it; notes scroll by above."""
 
-    def __init__(self, console: Console, first_step: int, last_step: int) -> None:
+    def __init__(self, console: Console, goal: Goal) -> None:
         self._console = console
-        self._pace = _Pace(first_step, last_step)
+        self._pace = _Pace(goal)
+        self._unit = goal.unit
         self._bar = _BarWithFigures(
-            TextColumn("step"),
+            TextColumn(goal.unit),
             MofNCompleteColumn(),
             BarColumn(None),
             TaskProgressColumn(),
@@ -96,7 +115,7 @@ class BarScreen:
             console=console,
             expand=True,
         )
-        self._task = self._bar.add_task("", total=last_step, completed=first_step, left="")
+        self._task = self._bar.add_task("", total=goal.end, completed=goal.start, left="")
         self._bar.start()
 
     def note(self, text: str) -> None:
@@ -106,7 +125,7 @@ class BarScreen:
     def show(self, record: Record) -> None:
         """Move the bar and replace the figures."""
         self._bar.figures = figures(record)
-        self._bar.update(self._task, completed=record["step"], left=f"{self._pace.left(record)} left")
+        self._bar.update(self._task, completed=record[self._unit], left=f"{self._pace.left(record)} left")
 
     def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
         """Leave the bar as it stands and print a box."""
@@ -130,15 +149,14 @@ class _BarWithFigures(Progress):
 class _Pace:
     """Tells the time left from how fast this launch has gone so far."""
 
-    def __init__(self, first_step: int, last_step: int) -> None:
-        self._first_step = first_step
-        self._last_step = last_step
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
         self._started = time.monotonic()
 
     def left(self, record: Record) -> str:
-        made = record["step"] - self._first_step
-        seconds_a_step = (time.monotonic() - self._started) / max(1, made)
-        return format_duration(seconds_a_step * max(0, self._last_step - record["step"]))
+        done = record[self._goal.unit]
+        seconds_each = (time.monotonic() - self._started) / max(1, done - self._goal.start)
+        return format_duration(seconds_each * max(0, self._goal.end - done))
 
 
 _LABELS = {

@@ -10,7 +10,11 @@ def summary(session: Session) -> tuple[str, dict[str, str]]:
     """Return a title and the rows below it."""
     run, state = session.run, session.state
     save = run.checkpoint.save
-    rows = {"steps": f"{state.step:,} of {run.training.train_iters:,}", "tokens": f"{state.consumed_tokens:,}"}
+    rows = {"steps": f"{state.step:,}", "tokens": f"{state.consumed_tokens:,}"}
+    if run.training.train_tokens:
+        rows["tokens"] += f" of {run.training.train_tokens:,}"
+    else:
+        rows["steps"] += f" of {run.training.train_iters:,}"
     if session.record:
         rows["loss"] = f"{session.first_record['loss']:.4f} -> {session.record['loss']:.4f}"
         rows["tokens/s"] = f"{session.record['tokens_per_second']:,.0f}"

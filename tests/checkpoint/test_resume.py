@@ -21,7 +21,14 @@ TP2 = (("tensor_model_parallel_size", 2),)
 PP2 = (("pipeline_model_parallel_size", 2),)
 DISTRIBUTED = (("use_distributed_optimizer", True),)
 BF16 = (("bf16", True),)
+STABLE = (("optimizer", "stable_adamw"),)
+MUON = (("optimizer", "muon"),)
 SEQUENCE = (*TP2, ("sequence_parallel", True))
+
+
+def told(value: Any) -> str:
+    """Name a parameter in a test's id."""
+    return "-".join(str(part) for pair in value for part in pair) if isinstance(value, tuple) else str(value)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +43,17 @@ SEQUENCE = (*TP2, ("sequence_parallel", True))
         ("mlm", 2, SEQUENCE),
         ("mlm", 1, BF16),
         ("clm", 2, (*DISTRIBUTED, *BF16)),
+        ("mlm", 2, STABLE),
+        ("clm", 2, (*STABLE, *TP2)),
+        ("mlm", 2, (*STABLE, *PP2)),
+        ("mlm", 2, (*STABLE, *DISTRIBUTED)),
+        ("clm", 1, (*STABLE, *BF16)),
+        ("mlm", 2, (*STABLE, *DISTRIBUTED, *BF16)),
+        ("mlm", 2, MUON),
+        ("clm", 2, (*MUON, *PP2)),
+        ("clm", 1, (*MUON, *BF16)),
     ],
-    ids=lambda value: "-".join(name for name, _ in value) if isinstance(value, tuple) else str(value),
+    ids=told,
 )
 def test_same_layout_with_dropout_is_equal_to_the_bit(
     tmp_path: Path, objective: str, world_size: int, overrides: tuple[Any, ...]
@@ -61,28 +77,38 @@ LAYOUTS = {
     "dp2": (2, ()),
     "dp2-distributed-optimizer": (2, DISTRIBUTED),
     "tp2-pp2": (4, (*TP2, *PP2)),
+    "tp2-dp2-distributed-optimizer": (4, (*TP2, *DISTRIBUTED)),
 }
 CHANGES = [
-    ("mlm", "tp2", "pp2"),
-    ("mlm", "tp2", "dp2"),
-    ("mlm", "tp2", "dp2-distributed-optimizer"),
-    ("mlm", "pp2", "one"),
-    ("clm", "one", "dp2-distributed-optimizer"),
-    ("clm", "dp2-distributed-optimizer", "pp2"),
-    ("clm", "dp2-distributed-optimizer", "tp2-pp2"),
-    ("clm", "tp2-pp2", "one"),
+    ("mlm", "tp2", "pp2", ()),
+    ("mlm", "tp2", "dp2", ()),
+    ("mlm", "tp2", "dp2-distributed-optimizer", ()),
+    ("mlm", "pp2", "one", ()),
+    ("clm", "one", "dp2-distributed-optimizer", ()),
+    ("clm", "dp2-distributed-optimizer", "pp2", ()),
+    ("clm", "dp2-distributed-optimizer", "tp2-pp2", ()),
+    ("clm", "tp2-pp2", "one", ()),
+    ("mlm", "one", "tp2", STABLE),
+    ("clm", "tp2", "dp2-distributed-optimizer", STABLE),
+    ("mlm", "dp2-distributed-optimizer", "pp2", STABLE),
+    ("clm", "pp2", "tp2-dp2-distributed-optimizer", STABLE),
+    ("mlm", "tp2-dp2-distributed-optimizer", "one", STABLE),
+    ("clm", "dp2", "pp2", MUON),
 ]
 
 
+Uninterrupted = Callable[..., dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], dict[str, Any]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     """Give the run of an objective at a layout that went through, saved at STOP on its way; made once each."""
 
     @cache
-    def run(objective: str, layout: str) -> dict[str, Any]:
+    def run(objective: str, layout: str, optimizer: tuple[Any, ...] = ()) -> dict[str, Any]:
         world_size, overrides = LAYOUTS[layout]
         save = tmp_path_factory.mktemp(f"{objective}-{layout}")
-        case = Case(END, objective, save=str(save), save_at=STOP, overrides=overrides)
+        case = Case(END, objective, save=str(save), save_at=STOP, overrides=(*overrides, *optimizer))
         result = run_ranks(world_size, launch, case)[0]
         assert isinstance(result, dict)
         return result
@@ -90,18 +116,19 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, st
     return run
 
 
-@pytest.mark.parametrize(("objective", "before", "after"), CHANGES)
+@pytest.mark.parametrize(("objective", "before", "after", "optimizer"), CHANGES, ids=told)
 def test_other_layout_gives_the_same_losses(
-    objective: str, before: str, after: str, uninterrupted: Callable[[str, str], dict[str, Any]]
+    objective: str, before: str, after: str, optimizer: tuple[Any, ...], uninterrupted: Uninterrupted
 ) -> None:
-    former = uninterrupted(objective, before)
+    former = uninterrupted(objective, before, optimizer)
     world_size, overrides = LAYOUTS[after]
-    for result in run_ranks(world_size, launch, Case(END, objective, load=former["folder"], overrides=overrides)):
+    case = Case(END, objective, load=former["folder"], overrides=(*overrides, *optimizer))
+    for result in run_ranks(world_size, launch, case):
         np.testing.assert_allclose(result["losses"], former["losses"][STOP:], rtol=1e-5)
         assert "another layout" in result["notes"][0]
 
 
-def test_optimizer_state_matters_to_that_test(uninterrupted: Callable[[str, str], dict[str, Any]]) -> None:
+def test_optimizer_state_matters_to_that_test(uninterrupted: Uninterrupted) -> None:
     """Without the moments the same weights take another way, by far more than the tolerance."""
     former = uninterrupted("clm", "one")
     losses = run_ranks(1, launch_without_optimizer, Case(END, "clm", load=former["folder"]))[0]

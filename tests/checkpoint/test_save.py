@@ -65,7 +65,9 @@ def test_describes_itself(tmp_path: Path) -> None:
     assert described["format_version"] == FORMAT_VERSION
     assert (described["step"], described["consumed_samples"], described["objective"]) == (2, 8, "clm")
     tokens = described["consumed_tokens"]
-    assert described["lineage"] == [{"objective": "clm", "steps": 2, "tokens": tokens, "parent": ""}]
+    assert described["lineage"] == [
+        {"objective": "clm", "steps": 2, "tokens": tokens, "parent": "", "phase": "pretrain"}
+    ]
     assert described["layout"] == {"device": "cpu", "tp_size": 2, "pp_size": 1, "dp_size": 1}
     config = RunConfig.from_dict(described["config"])
     assert (config.model, config.parallel.tensor_model_parallel_size) == (

@@ -50,7 +50,7 @@ def test_pattern_of_one_is_global_everywhere() -> None:
 
 
 def test_objectives_and_their_masks() -> None:
-    assert dict(MASK_OF_OBJECTIVE) == {"mlm": "bidirectional", "clm": "causal"}
+    assert dict(MASK_OF_OBJECTIVE) == {"mlm": "bidirectional", "clm": "causal", "mntp": "bidirectional"}
 
 
 @pytest.mark.parametrize("objective", [MaskedLanguageModelling, CausalLanguageModelling])

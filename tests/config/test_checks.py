@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from megatron_ettin.config.checks import check_run, parse_split
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.presets import PRESETS
+from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.training import PHASES
 
 COMPLETE = {
     "objective": "mlm",
@@ -43,9 +44,14 @@ def refusal(run: RunConfig, world_size: int = 1, *, planning: bool = False) -> s
         ({"pipeline_model_parallel_size": 7, "global_batch_size": 3}, 7),
         ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "use_distributed_optimizer": True}, 8),
         ({"micro_batch_size": 4, "global_batch_size": 24}, 3),
+        ({"optimizer": "muon", "pipeline_model_parallel_size": 2}, 4),
+        ({"optimizer": "stable_adamw", "tensor_model_parallel_size": 2, "use_distributed_optimizer": True}, 4),
         ({"lr_warmup_iters": 10, "lr_wsd_decay_iters": 90}, 1),
         ({"lr_decay_style": "cosine", "lr_warmup_iters": 100, "lr_decay_iters": 1000}, 1),
         ({"lr": 0.0}, 1),
+        ({"train_iters": 0, "train_tokens": 1000, "lr_warmup_tokens": 100, "lr_wsd_decay_tokens": 900}, 1),
+        ({"lr_decay_style": "linear", "lr_decay_tokens": 1000}, 1),
+        ({"lr_warmup_tokens": 1000}, 1),
         ({"eval_only": True, "load": "runs/a", "save": "", "train_iters": 0, "split": "0,100,0"}, 3),
         ({"split": "100,0,0"}, 1),
     ],
@@ -57,7 +63,11 @@ def test_accepted(values: dict[str, Any], world_size: int) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("tp", [1, 2])
 def test_presets_are_accepted(preset: str, tp: int) -> None:
-    check_run(complete_run(**PRESETS[preset], tensor_model_parallel_size=tp), 2)
+    for phase in PHASES:
+        settings = preset_values(preset, "mlm", phase) | {"tensor_model_parallel_size": tp}
+        if "train_tokens" in settings:
+            settings |= {"train_iters": 0, "eval_interval": 0}
+        check_run(complete_run(**settings), 2)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,19 @@ def test_presets_are_accepted(preset: str, tp: int) -> None:
         ({"lr_warmup_iters": 101}, 1, "must not be longer than the schedule, --train-iters 100"),
         ({"lr_warmup_iters": 60, "lr_wsd_decay_iters": 50}, 1, "and --lr-warmup-iters 60 together"),
         ({"lr_warmup_iters": 60, "lr_decay_iters": 50}, 1, "the schedule, --lr-decay-iters 50"),
+        ({"train_tokens": 5}, 1, "--train-tokens 5: and --train-iters 100 say the same thing; give one of them"),
+        ({"save_interval": 5, "save_interval_tokens": 8_500_000_000}, 1, "--save-interval-tokens 8.5B: and"),
+        ({"lr_warmup_iters": 5, "lr_decay_tokens": 50}, 1, "--lr-warmup-iters 5: and --lr-decay-tokens 50: the"),
+        ({"lr_warmup_tokens": 5, "lr_decay_style": "linear"}, 1, "--train-iters 100: does not tell when"),
+        ({"train_iters": 0, "train_tokens": 9, "lr_warmup_tokens": 10}, 1, "than the schedule, --train-tokens 9"),
+        ({"optimizer": "stable_adamw", "lr": 0.0}, 1, "--lr 0.0: must be above 0 with --optimizer stable_adamw"),
+        ({"max_lr": 0.1}, 1, "--max-lr 0.1: belongs to --optimizer stable_adamw; got --optimizer adamw"),
+        (
+            {"optimizer": "muon", "tensor_model_parallel_size": 2},
+            2,
+            "--optimizer muon: needs whole matrices, and --tensor-model-parallel-size 2 splits them",
+        ),
+        ({"optimizer": "muon", "use_distributed_optimizer": True}, 2, "and --use-distributed-optimizer splits them"),
         ({"split": "969,30,1,1"}, 1, "--split 969,30,1,1: must be up to three parts"),
         ({"split": "0,100,0"}, 1, "--split 0,100,0: the training part is 0"),
         ({"split": "100,0,0", "eval_only": True, "load": "x"}, 1, "--split 100,0,0: the validation part is 0"),

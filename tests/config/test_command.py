@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from megatron_ettin.config.command import parse_command
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import run_options
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.token_counts import format_token_count, parse_token_count
 
 
 def write(folder: Path, text: str) -> str:
@@ -124,6 +125,7 @@ words = st.one_of(
 )
 
 
+@settings(deadline=None)  # a parser is built each time
 @given(st.lists(words, max_size=6))
 def test_any_words_are_a_command_or_one_line_of_refusal(arguments: list[str]) -> None:
     assume(not {"-h", "--help"} & {word.split("=")[0] for word in arguments})
@@ -132,3 +134,63 @@ def test_any_words_are_a_command_or_one_line_of_refusal(arguments: list[str]) ->
     except ConfigError as refused:
         told = str(refused)
     assert len(str(told).splitlines()) == 1
+
+
+def test_tokens_are_written_with_suffixes() -> None:
+    run = parse_command(["--train-tokens", "1.7T", "--lr-warmup-tokens", "400m", "--save-interval-tokens=8.5B"]).run
+    assert run.training.train_tokens == 1_700_000_000_000
+    assert run.optimizer.lr_warmup_tokens == 400_000_000
+    assert run.checkpoint.save_interval_tokens == 8_500_000_000
+    assert parse_command(["--train-tokens", "2048"]).run.training.train_tokens == 2048
+
+
+@pytest.mark.parametrize("written", ["1.5", "-1B", "B", "1G", "1e400", "", "1_000", "nan"])
+def test_no_whole_number_of_tokens(written: str) -> None:
+    message = refusal(f"--train-tokens={written}")
+    assert message.endswith("must be a whole number of tokens, in figures or with a suffix: 400M, 8.5B, 1.7T")
+
+
+@given(st.integers(0, 10**16))
+def test_tokens_are_told_as_they_are_read(count: int) -> None:
+    assert parse_token_count(format_token_count(count)) == count
+
+
+@pytest.mark.parametrize("yaml", ["train-tokens: 8.5B", "train-tokens: 8.5e+9", "train_tokens: 8500000000"])
+def test_tokens_in_yaml(tmp_path: Path, yaml: str) -> None:
+    assert parse_command(["--config", write(tmp_path, yaml)]).run.training.train_tokens == 8_500_000_000
+
+
+def test_one_length_in_two_units_is_refused_where_it_is_written_and_overridden_from_above(tmp_path: Path) -> None:
+    assert refusal("--train-iters", "5", "--train-tokens", "5B") == (
+        "--train-iters 5: and --train-tokens 5B say the same thing; give one of them"
+    )
+    config = write(tmp_path, "eval-interval: 5\neval-interval-tokens: 5\n")
+    assert f"(--config {config}): and --eval-interval-tokens 5" in refusal("--config", config)
+    config = write(tmp_path, "train-iters: 5\n")
+    command = parse_command(["--config", config, "--train-tokens", "5B"])
+    assert (command.run.training.train_iters, command.run.training.train_tokens) == (0, 5 * 10**9)
+    assert command.given == {"train_tokens": ""}
+
+
+def test_a_default_in_steps_gives_way_to_tokens() -> None:
+    run = parse_command(["--eval-interval-tokens", "5M"]).run
+    assert (run.training.eval_interval, run.training.eval_interval_tokens) == (0, 5_000_000)
+
+
+def test_a_presets_schedule_gives_way_to_a_run_in_steps() -> None:
+    """It was made for its own duration."""
+    run = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-iters", "30"]).run
+    assert (run.training.train_iters, run.training.train_tokens, run.optimizer.lr_warmup_tokens) == (30, 0, 0)
+    run = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-tokens", "10B"]).run
+    assert (run.training.train_tokens, run.optimizer.lr_warmup_tokens) == (10**10, 4 * 10**9)
+
+
+def test_a_preset_is_read_anew_for_what_a_checkpoint_was() -> None:
+    command = parse_command(["--preset", "ettin-32m", "--seed", "5"])
+    assert command.run.data.seq_length == 1024
+    later = command.going_on_from("clm", "decay")
+    assert (later.run.data.seq_length, later.run.model.rope_local_base) == (7999, 10_000.0)
+    assert later.run.training.seed == 5
+    assert "objective" not in later.given
+    named = parse_command(["--preset", "ettin-32m", "--phase", "extend"]).going_on_from("clm", "decay")
+    assert named.run.training.train_tokens == 250 * 10**9

@@ -77,6 +77,22 @@ def test_distributed_optimizer_shards_only_optimizer_state() -> None:
     assert shared == replace(whole, optimizer_state=-(-whole.optimizer_state // 4))
 
 
+def optimizer_bytes(run: RunConfig) -> int:
+    """Build the trainer's optimizer and add up what it keeps."""
+    from tests.helpers.training import start_training
+
+    states = start_training(run).optimizer.optimizer.state.values()
+    return sum(tensor.numel() * tensor.element_size() for state in states for tensor in state.values())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "stable_adamw", "muon"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_optimizer_state_equals_what_an_optimizer_keeps(optimizer: str, stages: int) -> None:
+    run = tiny_run("mlm", model=SHAPE, optimizer=optimizer, pipeline_model_parallel_size=stages)
+    kept = run_ranks(stages, optimizer_bytes, run)
+    assert [stage.optimizer_state for stage in estimate(run, stages)] == kept
+
+
 def test_parallelism_takes_memory_off_a_rank() -> None:
     def total(**overrides: Any) -> int:
         run = tiny_run("mlm", model=SHAPE, seq_length=512, **overrides)

@@ -8,7 +8,7 @@ import pytest
 
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.parameters import count_parameters, count_rank_parameters
-from megatron_ettin.config.presets import PRESETS
+from megatron_ettin.config.presets import preset_values
 from megatron_ettin.config.run import RunConfig
 from tests.helpers.distributed import run_ranks
 from tests.helpers.models import build_stage
@@ -25,7 +25,7 @@ PUBLISHED = {
 
 
 def preset_model(name: str) -> ModelConfig:
-    return RunConfig().with_values(PRESETS[name]).model
+    return RunConfig().with_values(preset_values(name, "mlm", "pretrain")).model
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -46,6 +46,9 @@ def test_parts_of_a_model_counted_by_hand() -> None:
     assert parts.norms == 5 * 8  # embedding, MLP of layer 0, attention and MLP of layer 1, final
     assert parts.head == 64 + 8
     assert parts.output_bias == 10
+    assert parts.output_matrix == 0
+    untied = count_parameters(ModelConfig(2, 8, 16, 2, vocab_size=10, untie_embeddings_and_output_weights=True))
+    assert untied.total == parts.total + 80
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -54,17 +57,21 @@ def test_one_rank_holds_the_whole_model(name: str) -> None:
     assert count_rank_parameters(model, tiny_run("mlm").parallel) == (PUBLISHED[name],)
 
 
-def held_parameters(tp: int, pp: int, vocab_size: int) -> int:
+def uneven_model(vocab_size: int, untied: bool) -> ModelConfig:
+    return replace(TINY, num_layers=5, vocab_size=vocab_size, untie_embeddings_and_output_weights=untied)
+
+
+def held_parameters(tp: int, pp: int, model: ModelConfig) -> int:
     """Build this rank's part of a model and count it."""
-    model = replace(TINY, num_layers=5, vocab_size=vocab_size)
     run = tiny_run("mlm", model=model, tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
     return sum(parameter.numel() for parameter in build_stage(run).parameters())
 
 
+@pytest.mark.parametrize("untied", [False, True])
 @pytest.mark.parametrize(("tp", "pp", "vocab_size"), [(1, 1, 100), (2, 1, 100), (1, 2, 128), (2, 2, 100)])
-def test_rank_counts_equal_built_models(tp: int, pp: int, vocab_size: int) -> None:
-    held = run_ranks(tp * pp, held_parameters, tp, pp, vocab_size)
-    model = replace(TINY, num_layers=5, vocab_size=vocab_size)
+def test_rank_counts_equal_built_models(tp: int, pp: int, vocab_size: int, untied: bool) -> None:
+    model = uneven_model(vocab_size, untied)
+    held = run_ranks(tp * pp, held_parameters, tp, pp, model)
     run = tiny_run("mlm", tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
     by_stage = count_rank_parameters(model, run.parallel)
     # Ranks are numbered tensor-parallel first.

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.plan import Plan, build_plan
 from megatron_ettin.config.plan_text import plan_text
-from megatron_ettin.config.presets import PRESETS
+from megatron_ettin.config.presets import preset_values
 from megatron_ettin.config.run import RunConfig
+
+SHAPE = {declared.name for declared in fields(ModelConfig)}
 
 
 def plan(world_size: int = 1, preset: str = "ettin-17m", **values: Any) -> Plan:
-    settings = {"objective": "mlm", **PRESETS[preset], **values}
+    shape = {name: value for name, value in preset_values(preset, "mlm", "pretrain").items() if name in SHAPE}
+    settings = {"objective": "mlm", **shape, **values}
     return build_plan(RunConfig().with_values(settings), world_size, notes=("taken from a test",))
 
 
@@ -72,7 +77,7 @@ def test_fullest_rank_is_of_the_stage_that_needs_most() -> None:
 def test_table_is_for_reading(objective: str, kind: str, window: str) -> None:
     table = plan_text(plan(objective=objective, train_iters=1000), "table")
     lines = {line[:23].strip(): line[23:] for line in table.splitlines()}
-    assert lines["objective"] == f"{objective} ({kind})"
+    assert lines["objective"] == f"{objective} ({kind}), phase pretrain"
     assert lines["parameters"] == "16,913,600"
     assert lines["local layers see"].startswith(window)
     assert lines["tokens"] == "at most 8,192,000"

@@ -51,17 +51,23 @@ def run_ranks(
     assert world_size <= MAX_RANKS
     if not _workers:
         _start_pool()
-    port = _free_port()
-    for rank, worker in enumerate(_workers[:world_size]):
-        environment = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        worker.pipe.send((environment, function, args, kwargs))
-    return _collect(_workers[:world_size], timeout_seconds)
+    workers, port = _workers[:world_size], _free_port()
+    try:
+        for rank, worker in enumerate(workers):
+            environment = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world_size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            worker.pipe.send((environment, function, args, kwargs))
+        return _collect(workers, timeout_seconds)
+    except BaseException:
+        # Also when the test itself is interrupted: a worker that is still busy would answer the next call with this
+        # one's result.
+        stop_pool()
+        raise
 
 
 def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
@@ -87,7 +93,6 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
             deadline = min(deadline, time.monotonic() + ERROR_GRACE_SECONDS)
     if len(results) == len(workers):
         return [results[rank] for rank in range(len(workers))]
-    stop_pool()
     missing = [rank for rank in range(len(workers)) if rank not in results and rank not in errors]
     report = "".join(f"\n--- rank {rank} ---\n{text}" for rank, text in sorted(errors.items()))
     raise RuntimeError(f"ranks {sorted(errors)} failed, ranks {missing} did not answer{report}")

@@ -107,3 +107,17 @@ def test_empty_batch_of_a_rank_without_rows(tokenizer: TokenizerFiles, tmp_path:
     for objective in ("mlm", "clm"):
         batch = build(tokenizer, objective).eval_batch([])
         assert (batch.real_tokens, len(batch.scored_K), len(batch.tokens_T)) == (0, 0, 1)
+
+
+def test_mntp_predicts_what_mlm_hides_from_one_position_before(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
+    samples = [3, 0, 7]
+    given = [rows.row(sample) for sample in samples]
+    masked, shifted = (build(tokenizer, name).train_batch(given, samples) for name in ("mlm", "mntp"))
+    np.testing.assert_array_equal(shifted.tokens_T, masked.tokens_T)
+    np.testing.assert_array_equal(shifted.labels_K, masked.labels_K)
+    np.testing.assert_array_equal(shifted.scored_K + 1, masked.scored_K)
+    # The position before lies in the same piece.
+    piece_of = np.searchsorted(masked.cu_seqlens, [shifted.scored_K, masked.scored_K], side="right")
+    np.testing.assert_array_equal(piece_of[0], piece_of[1])
+    assert build(tokenizer, "mntp").mask_kind == "bidirectional"
+    assert build(tokenizer, "mntp").name == "mntp"

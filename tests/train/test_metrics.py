@@ -85,6 +85,7 @@ def test_record_of_a_step(objective: str, quality_name: str, value: float) -> No
         "tokens": 700,
         "loss": 2.0,
         quality_name: pytest.approx(value),
+        "scored_tokens": result().sums.scored_tokens,
         "learning_rate": 1e-3,
         "gradient_norm": 0.5,
         "tokens_per_second": 123.5,

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from megatron_ettin.train.metrics import Record
-from megatron_ettin.train.screen import Screen, open_screen
+from megatron_ettin.train.screen import Goal, Screen, open_screen
 
 RECORD: Record = {
     "step": 50,
@@ -27,7 +27,7 @@ def drive(*, terminal: bool, is_main: bool = True) -> str:
     """Run a screen through a short life; return everything it wrote."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=200, _environ={})
-    screen: Screen = open_screen(is_main=is_main, first_step=40, last_step=100, console=console)
+    screen: Screen = open_screen(is_main=is_main, goal=Goal("step", 40, 100), console=console)
     screen.note("loaded [somewhere]")
     screen.show(RECORD)
     screen.close("trained", {"steps": "100", "checkpoint": "runs/x"})
@@ -60,6 +60,6 @@ def test_other_ranks_are_silent() -> None:
 
 def test_pipe_is_not_folded_to_a_width() -> None:
     out = io.StringIO()
-    screen = open_screen(is_main=True, first_step=0, last_step=1, console=Console(file=out, width=20))
+    screen = open_screen(is_main=True, goal=Goal("step", 0, 1), console=Console(file=out, width=20))
     screen.show(RECORD)
     assert len(out.getvalue().splitlines()) == 1

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# The Ettin paper in minutes, on two CPU cores: an encoder and a decoder through all three phases, each made into the
+# other kind, and all four measured under both objectives.
+#
+#   examples/ettin_nano.sh [--corpus FILE] [--output DIR] [--tokens N]
+#
+#   --corpus FILE   text to learn from: .jsonl with a "text" in each line, or plain text; without it the Python
+#                   standard library's sources and docstrings
+#   --output DIR    where everything goes (default: runs/ettin_nano); a former run of this script there is replaced
+#   --tokens N      length of the first phase (default: 1200000); the others are shorter in proportion
+set -euo pipefail
+
+usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+refuse() { echo "error: $1" >&2; exit 2; }
+
+corpus=""
+output="runs/ettin_nano"
+tokens=1200000
+while (($#)); do
+  case "$1" in
+    --corpus | --output | --tokens)
+      (($# > 1)) || refuse "$1: a value is missing"
+      printf -v "${1#--}" '%s' "$2"
+      shift 2
+      ;;
+    -h | --help) usage; exit 0 ;;
+    *) refuse "$1: unknown flag; --corpus FILE, --output DIR and --tokens N are known" ;;
+  esac
+done
+[[ -z $corpus || -f $corpus ]] || refuse "--corpus $corpus: there is no such file"
+[[ -z $corpus ]] || corpus="$(realpath -- "$corpus")"
+[[ $tokens =~ ^[1-9][0-9]{3,8}$ ]] || refuse "--tokens $tokens: must be a whole number of 1000 or more"
+[[ ! -e $output || -e $output/.ettin_nano ]] || refuse "--output $output: exists and was not made by this script"
+
+# Paths in what is printed at the end are short when the output lies in the checkout.
+home="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+[[ $output == /* ]] || output="$(realpath --canonicalize-missing --relative-to="$home" -- "$output")"
+cd "$home"
+rm -rf -- "$output"
+mkdir -p "$output/data" "$output/eval"
+touch "$output/.ettin_nano"
+
+# Two ranks share two cores: one thread each. Nothing is fetched.
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+# Without an active environment, the one that make install made.
+[[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
+data=(--config examples/configs/ettin_nano.yaml --data-path "$output/data/corpus_text_document")
+
+# Rows twice as long from the second phase on, and RoPE bases for them; the peak, half of it, 0.02 of it; cross-training
+# from half the peak. Each phase is a share of the first one, and has a seed of its own, as all read the same text.
+longer=(--seq-length 512 --rope-global-base 160000 --rope-local-base 160000 --lr-warmup-tokens 0)
+part() { echo $((tokens * $1 / 100)); }
+pretrain=(--train-tokens "$tokens" --lr-warmup-tokens "$(part 5)" --eval-interval-tokens "$(part 10)")
+extend=("${longer[@]}" --seed 22 --lr-decay-style 1-sqrt --lr 1e-3 --min-lr 5e-4 --train-tokens "$(part 25)"
+  --eval-interval-tokens "$(part 5)")
+decay=("${longer[@]}" --seed 23 --lr-decay-style 1-sqrt --lr 5e-4 --min-lr 2e-5 --max-lr 1e-3 --mlm-probability 0.15
+  --train-tokens "$(part 20)" --eval-interval-tokens "$(part 5)")
+cross=("${longer[@]}" --lr-decay-style WSD --lr 5e-4 --min-lr 1e-5 --mlm-probability 0.15 --seed 210
+  --train-tokens "$(part 30)" --lr-warmup-tokens "$(part 2)" --lr-wsd-decay-tokens "$(part 6)"
+  --eval-interval-tokens "$(part 5)")
+
+stage() { printf '\n[%3d s] %s\n' "$SECONDS" "$1"; }
+
+train() { # train FOLDER OBJECTIVE PHASE [flags]
+  stage "$1: --objective $2 --phase $3"
+  torchrun --standalone --nproc-per-node 2 -m megatron_ettin.pretrain "${data[@]}" \
+    --tokenizer-model "$output/tokenizer" --objective "$2" --phase "$3" --save "$output/$1" "${@:4}"
+}
+
+measure() { # measure KIND FOLDER OBJECTIVE
+  python -m megatron_ettin.pretrain "${data[@]}" --seq-length 512 --load "$output/$2" --eval-only --objective "$3" \
+    | tail -n 1 \
+    >"$output/eval/$1_$3.json"
+}
+
+stage "text, tokenizer, tokens"
+python tools/gather_corpus.py --output "$output/data/corpus.jsonl" --max-bytes 4000000 ${corpus:+--corpus "$corpus"}
+python tools/train_tokenizer.py --input "$output/data/corpus.jsonl" --output "$output/tokenizer" --vocab-size 4096
+python tools/preprocess_data.py --input "$output/data/corpus.jsonl" --output-prefix "$output/data/corpus" \
+  --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$output/tokenizer" --workers 2
+
+for model in encoder:mlm decoder:clm; do
+  kind=${model%:*} objective=${model#*:}
+  train "$kind/pretrain" "$objective" pretrain "${pretrain[@]}"
+  train "$kind/extend" "$objective" extend "${extend[@]}" --load "$output/$kind/pretrain"
+  train "$kind/decay" "$objective" decay "${decay[@]}" --load "$output/$kind/extend"
+done
+train decoder_from_encoder clm cross "${cross[@]}" --load "$output/encoder/decay"
+train encoder_from_decoder mlm cross "${cross[@]}" --load "$output/decoder/decay"
+
+stage "all four under both objectives"
+for model in encoder:encoder/decay decoder:decoder/decay encoder_from_decoder:encoder_from_decoder \
+  decoder_from_encoder:decoder_from_encoder; do
+  # One core each. Waiting for a process by its number tells whether it failed.
+  measure "${model%:*}" "${model#*:}" mlm & first=$!
+  measure "${model%:*}" "${model#*:}" clm
+  wait "$first"
+done
+
+stage "report"
+python tools/report_four.py --runs "$output" --output "$output"
+echo "made in $SECONDS s, in $output"

@@ -1,0 +1,54 @@
+"""The published runs that examples/ ships: each resolves, and together they are the paper's 24 models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.plan import Plan
+from megatron_ettin.config.presets import SIZES
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.planning import plan_run
+from megatron_ettin.train.preflight import prepare_run
+
+FOLDER = Path(__file__).resolve().parents[1] / "examples" / "configs" / "ettin"
+OBJECTIVES = {"encoder": "mlm", "decoder": "clm", "encoder_from_decoder": "mlm", "decoder_from_encoder": "clm"}
+RUNS = [(size, kind) for size in SIZES for kind in OBJECTIVES]
+
+
+def plan(size: str, kind: str, *flags: str) -> Plan:
+    command = parse_command(["--config", str(FOLDER / f"{size}_{kind}.yaml"), *flags, "--dry-run"])
+    return plan_run(prepare_run(command, world_size=4).run, world_size=4)
+
+
+def test_there_are_24() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {f"{size}_{kind}.yaml" for size, kind in RUNS}
+    assert len(RUNS) == 24
+
+
+@pytest.mark.parametrize(("size", "kind"), RUNS)
+def test_config_plans_its_run(size: str, kind: str) -> None:
+    made = plan(size, kind, "--micro-batch-size", "24")
+    run: RunConfig = made.run
+    assert run.training.objective == OBJECTIVES[kind]
+    assert run.training.phase == ("cross" if "from" in kind else "pretrain")
+    assert run.training.bf16
+    assert made.steps > 5000
+    assert made.memory[0].total > 0
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@pytest.mark.parametrize("size", SIZES)
+def test_phase_is_a_flag_away(size: str, kind: str) -> None:
+    plans = [plan(size, kind, "--phase", phase) for phase in ("pretrain", "extend", "decay")]
+    assert sum(made.checkpoints for made in plans) == (79 if size == "1b" else 236)
+
+
+@pytest.mark.parametrize(("size", "kind"), RUNS)
+def test_config_sets_nothing_that_its_preset_sets(size: str, kind: str) -> None:
+    told = yaml.safe_load((FOLDER / f"{size}_{kind}.yaml").read_text())
+    assert set(told) <= {"preset", "objective", "phase", "bf16"}
+    assert told["preset"] == f"ettin-{size}"

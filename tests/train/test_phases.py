@@ -1,0 +1,259 @@
+"""Phases that chain, objectives that cross, and time that counts tokens: whole launches on a small corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_ettin.checkpoint.layout import list_steps, read_run_json, resolve_checkpoint
+from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.continuation import Continuation, continuation
+from megatron_ettin.train.preflight import prepare_run
+from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import TINY, tiny_run
+from tests.train.test_launch import assert_same_weights, launch, metrics
+
+DP2: dict[str, Any] = {"use_distributed_optimizer": True}
+IN_TOKENS: dict[str, Any] = {
+    "train_iters": 0,
+    "train_tokens": 4000,
+    "eval_interval": 0,
+    "eval_interval_tokens": 1500,
+    "save_interval_tokens": 1200,
+    "lr_warmup_tokens": 800,
+    "lr_wsd_decay_tokens": 1500,
+}
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("material")
+    tokenizer = write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(TINY.vocab_size - 5)])
+    documents = [document.tolist() for document in babble(120, TINY.vocab_size)]
+    return {"data_path": write_corpus(folder / "corpus", documents), "tokenizer_model": str(tokenizer)}
+
+
+def settings(material: dict[str, str], objective: str = "mlm", **overrides: Any) -> RunConfig:
+    small: dict[str, Any] = {"micro_batch_size": 2, "global_batch_size": 4, "log_interval": 1, "split": "80,20,0"}
+    small |= {"train_iters": 4, "eval_interval": 0, "attention_output_dropout": 0.1}
+    return tiny_run(objective, **(small | material | overrides))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, material: dict[str, str]) -> Path:
+    save = tmp_path_factory.mktemp("pretrained")
+    run_ranks(2, launch, settings(material, save=str(save)))
+    return save
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, material: dict[str, str]) -> Path:
+    save = tmp_path_factory.mktemp("trained")
+    run_ranks(1, launch, settings(material, save=str(save), train_iters=1, phase="extend"))
+    return save
+
+
+class TestTokenTime:
+    """A run that counts in tokens."""
+
+    @pytest.mark.parametrize("packing", ["best-fit", "none"])
+    def test_stopped_and_resumed_run_equals_the_uninterrupted_one(
+        self, tmp_path: Path, material: dict[str, str], packing: str
+    ) -> None:
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        run_ranks(2, launch, settings(material, save=str(whole), packing=packing, **IN_TOKENS))
+        run_ranks(2, launch, settings(material, save=str(parts), packing=packing, exit_interval=5, **IN_TOKENS))
+        resumed = settings(material, save=str(parts), load=str(parts), packing=packing, **IN_TOKENS)
+        run_ranks(2, launch, resumed)
+        assert metrics(parts) == metrics(whole)
+        assert set(list_steps(parts)) == {*list_steps(whole), 5}
+        assert_same_weights(whole, parts)
+        # And a finished run is left as it is.
+        run_ranks(2, launch, resumed)
+        assert metrics(parts) == metrics(whole)
+
+    def test_everything_happens_with_the_step_that_reaches_its_tokens(
+        self, tmp_path: Path, material: dict[str, str]
+    ) -> None:
+        out = run_ranks(1, launch, settings(material, "clm", save=str(tmp_path), **IN_TOKENS))[0]
+        lines = metrics(tmp_path)
+        tokens = [line["tokens"] for line in lines]
+        assert tokens[-2] < 4000 <= tokens[-1]
+        saved = [next(i for i, t in enumerate(tokens, 1) if t >= mark) for mark in (1200, 2400, 3600, 4000)]
+        assert list_steps(tmp_path) == sorted(set(saved))
+        evaluated = [next(i for i, t in enumerate(tokens, 1) if t >= mark) for mark in (1500, 3000, 4000)]
+        assert [line["step"] for line in lines if "validation_loss" in line] == sorted(set(evaluated))
+        for line, before in zip(lines, [0, *tokens], strict=False):
+            left = (4000 - before) / 1500
+            assert line["learning_rate"] == pytest.approx(3e-3 * min(before / 800, 1, left))
+        assert "% of 4K tokens | " in out
+
+    def test_steps_do_not_depend_on_the_layout(self, tmp_path: Path, material: dict[str, str]) -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        still: dict[str, Any] = {"attention_output_dropout": 0.0, "micro_batch_size": 1, **IN_TOKENS}
+        run_ranks(1, launch, settings(material, save=str(one), **still))
+        run_ranks(2, launch, settings(material, save=str(two), **still))
+        told = [[(line["step"], line["tokens"]) for line in metrics(save)] for save in (one, two)]
+        assert told[0] == told[1]
+
+
+@dataclass(frozen=True)
+class TakenUp:
+    """What a launch found before its first step."""
+
+    weights: dict[str, np.ndarray]
+    optimizer_steps: int
+    moments: float
+    counters: tuple[int, int, int]
+
+
+def take_up_only(run: RunConfig) -> TakenUp:
+    """Do what a launch does before its first step, and tell what came of it."""
+    import torch
+
+    from megatron_ettin.checkpoint.tensors import optimizer_steps
+    from megatron_ettin.train.take_up import take_up
+    from tests.helpers.training import start_training
+
+    training = start_training(run)
+    state = take_up(training).state
+    inner = training.optimizer.chained_optimizers[0].optimizer
+    moments = sum(float(kept["exp_avg"].double().abs().sum()) for kept in inner.state.values())
+    with torch.no_grad():
+        weights = {
+            name: value.numpy().copy() for name, value in training.model.state_dict().items() if value is not None
+        }
+    return TakenUp(
+        weights,
+        optimizer_steps(training.optimizer),
+        moments,
+        (state.step, state.consumed_samples, state.consumed_tokens),
+    )
+
+
+class TestPhases:
+    """From one phase to the next."""
+
+    def test_next_phase_keeps_the_optimizer_and_cross_drops_it(
+        self, pretrained: Path, material: dict[str, str]
+    ) -> None:
+        found = {
+            phase: run_ranks(1, take_up_only, settings(material, load=str(pretrained), phase=phase))[0]
+            for phase in ("pretrain", "extend", "cross")
+        }
+        resumed, extended, crossed = found["pretrain"], found["extend"], found["cross"]
+        assert resumed.counters[0] == resumed.optimizer_steps == extended.optimizer_steps == 4
+        assert extended.moments == resumed.moments > 0
+        assert (crossed.optimizer_steps, crossed.moments) == (0, 0.0)
+        assert extended.counters == crossed.counters == (0, 0, 0)
+        for name, value in resumed.weights.items():
+            np.testing.assert_array_equal(extended.weights[name], value)
+            np.testing.assert_array_equal(crossed.weights[name], value)
+
+    def test_three_phases_and_back_across(self, tmp_path: Path, pretrained: Path, material: dict[str, str]) -> None:
+        """Lengths, bases and the schedule switch; the lineage remembers; rates join at the seams."""
+        changes: dict[str, Any] = {
+            "seq_length": 128,
+            "rope_global_base": 500.0,
+            "rope_local_base": 300.0,
+            "lr_decay_style": "1-sqrt",
+        }
+        extend: dict[str, Any] = {
+            "phase": "extend",
+            "min_lr": 1.5e-3,
+            "train_iters": 0,
+            "train_tokens": 3000,
+            **changes,
+        }
+        run_ranks(2, launch, settings(material, save=str(tmp_path / "e"), load=str(pretrained), **extend, **DP2))
+        decay = extend | {"phase": "decay", "lr": 1.5e-3, "min_lr": 6e-5, "mlm_probability": 0.15}
+        run_ranks(1, launch, settings(material, save=str(tmp_path / "d"), load=str(tmp_path / "e"), **decay))
+        cross: dict[str, Any] = decay | {"phase": "cross", "lr_decay_style": "WSD"}
+        crossed = settings(material, "clm", save=str(tmp_path / "c"), load=str(tmp_path / "d"), **cross)
+        out = run_ranks(1, launch, crossed)[0]
+        assert f"--objective clm --phase cross begins from {tmp_path}/d/step_" in out
+        back = settings(material, "mlm", save=str(tmp_path / "b"), load=str(tmp_path / "c"), **cross)
+        run_ranks(1, launch, back)
+        rates = {name: [line["learning_rate"] for line in metrics(tmp_path / name)] for name in "ed"}
+        assert (rates["e"][0], rates["d"][0]) == pytest.approx((3e-3, 1.5e-3))
+        # The last step of a phase is made before its end.
+        assert 1.5e-3 < rates["e"][-1] < 1.8e-3
+        assert metrics(tmp_path / "e")[0]["step"] == 1
+        lineage = read_run_json(resolve_checkpoint(tmp_path / "b"))["lineage"]
+        told = [(stretch["objective"], stretch["phase"]) for stretch in lineage]
+        phases = ["pretrain", "extend", "decay", "cross", "cross"]
+        assert told == list(zip(["mlm", "mlm", "mlm", "clm", "mlm"], phases, strict=True))
+        parents = [str(resolve_checkpoint(save)) for save in (pretrained, *(tmp_path / name for name in "edc"))]
+        assert [stretch["parent"] for stretch in lineage] == ["", *parents]
+        for stretch, name in zip(lineage[1:], "edcb", strict=True):
+            described = read_run_json(resolve_checkpoint(tmp_path / name))
+            assert (stretch["steps"], stretch["tokens"]) == (described["step"], described["consumed_tokens"])
+            assert stretch["tokens"] >= 3000
+        # A phase that was begun is resumed as itself.
+        again = settings(material, "mlm", save=str(tmp_path / "b"), load=str(tmp_path / "b"), **cross)
+        assert continuation(read_run_json(resolve_checkpoint(tmp_path / "b")), again) is Continuation.RESUME
+
+    def test_resumed_phase_equals_the_uninterrupted_one(
+        self, tmp_path: Path, pretrained: Path, material: dict[str, str]
+    ) -> None:
+        extend: dict[str, Any] = {"phase": "extend", "seq_length": 128, "train_iters": 5}
+        run_ranks(2, launch, settings(material, save=str(tmp_path / "a"), load=str(pretrained), **extend))
+        begun = settings(material, save=str(tmp_path / "b"), load=str(pretrained), exit_interval=2, **extend)
+        run_ranks(2, launch, begun)
+        run_ranks(2, launch, settings(material, save=str(tmp_path / "b"), load=str(tmp_path / "b"), **extend))
+        assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+        assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+    def test_mntp_goes_on_from_a_decoder(self, tmp_path: Path, material: dict[str, str]) -> None:
+        decoder = settings(material, "clm", save=str(tmp_path / "decoder"))
+        run_ranks(1, launch, decoder)
+        load = str(tmp_path / "decoder")
+        run = settings(material, "mntp", save=str(tmp_path / "m"), load=load, phase="cross", train_iters=30)
+        run_ranks(1, launch, run)
+        assert read_run_json(resolve_checkpoint(tmp_path / "m"))["objective"] == "mntp"
+        lines = metrics(tmp_path / "m")
+        assert "masked_accuracy" in lines[0]
+        assert np.mean([line["loss"] for line in lines[-5:]]) < np.mean([line["loss"] for line in lines[:5]]) - 0.1
+
+
+class TestRefusals:
+    """What is answered before torch is loaded."""
+
+    def prepare(self, material: dict[str, str], trained: Path, *more: str) -> RunConfig:
+        files = ["--data-path", material["data_path"], "--load", str(trained), "--split", "80,20,0"]
+        return prepare_run(parse_command([*files, *more]), world_size=1).run
+
+    def test_phase_and_objective_come_from_the_checkpoint(self, material: dict[str, str], trained: Path) -> None:
+        run = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5")
+        assert (run.training.phase, run.training.objective) == ("extend", "mlm")
+
+    def test_another_objective_without_cross(self, material: dict[str, str], trained: Path) -> None:
+        flags = ["--save", "x", "--train-iters", "5", "--objective", "clm"]
+        with pytest.raises(ConfigError, match="was trained with --objective mlm; --phase cross trains its weights"):
+            self.prepare(material, trained, *flags)
+        run = self.prepare(material, trained, *flags, "--phase", "cross")
+        assert (run.training.phase, run.training.objective) == ("cross", "clm")
+
+    def test_an_evaluation_may_ask_for_any_objective(self, material: dict[str, str], trained: Path) -> None:
+        run = self.prepare(material, trained, "--eval-only", "--objective", "clm")
+        assert run.training.objective == "clm"
+
+    def test_a_phase_has_a_folder_of_its_own(self, material: dict[str, str], trained: Path) -> None:
+        from megatron_ettin.train.run import check_history
+
+        run = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5", "--phase", "decay")
+        with pytest.raises(
+            ConfigError, match=r"--phase extend, which --load .* ends; save --objective mlm --phase decay"
+        ):
+            check_history(run)
+
+    def test_a_preset_follows_the_phase_of_the_checkpoint(self, material: dict[str, str], trained: Path) -> None:
+        with pytest.raises(ConfigError, match=r"--num-layers 7 \(from --preset ettin-17m\)"):
+            self.prepare(material, trained, "--save", str(trained), "--preset", "ettin-17m")

@@ -1,0 +1,52 @@
+"""Draw the loss curves of several runs into one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.checkpoint.layout import METRICS_FILE
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.evaluation.figures import draw_losses
+from megatron_ettin.evaluation.loss_curve import LossCurve, read_loss_curve
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tool."""
+    parser = ToolParser(__doc__ or "")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a --save folder, or LABEL=FOLDER to name it otherwise")
+    parser.add_argument("--output", required=True, help="the PNG to write")
+    told = parser.parse(arguments)
+    curves: dict[str, LossCurve] = {}
+    for written in told.runs:
+        label, folder = _named(written)
+        if label in curves:
+            raise ConfigError(f"RUN {written}: another run is called {label}; write LABEL={folder}")
+        curves[label] = _curve(folder)
+    try:
+        draw_losses(curves, Path(told.output))
+    except ValueError as error:
+        raise ConfigError(f"RUN: {error}") from error
+    print(f"wrote {told.output}")
+    return 0
+
+
+def _named(written: str) -> tuple[str, Path]:
+    label, found, path = written.rpartition("=")
+    folder = Path(path)
+    return (label, folder) if found else (folder.resolve().name, folder)
+
+
+def _curve(folder: Path) -> LossCurve:
+    metrics = folder / METRICS_FILE
+    if not metrics.is_file():
+        raise ConfigError(f"RUN {folder}: there is no {metrics}")
+    try:
+        return read_loss_curve(metrics)
+    except ValueError as error:
+        raise ConfigError(f"RUN {folder}: {error}") from error
+
+
+if __name__ == "__main__":
+    run_tool(main)

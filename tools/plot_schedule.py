@@ -1,0 +1,60 @@
+"""Draw the learning rate of a preset or config over the phases of its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.time_units import schedule_end, schedule_unit
+from megatron_ettin.config.token_counts import format_token_count
+from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.config.training import PHASES
+from megatron_ettin.evaluation.schedule_figure import PhaseCurve, draw_phases
+from megatron_ettin.optim.schedules import learning_rate_path, phase_schedule
+from megatron_ettin.train.preflight import prepare_run
+
+_POINTS = 400
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tool."""
+    told = _parser().parse(arguments)
+    source = ["--config", told.config] if told.config else ["--preset", told.preset]
+    curves = []
+    for phase in told.phases:
+        command = parse_command([*source, "--objective", told.objective, "--phase", phase, "--dry-run"])
+        curves.append(_curve(" ".join(source), prepare_run(command, world_size=1).run))
+    draw_phases(f"{told.config or told.preset}, {told.objective}", curves, Path(told.output))
+    print(f"wrote {told.output}")
+    return 0
+
+
+def _parser() -> ToolParser:
+    parser = ToolParser(__doc__ or "")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--preset", default="", help="named settings")
+    source.add_argument("--config", default="", help="file of settings")
+    parser.add_argument("--objective", default="mlm", help="mlm, clm or mntp")
+    parser.add_argument("--phases", nargs="+", default=list(PHASES), choices=PHASES, help="which phases, in order")
+    parser.add_argument("--output", required=True, help="the PNG to write")
+    return parser
+
+
+def _curve(source: str, run: RunConfig) -> PhaseCurve:
+    end, schedule = schedule_end(run.optimizer, run.training), phase_schedule(run.optimizer, run.training)
+    if end == 0:
+        raise ConfigError(f"{source}: tells no duration, so there is nothing to draw")
+    corners = [time for time, _ in learning_rate_path(run.optimizer, run.training)]
+    times = sorted({*corners, *(end * point / _POINTS for point in range(_POINTS + 1))})
+    unit = {"tokens": "tokens", "iters": "steps"}[schedule_unit(run.optimizer, run.training)]
+    length = format_token_count(end) if unit == "tokens" else f"{end:,}"
+    masked = f"\n{run.data.mlm_probability:.0%} masked" if run.training.objective != "clm" else ""
+    title = f"{run.training.phase}: {length} {unit}\nrows of {run.data.seq_length:,}{masked}"
+    return PhaseCurve(title, unit, times, [schedule(time) for time in times])
+
+
+if __name__ == "__main__":
+    run_tool(main)

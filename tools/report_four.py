@@ -1,0 +1,58 @@
+"""Compare an encoder, a decoder, and the two models made from them, as examples/ettin_nano.sh leaves them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.checkpoint.layout import METRICS_FILE, read_run_json, resolve_checkpoint
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.evaluation.four_way import FourWayModel, LifeStretch, draw_four_lines, four_way_text
+from megatron_ettin.evaluation.loss_curve import read_loss_curve
+
+_ENCODER = ("encoder/pretrain", "encoder/extend", "encoder/decay")
+_DECODER = ("decoder/pretrain", "decoder/extend", "decoder/decay")
+_LIVES = {
+    "encoder": _ENCODER,
+    "decoder": _DECODER,
+    "encoder_from_decoder": (*_DECODER, "encoder_from_decoder"),
+    "decoder_from_encoder": (*_ENCODER, "decoder_from_encoder"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write OUTPUT/report.md and OUTPUT/four_lines.png, and print the report."""
+    parser = ToolParser(__doc__ or "")
+    parser.add_argument("--runs", required=True, metavar="DIR", help="folder of the runs, with their eval/*.json")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for report.md and four_lines.png")
+    options = parser.parse(arguments)
+    runs, output = Path(options.runs), Path(options.output)
+    models = [
+        FourWayModel(kind.replace("_", " "), [_stretch(runs / folder) for folder in life], _measured(runs, kind))
+        for kind, life in _LIVES.items()
+    ]
+    draw_four_lines(models, output / "four_lines.png")
+    text = four_way_text(models, "four_lines.png")
+    (output / "report.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def _stretch(save: Path) -> LifeStretch:
+    last = read_run_json(resolve_checkpoint(save))["lineage"][-1]
+    curve = read_loss_curve(save / METRICS_FILE)
+    return LifeStretch(last["phase"], last["objective"], last["steps"], last["tokens"], curve)
+
+
+def _measured(runs: Path, kind: str) -> dict[str, dict[str, float]]:
+    found = {objective: runs / "eval" / f"{kind}_{objective}.json" for objective in ("mlm", "clm")}
+    for path in found.values():
+        if not path.is_file():
+            raise ConfigError(f"--runs {runs}: there is no {path}")
+    return {objective: json.loads(path.read_text(encoding="utf-8")) for objective, path in found.items()}
+
+
+if __name__ == "__main__":
+    run_tool(main)
