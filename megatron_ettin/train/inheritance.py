@@ -33,6 +33,8 @@ INHERITED = (
     "init_cutoff",
     "seq_length",
     "packing",
+    "split",
+    "seed",
     "objective",
     "phase",
 )
