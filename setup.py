@@ -63,5 +63,6 @@ setup(
         "dev": DEVELOP,
         "clients": CLIENTS,
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
+        "ray": ["ray>=2.40"],  # for preprocessing on a cluster; never imported otherwise
     },
 )
