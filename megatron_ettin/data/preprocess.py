@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +127,7 @@ def _encode_blocks(settings: PreprocessSettings, encoder: _Encoder) -> Iterator[
             yield block, encoder.encode(block)
         return
     # Spawned, because the tokenizers library may hold threads that do not survive a fork.
+    others = active_children()
     with ProcessPoolExecutor(settings.workers, get_context("spawn"), _start_worker, (settings,)) as pool:
         under_way: deque[tuple[LineBlock, Future[list[Encoded]]]] = deque()
         try:
@@ -139,6 +140,11 @@ def _encode_blocks(settings: PreprocessSettings, encoder: _Encoder) -> Iterator[
                 yield first, encoded.result()
         except BrokenProcessPool:
             raise ConfigError(f"--workers {settings.workers}: a worker was killed; fewer need less memory") from None
+        except BaseException:
+            # An interrupt may fall between a worker's start and the pool's noting it, which would then wait for ever.
+            for worker in set(active_children()).difference(others):
+                worker.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
