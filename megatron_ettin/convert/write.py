@@ -22,6 +22,7 @@ from megatron_ettin.checkpoint.layout import (
     write_json_atomic,
 )
 from megatron_ettin.config.data import DataConfig
+from megatron_ettin.config.parallel import padded_vocab_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import TrainingConfig
 from megatron_ettin.convert.config_map import ImportedConfig, config_to_ours
@@ -31,9 +32,6 @@ from megatron_ettin.convert.new_folder import new_folder
 from megatron_ettin.convert.safetensors_file import TensorEntry
 from megatron_ettin.convert.state import write_state
 from megatron_ettin.convert.tokenizer_files import copy_tokenizer, read_special_tokens
-
-_VOCABULARY_MULTIPLE = 8
-"""Rows are filled up to a multiple of this, as training at one tensor-parallel rank has them."""
 
 
 def import_model(
@@ -72,7 +70,7 @@ def import_model(
 
 def _write_weights(state: Path, folder: HubFolder, imported: ImportedConfig, names: tuple[TensorName, ...]) -> None:
     model = imported.model
-    padded = -(-model.vocab_size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+    padded = padded_vocab_size(model.vocab_size, tp=1)
     by_name = {name.ours: name for name in names}
 
     def load(ours: str) -> Tensor:

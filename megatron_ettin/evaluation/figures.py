@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -51,11 +52,16 @@ def draw_losses(curves: Mapping[str, LossCurve], path: Path, *, levels: Mapping[
             )
     for name, level in (levels or {}).items():
         axes.axhline(level, color=_LEVEL_COLOR, linestyle="--", linewidth=1.6, label=f"{name} {level:.2f}")
-    axes.set_xlabel("tokens")
-    axes.set_ylabel("loss (nats a scored token)")
+    finish_token_axes(axes, "tokens", "loss (nats a scored token)")
+    figure.savefig(path, dpi=120)
+
+
+def finish_token_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """Label axes whose horizontal one counts tokens, and give them the look of all pictures."""
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=120)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
+from megatron_ettin.evaluation.figures import finish_token_axes
 from megatron_ettin.evaluation.loss_curve import LossCurve
 
 _COLORS = {
@@ -61,13 +61,7 @@ def draw_four_lines(models: Sequence[FourWayModel], path: Path) -> None:
                 end = sum(stretch.tokens for stretch in model.life)
                 axes.plot([end], [loss], color=color, marker="x", markersize=8, linestyle="", label=label)
         axes.set_title(title)
-        axes.set_xlabel("tokens of the model's life")
-        axes.set_ylabel("validation loss (nats a scored token)")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        finish_token_axes(axes, "tokens of the model's life", "validation loss (nats a scored token)")
     figure.savefig(path, dpi=120)
 
 
