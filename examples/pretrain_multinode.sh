@@ -6,14 +6,41 @@
 # MASTER_ADDR is one of the machines, reachable from all at MASTER_PORT (29400). The machines find each other there, in
 # any order of starting, and number themselves. PREFIX, TOKENIZER and SAVE are on a file system that all of them share.
 # RANKS is the number of GPUs of a machine.
+#
+# SIGTERM, SIGINT and SIGUSR1, to this process on one machine or on all, save and stop: SAVE/stop.json tells why and
+# where, and this script returns 0. SHUTDOWN_SECONDS (600) is what torchrun gives the ranks for that, and must be above
+# the time of a save.
 set -euo pipefail
-(($# >= 4)) || { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+(($# >= 4)) || { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 # When a rank or a machine fails, all start again from the latest checkpoint, at most this many times.
 restarts="${MAX_RESTARTS:-3}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-exec torchrun --nnodes "${NNODES:?set it to the number of machines}" --nproc-per-node "${RANKS:?set it to the GPUs of a machine}" \
+# torchrun returns 1 when it was signalled, whatever its ranks did. So it is this shell that stays, hands signals on,
+# and looks at what was left.
+torchrun --nnodes "${NNODES:?set it to the number of machines}" --nproc-per-node "${RANKS:?set it to the GPUs of a machine}" \
   --rdzv-backend c10d --rdzv-endpoint "${MASTER_ADDR:?set it to one of the machines}:${MASTER_PORT:-29400}" \
-  --rdzv-id "${RUN_ID:-megatron_ettin}" --max-restarts "$restarts" -m megatron_ettin.pretrain \
-  --config "$1" --data-path "$2" --tokenizer-model "$3" --save "$4" --load "$4" "${@:5}"
+  --rdzv-id "${RUN_ID:-megatron_ettin}" --max-restarts "$restarts" \
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "${SHUTDOWN_SECONDS:-600}" \
+  -m megatron_ettin.pretrain \
+  --config "$1" --data-path "$2" --tokenizer-model "$3" --save "$4" --load "$4" "${@:5}" &
+agent=$!
+signalled=0
+for name in TERM INT USR1; do
+  # shellcheck disable=SC2064  # the name is that of now
+  trap "signalled=1; kill -$name $agent 2>/dev/null || true" "$name"
+done
+
+code=0
+wait "$agent" || code=$?
+while kill -0 "$agent" 2>/dev/null; do # a signal ended the wait, not torchrun
+  code=0
+  wait "$agent" || code=$?
+done
+# A shared file system may take a moment to show what another machine wrote.
+for ((seconds = 0; signalled && code && seconds < 30; seconds++)); do
+  [[ ! -e $4/stop.json ]] || code=0
+  ((code == 0)) || sleep 1
+done
+exit "$code"

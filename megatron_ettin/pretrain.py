@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 
 from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.errors import ConfigError, RunFailure
 from megatron_ettin.config.launch import Launch
 from megatron_ettin.config.plan_text import plan_text
+from megatron_ettin.runtime.signals import hold_signals
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line; return 0, or 2 for wrong input, which rank 0 tells in one line."""
+    """Run a command line; return 0, 2 for wrong input or 1 for a run that failed, which rank 0 tells in one line."""
     # torchrun ends all ranks as soon as one has failed: none may end before rank 0 spoke, nor by that signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    hold_signals()
     try:
         return start(arguments, Launch.from_environment(os.environ))
-    except ConfigError as error:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    except (ConfigError, RunFailure) as error:
+        hold_signals()
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"error: {error}\n")
         else:
             time.sleep(0.5)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def start(arguments: Sequence[str], launch: Launch) -> int:
@@ -41,10 +41,9 @@ def start(arguments: Sequence[str], launch: Launch) -> int:
         plan = plan_text(plan_run(run, launch.world_size, notes), command.dry_run)
         sys.stdout.write(f"{plan}\n" if launch.rank == 0 else "")
         return 0
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     from megatron_ettin.train.run import run as train
 
-    return train(run)
+    return train(run, notes)
 
 
 if __name__ == "__main__":  # megatron-core's saving spawns processes, and these import this file

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,52 @@ def test_nano_refuses(flags: list[str], complaint: str) -> None:
     assert told.returncode == 2
     assert told.stderr.startswith(f"error: {complaint}")
     assert told.stdout == ""
+
+
+SMALL = (
+    "--num-layers 3 --hidden-size 32 --ffn-hidden-size 48 --num-attention-heads 2 --seq-length 64 --device cpu "
+    "--micro-batch-size 1 --global-batch-size 2 --train-iters 100000 --lr-decay-iters 100000 --eval-interval 0 "
+    "--log-interval 1"
+)
+
+
+@pytest.mark.slow
+def test_slurm_job_that_is_warned_saves_stops_and_queues_again(tmp_path: Path) -> None:
+    """Slurm's signal goes to every process of the job's step: the shell, torchrun and the ranks."""
+    corpus, tokenizer = material(tmp_path)
+    stub(tmp_path / "bin" / "scontrol", f'[[ $1 == requeue ]] && echo "$2" >{tmp_path}/requeued || echo localhost')
+    stub(tmp_path / "bin" / "srun", f'shift && echo $$ >{tmp_path}/task && exec "$@"')
+    path = f"{tmp_path / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_NODELIST": "node7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "12"}
+    environment = {**os.environ, "PATH": path, "SLURM_SUBMIT_DIR": str(ROOT), "MASTER_PORT": str(free_port()), **slurm}
+    script = ["bash", "examples/slurm_pretrain.sbatch", "examples/configs/nano_encoder.yaml", corpus, str(tokenizer)]
+    save, log = tmp_path / "run", tmp_path / "log"
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            [*script, str(save), *SMALL.split()], cwd=ROOT, env=environment, stdout=file, stderr=file
+        ) as job,
+    ):
+        try:
+            wait_for_text(log, "step 5/", job)
+            for pid in descendants(int((tmp_path / "task").read_text())):
+                os.kill(pid, signal.SIGUSR1)
+            assert job.wait(60) == 0, log.read_text()
+        finally:
+            job.kill()
+    assert json.loads((save / "stop.json").read_text())["reason"] == "SIGUSR1"
+    assert (tmp_path / "requeued").read_text() == "12\n"
+
+
+def wait_for_text(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 100
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that it started, the eldest first."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(found for child in children for found in descendants(int(child)))]

@@ -27,9 +27,11 @@ ROOMS = {
     "objectives": {"config", "runtime", "data", "model"},
     "optim": {"config", "runtime"},
     "checkpoint": {"config", "runtime"},
+    "doctor": {"config", "runtime"},
     "train": {
         "config",
         "runtime",
+        "doctor",
         "data",
         "model",
         "convert",
@@ -41,15 +43,20 @@ ROOMS = {
 }
 """Room -> the rooms it may import besides itself; already transitive. A dotted name is one file of a room."""
 
-RELEASE_PLAN = {"release.plan", "release.request", "release.revisions", "release.orders", "release.targets"}
+RELEASE_PLAN = {
+    *("release.flags", "release.request", "release.plan"),
+    *("release.revisions", "release.orders", "release.targets"),
+}
 RELEASE_PLAN_READS = {"convert.metrics", "convert.training_facts", "convert.options", "convert.model_flags"}
 """The part of release that lists what a release would be, and what it reads of convert: neither needs torch."""
 
-PREFLIGHT = {"train.preflight", "train.inheritance", "train.inputs"}
+PREFLIGHT = {"train.preflight", "train.fallback", "train.inheritance", "train.inputs"}
 """The part of train that refuses wrong input before anything heavy is loaded."""
 
 NARROWER = {
-    "checkpoint.layout": {"config"},
+    "checkpoint.integrity": {"config"},
+    "checkpoint.layout": {"config", "checkpoint.integrity"},
+    "checkpoint.retention": {"config", "checkpoint.integrity", "checkpoint.layout"},
     **{file: {"config", "data", "checkpoint.layout", *PREFLIGHT} for file in PREFLIGHT},
     **{file: {"config", "checkpoint.layout"} for file in RELEASE_PLAN_READS},
     **{
@@ -60,11 +67,13 @@ NARROWER = {
 """Files held to less than their room: they run before, or without, torch and megatron-core."""
 
 MAY_IMPORT_MEGATRON = {"runtime", "model", "objectives", "optim", "checkpoint", "train.build", "train.step"}
-WITHOUT_TORCH = {"config", "data", "checkpoint.layout", "pretrain", *PREFLIGHT, *RELEASE_PLAN, *RELEASE_PLAN_READS}
-STDLIB_AND = {"config": {"yaml"}, "checkpoint.layout": set()}
+STDLIB_CHECKPOINT = {"checkpoint.integrity", "checkpoint.layout", "checkpoint.retention"}
+WITHOUT_TORCH = {"config", "data", *STDLIB_CHECKPOINT, "pretrain", *PREFLIGHT, *RELEASE_PLAN, *RELEASE_PLAN_READS}
+STDLIB_RUNTIME = {"runtime.lifeline", "runtime.signals"}
+STDLIB_AND: dict[str, set[str]] = {"config": {"yaml"}, **{file: set() for file in STDLIB_CHECKPOINT | STDLIB_RUNTIME}}
 """Rooms and files whose outside packages are listed in full."""
 
-ENTRIES = {"pretrain": {"config", "train"}, "tools": {*ROOMS, "pretrain"}}
+ENTRIES = {"pretrain": {"config", "runtime.signals", "train"}, "tools": {*ROOMS, "pretrain"}}
 """What stands outside the rooms: the entry module and the command lines in tools/."""
 
 

@@ -132,3 +132,18 @@ def test_under_torchrun_each_rank_exits_with_2() -> None:
     assert errors == ["error: --hiden-size: unknown flag; did you mean --hidden-size?"]
     assert "exitcode  : 2" in done.stderr
     assert 'pretrain.py", line' not in done.stderr  # no traceback of ours
+
+
+def test_failed_run_is_told_in_one_line_and_exits_1() -> None:
+    source = """
+import sys
+from megatron_ettin import pretrain
+from megatron_ettin.config.errors import RunFailure
+def fail(*arguments):
+    raise RunFailure("step 7: steps skipped in a row: 3, allowed are --max-skipped-steps 2")
+pretrain.start = fail
+sys.exit(pretrain.main([]))
+"""
+    done = run([sys.executable, "-c", source], {})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: step 7: steps skipped in a row: 3, allowed are --max-skipped-steps 2\n"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
-from megatron_ettin.convert.model_flags import add_model_flags
+from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.release.flags import add_release_flags, request_of
 
 EXIT_CHECK_FAILED = 3
 
@@ -18,34 +17,17 @@ def build_parser() -> ToolParser:
         "Convert every whole checkpoint into a revision (step N, ext N, decay N by phase; main is the last). "
         "Broken off, the same command goes on: what is finished is verified by checksum and kept."
     )
-    add = parser.add_argument
-    add("--load", required=True, type=Path, nargs="+", metavar="RUN", help="--save folders, any order")
-    add("--save", required=True, type=Path, metavar="DIR", help="the release folder")
-    add_model_flags(parser)
-    add("--raw", action="store_true", help="add the distributed checkpoints as they are")
-    add("--training-order", type=Path, nargs="+", default=[], metavar="DIR", help="parquet; else RUN/training_order")
-    add("--push-to-hub", default="", metavar="ORG/NAME", help="upload, a branch for each revision")
-    add("--private", action="store_true", help="new repositories are private")
-    add("--workers", type=positive, default=2, metavar="N", help="checkpoints converted at a time")
-    add("--no-check", action="store_true", help="do not reload and compare")
-    add("--overwrite", action="store_true", help="remake what was made otherwise or from others")
-    add("--dry-run", action="store_true", help="list what would be made and uploaded")
+    add_release_flags(parser)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Plan, convert, upload."""
     flags = build_parser().parse(arguments)
-    from megatron_ettin.convert.options import ExportOptions
-    from megatron_ettin.release.plan import plan_lines
-    from megatron_ettin.release.request import request_release
-
-    name = flags.push_to_hub
-    options = ExportOptions(flags.dtype or "", flags.relabel, flags.base_only, flags.license, name or "PATH")
-    request = request_release(
-        flags.load, flags.save, options, training_orders=flags.training_order, raw=flags.raw, push=bool(name)
-    )
+    request = request_of(flags)
     if flags.dry_run:
+        from megatron_ettin.release.plan import plan_lines
+
         print("\n".join(plan_lines(request)))
         return 0
     from megatron_ettin.release.build import build_release

@@ -11,11 +11,11 @@ from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
 def main(arguments: Sequence[str]) -> int:
     """Train and save."""
     parser = ToolParser(__doc__ or "")
-    parser.add_argument("--input", required=True, metavar="FILE", help='jsonl file, .gz or not, with a "text" a line')
+    parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="as for preprocess_data.py")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--vocab-size", type=positive, default=4096, metavar="N", help="tokens, special ones included")
     options = parser.parse(arguments)
-    from megatron_ettin.data.jsonl import read_texts
+    from megatron_ettin.data.preprocess.texts import read_texts
     from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
 
     texts = (text for _, text in read_texts(options.input, "--input"))

@@ -5,7 +5,9 @@ Stdlib only: conversion and tools read checkpoints through this file without tor
     SAVE/lock                   held by the one live run that writes here
     SAVE/latest.json            {"step": 100, "folder": "step_0000100"}, moved after the folder is whole
     SAVE/metrics.jsonl          SAVE/tensorboard/
+    SAVE/stop.json              why and where the last launch was asked to stop, if it was
     SAVE/set_aside/             later steps of a run that was taken up again from an earlier one
+    SAVE/.deleting_step_*       what --keep-last-checkpoints did not keep, while it is being deleted
     SAVE/step_0000100/state/    tensors, by megatron-core's distributed checkpointing
                       run.json  what the run was and how far it had come
                       tokenizer/
@@ -14,13 +16,29 @@ Stdlib only: conversion and tools read checkpoints through this file without tor
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from megatron_ettin.checkpoint.integrity import (
+    SMALL_FILE_BYTES,
+    FileFacts,
+    damage_by_size,
+    file_facts,
+    first_damage,
+    flush_to_disk,
+)
 from megatron_ettin.config.errors import ConfigError
+
+
+class DamagedCheckpoint(ConfigError):
+    """A checkpoint that was whole once and is not any more."""
+
 
 FORMAT_VERSION = 1
 """Version of the folder's layout and of run.json; a reader refuses a later one."""
@@ -58,6 +76,12 @@ def is_whole(folder: Path) -> bool:
     return (folder / MARKER_FILE).is_file()
 
 
+def is_one_step(path: Path) -> bool:
+    """Return whether a path names one step's folder rather than a SAVE folder."""
+    # A link or "." may hide a step folder's own name, and a copy may have another one.
+    return folder_step(path.resolve()) is not None or (path / RUN_FILE).is_file()
+
+
 def list_steps(save: Path) -> list[int]:
     """Return the steps of all whole checkpoints in a SAVE folder, ascending; [] where there is no such folder."""
     return [step for step, folder in _step_folders(save) if is_whole(folder)]
@@ -69,25 +93,45 @@ def half_written_folders(save: Path) -> list[Path]:
 
 
 def resolve_checkpoint(path: str | Path, step: int = 0) -> Path:
-    """Return the folder of one whole checkpoint.
+    """Return the folder of one whole checkpoint. Of its large files only the sizes are looked at.
 
     Args:
         path: a SAVE folder or one step's folder (what ``--load`` was given).
         step: the wanted step of a SAVE folder; 0 takes its latest whole one.
 
     Raises:
-        ConfigError: there is no such folder, nothing whole in it, not this step, or a file is missing or cut short.
+        ConfigError: there is no such folder, nothing whole in it, or not this step.
+        DamagedCheckpoint: a file is missing, cut short or (if it is small) changed.
     """
     given = Path(path)
     if not given.is_dir():
         raise ConfigError(f"--load {path}: there is no such folder")
-    # A link or "." may hide a step folder's own name, and a copy may have another one.
-    if folder_step(given.resolve()) is not None or (given / RUN_FILE).is_file():
-        folder = _one_step(given, step)
-    else:
-        folder = _step_of_save(given, step)
-    _check_files(folder)
+    folder = _one_step(given, step) if is_one_step(given) else _step_of_save(given, step)
+    check_small_files(folder)
     return folder
+
+
+def check_small_files(folder: Path) -> None:
+    """Compare the files of a whole checkpoint with what its marker tells: sizes of all, checksums of small ones.
+
+    Raises:
+        DamagedCheckpoint: naming the file.
+    """
+    files = _told_files(folder)
+    for name, told in files.items():
+        _refuse_damage(folder, name, damage_by_size(folder / name, told))
+    _refuse_damage(folder, first_damage(folder, {name: told for name, told in files.items() if _is_small(told)}))
+
+
+def check_large_files(folder: Path, *, part: int = 0, num_parts: int = 1) -> None:
+    """Compare the checksums of large files with what the marker tells; ranks each take a part of the files.
+
+    Raises:
+        DamagedCheckpoint: naming the file.
+    """
+    large = {name: told for name, told in _told_files(folder).items() if not _is_small(told)}
+    mine = sorted(large)[part::num_parts]
+    _refuse_damage(folder, first_damage(folder, {name: large[name] for name in mine}))
 
 
 def read_run_json(folder: Path) -> dict[str, Any]:
@@ -103,7 +147,7 @@ def read_run_json(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"--load {folder}: {RUN_FILE} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--load {folder}: {RUN_FILE} does not describe a checkpoint") from error
+        raise DamagedCheckpoint(f"--load {folder}: {RUN_FILE} does not describe a checkpoint") from error
     if version not in range(1, FORMAT_VERSION + 1):
         raise ConfigError(
             f"--load {folder}: checkpoint format {version} is not known here; this version reads up to {FORMAT_VERSION}"
@@ -112,18 +156,48 @@ def read_run_json(folder: Path) -> dict[str, Any]:
     return described
 
 
-def mark_whole(folder: Path) -> None:
-    """Write the marker with the sizes of all files; everything in the folder must be written and closed.
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a whole checkpoint from being deleted by the run that writes there, as long as it is read.
+
+    The hold ends with the process, however it ends. Where the file system knows no locks there is none.
+    """
+    with (folder / MARKER_FILE).open("rb") as marker:
+        with suppress(OSError):
+            fcntl.flock(marker, fcntl.LOCK_SH)
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether somebody reads a whole checkpoint."""
+    with (folder / MARKER_FILE).open("rb") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def mark_whole(folder: Path, known: Mapping[str, FileFacts] | None = None) -> None:
+    """Write the marker with sizes and checksums of all files; everything in the folder must be written and closed.
 
     All files are flushed to the disk first, so that no marker outlives what it vouches for.
+
+    Args:
+        folder: of one step.
+        known: what those who wrote files have counted, by path inside the folder; the others are read.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    known = known or {}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MARKER_FILE)
     for path in files:
-        _flush_to_disk(path)
+        flush_to_disk(path)
     for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _flush_to_disk(inner)
-    sizes = {str(path.relative_to(folder)): {"bytes": path.stat().st_size} for path in files}
-    write_json_atomic(folder / MARKER_FILE, {"files": sizes})
+        flush_to_disk(inner)
+    names = {str(path.relative_to(folder)): path for path in files}
+    told = {name: known[name] if name in known else file_facts(path) for name, path in names.items()}
+    write_json_atomic(folder / MARKER_FILE, {"files": told})
 
 
 def point_latest(save: Path, step: int) -> None:
@@ -162,7 +236,7 @@ def write_json_atomic(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    _flush_to_disk(path.parent)
+    flush_to_disk(path.parent)
 
 
 def _step_folders(save: Path) -> list[tuple[int, Path]]:
@@ -195,20 +269,23 @@ def _step_of_save(save: Path, wanted: int) -> Path:
     raise ConfigError(f"--load {save}: holds no whole checkpoint ({found})")
 
 
-def _check_files(folder: Path) -> None:
-    """Compare the files with the sizes that the marker vouches for."""
+def _told_files(folder: Path) -> dict[str, FileFacts]:
+    """Return what the marker tells of each file."""
     try:
         files = json.loads((folder / MARKER_FILE).read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--load {folder}: {MARKER_FILE} is damaged") from error
-    for name, told in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ConfigError(f"--load {folder}: damaged, {name} is missing")
-        if path.stat().st_size != told["bytes"]:
-            raise ConfigError(
-                f"--load {folder}: damaged, {name} has {path.stat().st_size} bytes and was written with {told['bytes']}"
-            )
+        return {str(name): {**told, "bytes": int(told["bytes"])} for name, told in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpoint(f"--load {folder}: damaged, {MARKER_FILE} does not tell its files") from error
+
+
+def _is_small(told: FileFacts) -> bool:
+    return bool(told["bytes"] <= SMALL_FILE_BYTES)
+
+
+def _refuse_damage(folder: Path, *words: str) -> None:
+    """Refuse a folder of which the last of ``words`` says something."""
+    if words[-1]:
+        raise DamagedCheckpoint(f"--load {folder}: damaged, {' '.join(words)}")
 
 
 def _free_name(path: Path) -> Path:
@@ -218,11 +295,3 @@ def _free_name(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}.{number}")
     return candidate
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

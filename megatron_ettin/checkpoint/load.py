@@ -11,7 +11,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 
-from megatron_ettin.checkpoint.layout import STATE_FOLDER, read_run_json
+from megatron_ettin.checkpoint.layout import STATE_FOLDER, held, read_run_json
 from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry, restore_random_state
 from megatron_ettin.checkpoint.save import OPTIMIZER_STEPS_KEY
 from megatron_ettin.checkpoint.state import (
@@ -86,7 +86,8 @@ def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """Return the wanted tensors and objects of a checkpoint by name."""
     state = str(folder / STATE_FOLDER)
     _check_names(folder, wanted, stored=set(dist_checkpointing.load_tensors_metadata(state)))
-    loaded = dist_checkpointing.load(wanted, state)
+    with held(folder):
+        loaded = dist_checkpointing.load(wanted, state)
     assert isinstance(loaded, dict)
     return loaded
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 
+from megatron_ettin.checkpoint.host_buffers import HostBuffers
 from megatron_ettin.checkpoint.layout import (
     RUN_FILE,
     STATE_FOLDER,
@@ -22,14 +25,27 @@ from megatron_ettin.checkpoint.layout import (
     write_json_atomic,
 )
 from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry
+from megatron_ettin.checkpoint.room import check_room
 from megatron_ettin.checkpoint.state import Layout, TrainingState, describe_run
-from megatron_ettin.checkpoint.tensors import optimizer_steps, training_entries
-from megatron_ettin.checkpoint.writer import InProcessWriter
+from megatron_ettin.checkpoint.tensors import Entries, optimizer_steps, training_entries
+from megatron_ettin.checkpoint.writer import StateWriter, WrittenPart
+from megatron_ettin.config.errors import RunFailure
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.groups import Ranks
 
 OPTIMIZER_STEPS_KEY = "optimizer_steps"
+
+
+@dataclass(frozen=True)
+class StagedCheckpoint:
+    """A checkpoint whose content is settled and whose tensors are still to be written."""
+
+    folder: Path
+    step: int
+    description: dict[str, Any]
+    """Of run.json."""
+    writer: StateWriter
 
 
 def save_checkpoint(
@@ -44,35 +60,113 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of ``state.step`` and return its folder; collective over the world.
 
-    A folder of that step without a marker, which a killed run left, is replaced. The order makes a kill harmless at
-    any moment: tensors and description first, the marker when all ranks are done, ``latest.json`` last.
+    Raises:
+        RunFailure: on all ranks, when there is no room or a rank could not write.
+    """
+    staged = stage_checkpoint(save, run, state, model, optimizer, ranks, device)
+    return commit_checkpoint(staged, attempt_write(staged, ranks), ranks, tokenizer_files)
+
+
+def stage_checkpoint(
+    save: Path,
+    run: RunConfig,
+    state: TrainingState,
+    model: MegatronModule,
+    optimizer: MegatronOptimizer,
+    ranks: Ranks,
+    device: Device,
+    buffers: HostBuffers | None = None,
+) -> StagedCheckpoint:
+    """Settle what the checkpoint of ``state.step`` holds; collective over the world.
+
+    A folder of that step without a marker, which a killed run left, is replaced. With ``buffers`` the tensors are
+    copied, and training may go on while they are written; without them it has to wait for that.
+
+    Raises:
+        RunFailure: on all ranks, when the disk has no room.
     """
     folder = save / step_folder_name(state.step)
     if ranks.is_main:
+        save.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+    entries = training_entries(model, optimizer)
+    check_room(save, state.step, entries)
+    if ranks.is_main:
         (folder / STATE_FOLDER).mkdir(parents=True)
     torch.distributed.barrier()
-    write_state(folder / STATE_FOLDER, model, optimizer, ranks)
-    if ranks.is_main:
-        write_json_atomic(folder / RUN_FILE, describe_run(run, state, Layout.of(ranks, device.type)))
-        _write_files(tokenizer_files, folder / TOKENIZER_FOLDER)
-        commit(save, state.step)
-    torch.distributed.barrier()
-    return folder
+    writer = _stage_state(folder / STATE_FOLDER, entries, optimizer, ranks, buffers)
+    # A copy too: counters and lists go on while the tensors are written.
+    description = deepcopy(describe_run(run, state, Layout.of(ranks, device.type)))
+    return StagedCheckpoint(folder, state.step, description, writer)
+
+
+def attempt_write(staged: StagedCheckpoint, ranks: Ranks) -> WrittenPart | str:
+    """Write this rank's tensors and return what was written, or why it was not; talks to no other rank."""
+    try:
+        return staged.writer.write()
+    except OSError as error:
+        return _reason(staged, ranks.rank, error)
+
+
+def commit_checkpoint(
+    staged: StagedCheckpoint, mine: WrittenPart | str, ranks: Ranks, tokenizer_files: Mapping[str, bytes]
+) -> Path:
+    """Make a checkpoint of what all ranks have written and return its folder; collective over the world.
+
+    The order makes a kill harmless at any moment: index and description first, then the marker, ``latest.json`` last.
+
+    Raises:
+        RunFailure: on all ranks, when one of them could not write; what was written is removed.
+    """
+    told: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(told, mine)
+    failure = next((part for part in told if isinstance(part, str)), "")
+    if ranks.is_main and not failure:
+        try:
+            _complete(staged, told, tokenizer_files)
+        except OSError as error:
+            failure = _reason(staged, ranks.rank, error)
+    outcome = [failure]
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    if outcome[0]:
+        if ranks.is_main:
+            shutil.rmtree(staged.folder, ignore_errors=True)
+        raise RunFailure(f"--save {staged.folder.parent}: {outcome[0]}; former checkpoints are whole")
+    return staged.folder
 
 
 def write_state(folder: Path, model: MegatronModule, optimizer: MegatronOptimizer, ranks: Ranks) -> None:
     """Write weights, optimizer state and random states into an empty folder; returns when all ranks have."""
-    content: dict[str, Any] = dict(training_entries(model, optimizer))
+    writer = _stage_state(folder, training_entries(model, optimizer), optimizer, ranks, None)
+    parts: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(parts, writer.write())
+    if ranks.is_main:
+        writer.write_index(parts)
+    torch.distributed.barrier()
+
+
+def _stage_state(
+    folder: Path, entries: Entries, optimizer: MegatronOptimizer, ranks: Ranks, buffers: HostBuffers | None
+) -> StateWriter:
+    content: dict[str, Any] = dict(entries)
     content[RANDOM_STATE_KEY] = random_state_entry(ranks)
     content[OPTIMIZER_STEPS_KEY] = optimizer_steps(optimizer)
-    dist_checkpointing.save(content, str(folder), sharded_strategy=InProcessWriter())
+    writer = StateWriter(buffers)
+    dist_checkpointing.save(content, str(folder), sharded_strategy=writer)
+    return writer
 
 
-def commit(save: Path, step: int) -> None:
-    """Declare a step's folder whole and the latest; all its files are written."""
-    mark_whole(save / step_folder_name(step))
-    point_latest(save, step)
+def _reason(staged: StagedCheckpoint, rank: int, error: OSError) -> str:
+    return f"rank {rank} could not write {error.filename or staged.folder}: {error.strerror or error}"
+
+
+def _complete(staged: StagedCheckpoint, parts: list[WrittenPart], tokenizer_files: Mapping[str, bytes]) -> None:
+    staged.writer.write_index(parts)
+    write_json_atomic(staged.folder / RUN_FILE, staged.description)
+    _write_files(tokenizer_files, staged.folder / TOKENIZER_FOLDER)
+    known = {f"{STATE_FOLDER}/{name}": facts for part in parts for name, facts in part.files.items()}
+    mark_whole(staged.folder, known)
+    point_latest(staged.folder.parent, staged.step)
 
 
 def _write_files(files: Mapping[str, bytes], folder: Path) -> None:

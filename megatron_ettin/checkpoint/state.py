@@ -41,6 +41,18 @@ class TrainingState:
     """The last one is under way."""
     validation_loss: float | None = None
     """The latest one."""
+    skipped_steps: int = 0
+    """Of all steps; a step that was skipped counts in every other way."""
+    skipped_in_a_row: int = 0
+    """Up to the latest step."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Of the latest steps, oldest first; kept only for --skip-loss-spikes."""
+    data_order: dict[str, Any] = field(default_factory=dict)
+    """What decides which tokens a row number means, by cause."""
+    data_changes: list[dict[str, Any]] = field(default_factory=list)
+    """Where --accept-data-change went on with other data: step, and what changed from what to what."""
+    source_rows: list[int] = field(default_factory=list)
+    """Rows of each source of a blend."""
 
     @classmethod
     def start(
@@ -82,6 +94,12 @@ def describe_run(run: RunConfig, state: TrainingState, layout: Layout) -> dict[s
         "consumed_tokens": state.consumed_tokens,
         "objective": run.training.objective,
         "validation_loss": state.validation_loss,
+        "skipped_steps": state.skipped_steps,
+        "skipped_in_a_row": state.skipped_in_a_row,
+        "recent_losses": state.recent_losses,
+        "data_order": state.data_order,
+        "data_changes": state.data_changes,
+        "source_rows": state.source_rows,
         "lineage": [asdict(stretch) for stretch in state.lineage],
         "layout": asdict(layout),
         "config": run.to_dict(),
@@ -97,6 +115,12 @@ def state_from_description(described: dict[str, Any]) -> TrainingState:
         consumed_tokens=described["consumed_tokens"],
         lineage=[Stretch(**stretch) for stretch in described["lineage"]],
         validation_loss=described.get("validation_loss"),
+        skipped_steps=described.get("skipped_steps", 0),
+        skipped_in_a_row=described.get("skipped_in_a_row", 0),
+        recent_losses=described.get("recent_losses", []),
+        data_order=described.get("data_order", {}),
+        data_changes=described.get("data_changes", []),
+        source_rows=described.get("source_rows", []),
     )
 
 

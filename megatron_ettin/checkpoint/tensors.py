@@ -12,7 +12,8 @@ run's config decides them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -97,9 +98,31 @@ def optimizer_steps(optimizer: MegatronOptimizer) -> int:
 
 def _nested_state(optimizer: MegatronOptimizer, weights: Entries, *, is_loading: bool) -> dict[str, Any]:
     # Without is_loading the tensors to be read into are missing, and later losses are silently wrong.
-    state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_FORMAT)
+    with _padding_counted(_single(optimizer)):
+        state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_FORMAT)
     assert isinstance(state, dict)
     return state
+
+
+@contextmanager
+def _padding_counted(optimizer: MegatronOptimizer) -> Iterator[None]:
+    """Count the padding behind each bucket of the distributed optimizer as content.
+
+    megatron-core 0.16.1 joins the buckets of a buffer without that padding, and then looks for each parameter where it
+    lies with it: all values after the first padded bucket would be those of other parameters. A shared embedding on the
+    last pipeline stage makes such buckets, and overlapping the sum of gradients does.
+    """
+    buffers = optimizer.buffers if isinstance(optimizer, DistributedOptimizer) else []
+    sized = [(part, part.numel_unpadded) for buffer in buffers for part in (buffer, *buffer.buckets)]
+    try:
+        for buffer in buffers:
+            buffer.numel_unpadded = buffer.numel
+            for bucket in buffer.buckets:
+                bucket.numel_unpadded = bucket.grad_data.numel()
+        yield
+    finally:
+        for part, size in sized:
+            part.numel_unpadded = size
 
 
 def _by_name(nested: dict[str, Any]) -> Entries:

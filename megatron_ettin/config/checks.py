@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from megatron_ettin.config.backend_checks import check_backend
+from megatron_ettin.config.data_checks import check_data
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import run_options, spell
 from megatron_ettin.config.parallel import data_parallel_size
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.step_ranges import parse_steps
 from megatron_ettin.config.time_units import (
     IN_TOKENS,
     SCHEDULE_LENGTHS,
@@ -40,7 +43,11 @@ def check_run(run: RunConfig, world_size: int, *, planning: bool = False) -> Non
     check_time_units(run)
     check_schedule(run)
     check_optimizer(run)
+    check_backend(run)
+    parse_steps(run.training.profile_steps)
+    check_checkpoints(run)
     parse_split(run.data.split)
+    check_data(run)
     check_completeness(run, planning=planning)
 
 
@@ -98,8 +105,13 @@ def check_layout(run: RunConfig, world_size: int) -> None:
 
 
 def check_batches(run: RunConfig, world_size: int) -> None:
-    """The global batch is a whole number of micro-batches on every data-parallel rank; evaluation has no such batch."""
-    if run.training.eval_only:
+    """The global batch is a whole number of micro-batches on every data-parallel rank; evaluation has no such batch.
+
+    Where micro-batches vary, ranks that come out short get one without rows.
+    """
+    training = run.training
+    varies = training.global_batch_tokens or training.micro_batch_tokens or training.batch_warmup_tokens
+    if training.eval_only or varies:
         return
     dp = data_parallel_size(run.parallel, world_size)
     micro = run.training.micro_batch_size
@@ -168,6 +180,17 @@ def check_optimizer(run: RunConfig) -> None:
         _refuse(run, "optimizer", "needs whole matrices, and --use-distributed-optimizer splits them; leave it out")
 
 
+def check_checkpoints(run: RunConfig) -> None:
+    """What belongs to loading and to keeping is there only where they are asked for."""
+    places = run.checkpoint
+    for name in ("load_step", "load_fallback"):
+        if getattr(places, name) and not places.load:
+            _refuse(run, name, "needs --load, the folder that holds the checkpoint")
+    for name in ("save_retain_interval", "save_retain_interval_tokens"):
+        if getattr(places, name) and not places.keep_last_checkpoints:
+            _refuse(run, name, "needs --keep-last-checkpoints, without which no checkpoint is deleted")
+
+
 def parse_split(split: str) -> tuple[float, float, float]:
     """Return the parts of ``--split`` (training, validation, test); missing ones are 0, as Megatron reads it.
 
@@ -192,8 +215,6 @@ def check_completeness(run: RunConfig, *, planning: bool) -> None:
         raise ConfigError("--objective is missing: mlm or mntp trains an encoder, clm a decoder")
     if training.eval_only and not checkpoint.load:
         raise ConfigError("--eval-only needs --load, the checkpoint to measure")
-    if checkpoint.load_step and not checkpoint.load:
-        _refuse(run, "load_step", "needs --load, the folder that holds the step")
     if planning:
         return
     for name in _NEEDED_TO_EVALUATE if training.eval_only else _NEEDED_TO_TRAIN:

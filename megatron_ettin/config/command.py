@@ -28,7 +28,8 @@ _YIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "lr_decay_style": ("lr_wsd_decay_tokens",),
         "optimizer": ("max_lr", "clip_grad"),
         "packing": ("real_tokens_per_row",),
-        "seq_length": ("real_tokens_per_row",),
+        "seq_length": ("real_tokens_per_row", "chunk_min_size", "chunk_skip_size"),
+        "chunk_size": ("real_tokens_per_row", "chunk_min_size", "chunk_skip_size"),
     }
 )
 """Field -> what a preset no longer sets once a user has chosen the field: it makes sense beside the preset's choice."""

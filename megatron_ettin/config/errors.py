@@ -1,4 +1,4 @@
-"""The one exception for what a user gave."""
+"""Exceptions that end a run with one line: what a user gave, and what training came to."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ class ConfigError(ValueError):
     def __str__(self) -> str:
         """Return the message on one line, whatever a value in it holds."""
         return " ".join(super().__str__().splitlines())
+
+
+class RunFailure(RuntimeError):
+    """Training came to a point from which it must not go on; all ranks find so at the same step.
+
+    The message is one line naming the step and the rule. Entry points print it after ``error:`` and exit 1.
+    """

@@ -34,6 +34,8 @@ class Option:
     bounds: Bounds
     counts_tokens: bool
     """Whether it may be written with a suffix, as 8.5B."""
+    many: bool = False
+    """Whether it is a list of words, held as one text."""
 
     def spell(self, value: object) -> str:
         """Return the flag with a value, as a user types it."""
@@ -94,4 +96,5 @@ def _option(section: str, kind: type, declared: Field[Any]) -> Option:
         flag="--" + (told["flag"] or declared.name.replace("_", "-")),
         bounds=told["bounds"],
         counts_tokens=told["counts_tokens"],
+        many=told["many"],
     )

@@ -93,6 +93,7 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
     group.add_argument(
         option.flag,
         dest=option.name,
+        nargs="+" if option.many else None,
         metavar=option.metavar or words or _PLACEHOLDERS[option.type],
         help=told + default,
     )

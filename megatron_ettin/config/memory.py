@@ -8,9 +8,12 @@ Letters: H hidden size, I size of each half of the gated MLP, V vocabulary rows 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from megatron_ettin.config.attention import LayerAttention, MaskKind, layer_pattern
+from megatron_ettin.config.mask_schedule import largest_mask_ratio
 from megatron_ettin.config.parallel import data_parallel_size, padded_vocab_size, stage_layers
 from megatron_ettin.config.parameters import count_rank_matrices, count_rank_parameters
 from megatron_ettin.config.run import RunConfig
@@ -18,6 +21,9 @@ from megatron_ettin.config.run import RunConfig
 _FP32_BYTES = 4
 _SMALLEST_BAND = 16
 """Queries of a block of a local layer, at least."""
+
+LOGITS_PIECE_BYTES: Mapping[str, int] = MappingProxyType({"cpu": 1 << 26, "cuda": 1 << 31})
+"""Logits that the loss makes at a time, by device: near the cores' caches, and enough rows to fill a GPU."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +74,38 @@ def _optimizer_state(run: RunConfig, dp: int, stage: int, count: int) -> int:
 def _stage_activations(run: RunConfig, dp: int, mask_kind: MaskKind, stage: int) -> int:
     """Activations of a stage at its fullest: in the 1F1B schedule stage s of S holds S - s micro-batches at once."""
     stages = run.parallel.pipeline_model_parallel_size
-    positions = run.training.micro_batch_size * run.data.seq_length
-    in_flight = min(stages - stage, run.training.global_batch_size // (run.training.micro_batch_size * dp))
+    positions = run.training.micro_batch_tokens or run.training.micro_batch_size * run.data.seq_length
+    in_flight = min(stages - stage, micro_batches_per_step(run, dp))
     counts = stage_layers(run.model.num_layers, stages)
     first = sum(counts[:stage])
     layers = layer_pattern(run.model, mask_kind)[first : first + counts[stage]]
-    kept = positions * sum(_layer_bytes(run, layer) for layer in layers)
+    kept = positions * sum(_kept_bytes(run, layer, index) for index, layer in enumerate(layers))
     kept += positions * _band_bytes(run, layers)
     if stage == 0:
         kept += positions * run.model.hidden_size * _value_bytes(run) // _sequence_shards(run)
     head = _head_bytes(run, positions, mask_kind) if stage == stages - 1 else 0
-    return in_flight * kept + head
+    # What is computed again lies there for one layer at a time, when the head's is gone.
+    again = positions * max(_layer_bytes(run, layer) - _kept_bytes(run, layer, i) for i, layer in enumerate(layers))
+    return in_flight * kept + max(head, again)
+
+
+def micro_batches_per_step(run: RunConfig, dp: int) -> int:
+    """Return how many micro-batches a data-parallel rank makes of a full step whose rows are full."""
+    training, row = run.training, run.data.seq_length
+    step = training.global_batch_tokens or training.global_batch_size * row
+    micro = training.micro_batch_tokens or training.micro_batch_size * row
+    return -(-step // (micro * dp))
+
+
+def _kept_bytes(run: RunConfig, layer: LayerAttention, index: int) -> int:
+    """Bytes that a stage's layer keeps for one position until its backward pass begins."""
+    backend, value = run.backend, _value_bytes(run)
+    if backend.recompute_granularity == "full" and index < (backend.recompute_num_layers or index + 1):
+        return run.model.hidden_size * value // _sequence_shards(run)
+    whole = _layer_bytes(run, layer)
+    if backend.recompute_granularity == "selective":
+        return whole - 4 * run.model.ffn_hidden_size * value // run.parallel.tensor_model_parallel_size
+    return whole
 
 
 def _layer_bytes(run: RunConfig, layer: LayerAttention) -> int:
@@ -87,11 +114,11 @@ def _layer_bytes(run: RunConfig, layer: LayerAttention) -> int:
     Split by sequence parallelism only, 5H: input and output of both norms, and the dropout mask. Split by tensor
     parallelism, in a global layer 7H: query, key and value as projected, the first two rotated, the output by piece and
     joined; in a local layer 2H, query and output, and 2H for each block of keys and values that a block of queries
-    sees; in the MLP 5I: both halves, the first activated, the second as core hands it on, their product.
+    sees; in the MLP 4I: both halves, the first activated, and the product.
     """
     hidden, ffn, value = run.model.hidden_size, run.model.ffn_hidden_size, _value_bytes(run)
     attention = 7 if layer.window is None else 2 + 2 * _key_blocks(layer.window)
-    split = (attention * hidden + 5 * ffn) * value // run.parallel.tensor_model_parallel_size
+    split = (attention * hidden + 4 * ffn) * value // run.parallel.tensor_model_parallel_size
     return 5 * hidden * value // _sequence_shards(run) + split
 
 
@@ -109,15 +136,18 @@ def _key_blocks(window: tuple[int, int]) -> int:
 def _head_bytes(run: RunConfig, positions: int, mask_kind: MaskKind) -> int:
     """Bytes of final norm, head and loss of one micro-batch.
 
-    The final norm keeps its input, H. Head and output layer run on scored positions only and keep 4H and the logits in
-    fp32, whose memory the loss uses again; under bf16 the logits or their gradient in bf16 come on top.
+    The final norm keeps its input, H. Head and output layer run on scored positions only and keep 3H: the inputs of
+    dense, GELU and norm. The loss leaves gradients instead of logits: H for each scored position and, in fp32, the
+    output matrix with its bias. On top come the logits of one piece, and twice that where they are computed in
+    half precision, for the gradient beside them.
     """
     hidden, tp, value = run.model.hidden_size, run.parallel.tensor_model_parallel_size, _value_bytes(run)
-    scored = round(positions * (run.data.mlm_probability if mask_kind == "bidirectional" else 1.0))
+    scored = round(positions * (largest_mask_ratio(run.data) if mask_kind == "bidirectional" else 1.0))
     vocabulary_rows = padded_vocab_size(run.model.vocab_size, tp) // tp
-    per_logit = _FP32_BYTES + (value if run.training.bf16 else 0)
-    per_scored = 4 * hidden * value + vocabulary_rows * per_logit
-    return positions * hidden * value // _sequence_shards(run) + scored * per_scored
+    piece = min(scored * vocabulary_rows * value, LOGITS_PIECE_BYTES["cpu" if run.training.device == "cpu" else "cuda"])
+    gradients = scored * hidden * value + vocabulary_rows * (hidden + 1) * _FP32_BYTES
+    kept = positions * hidden * value // _sequence_shards(run) + scored * 3 * hidden * value
+    return kept + gradients + (2 * piece if run.training.bf16 else piece)
 
 
 def _value_bytes(run: RunConfig) -> int:

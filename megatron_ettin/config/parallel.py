@@ -20,8 +20,16 @@ class ParallelConfig:
     context_parallel_size: int = option(1, "not supported; must be 1")
     num_layers_per_virtual_pipeline_stage: int = option(0, "interleaved pipeline; not supported, must be 0")
     use_torch_fsdp2: bool = option(False, "not supported")
-    transformer_impl: str = option("local", "layers built from: PyTorch", choices=("local",))
-    distributed_timeout_minutes: float = option(10.0, "collectives that take longer end the run", above=0)
+    overlap_grad_reduce: bool = option(False, "sum gradients over the data-parallel ranks while backward goes on")
+    overlap_param_gather: bool = option(
+        False, "gather the distributed optimizer's weights while forward goes on; needs --overlap-grad-reduce"
+    )
+    timeout_seconds: float = option(
+        600.0,
+        "end the run, and name the rank, when one makes no progress or others wait for it for so long",
+        metavar="SECONDS",
+        above=0,
+    )
 
 
 def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, MASKING_OBJECTIVES, layer_pattern, local_window
-from megatron_ettin.config.memory import MemoryEstimate, estimate_memory
+from megatron_ettin.config.mask_schedule import mask_ratio
+from megatron_ettin.config.memory import MemoryEstimate, estimate_memory, micro_batches_per_step
 from megatron_ettin.config.parallel import data_parallel_size, stage_layers
 from megatron_ettin.config.parameters import ParameterCount, count_parameters, count_rank_parameters
 from megatron_ettin.config.run import RunConfig
@@ -77,7 +78,7 @@ class Plan:
 
     @property
     def checkpoints(self) -> int:
-        """Checkpoints that the phase leaves, the one at its end counted."""
+        """Checkpoints that the phase saves, the one at its end counted; --keep-last-checkpoints deletes some again."""
         places = self.run.checkpoint
         if places.save_interval_tokens:
             return -(-self.tokens // places.save_interval_tokens)
@@ -140,19 +141,21 @@ def build_plan(
 
 def tokens_per_step(run: RunConfig) -> int:
     """Return the tokens of a step by the mean that the run expects of its rows, or the positions that bound them."""
+    if run.training.global_batch_tokens:
+        return run.training.global_batch_tokens
     return round(run.training.global_batch_size * (run.data.real_tokens_per_row or run.data.seq_length))
 
 
 def _moment(run: RunConfig, time: int, rate: float) -> Moment:
     each = tokens_per_step(run)
     in_tokens = schedule_unit(run.optimizer, run.training) == "tokens"
-    ratio = run.data.mlm_probability if run.training.objective in MASKING_OBJECTIVES else None
     steps, tokens = (round(time / each), time) if in_tokens else (time, time * each)
+    ratio = mask_ratio(run.data, tokens) if run.training.objective in MASKING_OBJECTIVES else None
     return Moment(steps, tokens, rate, ratio)
 
 
 def _layout(run: RunConfig, world_size: int) -> Layout:
-    parallel, training = run.parallel, run.training
+    parallel = run.parallel
     dp = data_parallel_size(parallel, world_size)
     return Layout(
         world_size=world_size,
@@ -160,5 +163,5 @@ def _layout(run: RunConfig, world_size: int) -> Layout:
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         data_parallel_size=dp,
         layers_per_stage=stage_layers(run.model.num_layers, parallel.pipeline_model_parallel_size),
-        micro_batches_per_step=training.global_batch_size // (training.micro_batch_size * dp),
+        micro_batches_per_step=micro_batches_per_step(run, dp),
     )

@@ -50,23 +50,49 @@ def _model_rows(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _work_rows(plan: Plan) -> Iterator[tuple[str, str]]:
-    layout, training = plan.layout, plan.run.training
+    layout = plan.layout
     tp, pp, dp = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size, layout.data_parallel_size
     yield "ranks", f"{layout.world_size} = {tp} tensor x {pp} pipeline x {dp} data parallel"
     yield "layers of each stage", ", ".join(map(str, layout.layers_per_stage))
-    micro = f"{layout.micro_batches_per_step} x {training.micro_batch_size} on each data-parallel rank"
-    yield "rows of a step", f"{training.global_batch_size} ({micro})"
+    yield "rows of a step", _rows_of_a_step(plan)
     yield "tokens of a step", _tokens_of_a_step(plan)
     yield from _duration_rows(plan)
     yield "packing", _packing(plan.run)
     for moment in plan.path:
         ratio = f", mask ratio {moment.mask_ratio:g}" if moment.mask_ratio is not None else ""
         yield "learning rate", f"{moment.learning_rate:.4g} at {_time(plan, moment)}{ratio}"
-    yield "checkpoints", f"{plan.checkpoints:,}"
+    yield "checkpoints", _checkpoints(plan)
+
+
+def _checkpoints(plan: Plan) -> str:
+    places = plan.run.checkpoint
+    if not places.keep_last_checkpoints:
+        return f"{plan.checkpoints:,}"
+    kept = f"the last {places.keep_last_checkpoints} stay"
+    if places.save_retain_interval_tokens:
+        kept += f", and the first past each multiple of {format_token_count(places.save_retain_interval_tokens)} tokens"
+    elif places.save_retain_interval:
+        kept += f", and the first past each multiple of {places.save_retain_interval:,} steps"
+    return f"{plan.checkpoints:,} saved; {kept}"
+
+
+def _rows_of_a_step(plan: Plan) -> str:
+    training = plan.run.training
+    each = (
+        f"rows of {training.micro_batch_tokens:,} tokens" if training.micro_batch_tokens else training.micro_batch_size
+    )
+    micro = f"{plan.layout.micro_batches_per_step} x {each} on each data-parallel rank"
+    whole = "as many as fit" if training.global_batch_tokens else training.global_batch_size
+    grows = ""
+    if training.batch_warmup_tokens:
+        grows = f", growing to that over {format_token_count(training.batch_warmup_tokens)} tokens"
+    return f"{whole} ({micro}){grows}"
 
 
 def _tokens_of_a_step(plan: Plan) -> str:
     data = plan.run.data
+    if plan.run.training.global_batch_tokens:
+        return f"at most {plan.tokens_per_step:,}"
     if data.real_tokens_per_row:
         each = f"--real-tokens-per-row {data.real_tokens_per_row:g}"
         return f"about {plan.tokens_per_step:,} ({each}, rows of at most {data.seq_length} positions)"

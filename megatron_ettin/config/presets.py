@@ -82,6 +82,8 @@ _COMMON: Mapping[str, Value] = MappingProxyType(
     {
         "attention_output_dropout": 0.1,
         "packing": "none",
+        "chunk_min_size": 512,
+        "chunk_skip_size": 128,
         "real_tokens_per_row": PUBLISHED_TOKENS_PER_ROW,
         "eval_mlm_probability": 0.15,
         "global_batch_size": 4608,

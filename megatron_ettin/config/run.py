@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from typing import Any
 
+from megatron_ettin.config.backend import BackendConfig
+from megatron_ettin.config.checkpoint import CheckpointConfig
 from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.parallel import ParallelConfig
-from megatron_ettin.config.training import CheckpointConfig, OptimizerConfig, TrainingConfig
+from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -29,9 +32,12 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, sections: dict[str, dict[str, Any]]) -> RunConfig:
-        """Rebuild a config from :meth:`to_dict`'s result; keys that are missing take their defaults."""
-        kinds = get_type_hints(cls)
-        return cls(**{name: kind(**sections.get(name, {})) for name, kind in kinds.items()})
+        """Rebuild a config from :meth:`to_dict`'s result.
+
+        Keys that are missing take their defaults, and a key counts wherever it stands: an earlier version may have had
+        it in another section.
+        """
+        return cls().with_values({name: value for section in sections.values() for name, value in section.items()})
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """Return a copy with some fields replaced, each named without its section: names are unique over all."""
@@ -41,5 +47,6 @@ class RunConfig:
             config = getattr(self, section.name)
             own = {declared.name: left.pop(declared.name) for declared in fields(config) if declared.name in left}
             sections[section.name] = replace(config, **own)
-        assert not left, f"no section has {', '.join(left)}"
+        if left:
+            raise TypeError(f"no section has {', '.join(left)}")
         return RunConfig(**sections)

@@ -19,6 +19,7 @@ IN_TOKENS: Mapping[str, str] = MappingProxyType(
         "lr_wsd_decay_iters": "lr_wsd_decay_tokens",
         "eval_interval": "eval_interval_tokens",
         "save_interval": "save_interval_tokens",
+        "save_retain_interval": "save_retain_interval_tokens",
     }
 )
 """Field in steps -> the field of the same thing in tokens."""

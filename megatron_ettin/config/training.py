@@ -1,4 +1,4 @@
-"""The run: objective, batches, duration, what is shown and kept."""
+"""The run: objective, batches, duration, optimizer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,55 @@ class TrainingConfig:
     )
     micro_batch_size: int = option(1, "rows in one forward pass of one rank", at_least=1)
     global_batch_size: int = option(8, "rows in one step over all ranks", at_least=1)
+    global_batch_tokens: int = option(
+        0,
+        "tokens in one step over all ranks at most, instead of --global-batch-size",
+        metavar="TOKENS",
+        at_least=0,
+        counts_tokens=True,
+    )
+    micro_batch_tokens: int = option(
+        0,
+        "tokens in one forward pass of one rank at most, instead of --micro-batch-size",
+        metavar="TOKENS",
+        at_least=0,
+        counts_tokens=True,
+    )
+    batch_warmup_tokens: int = option(
+        0,
+        "tokens over which the batch grows to its full size; 0 never",
+        metavar="TOKENS",
+        at_least=0,
+        counts_tokens=True,
+    )
+    batch_warmup_start: int = option(
+        0,
+        "size of the first batch of --batch-warmup-tokens, in the batch's own unit; 0 is one micro-batch",
+        at_least=0,
+        counts_tokens=True,
+    )
     train_iters: int = option(0, "steps to train", at_least=0)
     train_tokens: int = option(
         0, "real (unpadded) tokens to train, instead of --train-iters", metavar="TOKENS", at_least=0, counts_tokens=True
     )
     exit_interval: int = option(
         0, "save and stop after this many steps of this launch; 0 never", metavar="STEPS", at_least=0
+    )
+    exit_after_minutes: float = option(
+        0.0, "save and stop when this launch is so old, as at a signal; 0 never", metavar="MINUTES", at_least=0
+    )
+    max_skipped_steps: int = option(
+        10,
+        "steps in a row that may be skipped for a loss or gradient that is not finite, or for a loss spike; one more "
+        "ends the run with exit code 1",
+        metavar="N",
+        at_least=0,
+    )
+    skip_loss_spikes: float = option(
+        0.0,
+        "skip a step whose loss is more than K standard deviations above the mean of the last 128 steps; 0 never",
+        metavar="K",
+        at_least=0,
     )
     eval_interval: int = option(100, "validate every this many steps; 0 never", metavar="STEPS", at_least=0)
     eval_interval_tokens: int = option(
@@ -41,6 +84,9 @@ class TrainingConfig:
     eval_iters: int = option(100, "global batches of one validation at most; 0 takes the whole split", at_least=0)
     eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON, train nothing")
     log_interval: int = option(10, "write metrics every this many steps", metavar="STEPS", at_least=1)
+    profile_steps: str = option(
+        "", "write a trace of these steps of this launch, for Perfetto: FIRST:LAST or one step", metavar="A:B"
+    )
     seed: int = option(21, "seed of weights, order, masks and dropout", at_least=0)
     bf16: bool = option(False, "compute in bfloat16 with fp32 master weights")
     device: str = option("auto", "where to run; auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
@@ -89,17 +135,3 @@ class OptimizerConfig:
     adam_eps: float = option(1e-6, "added to the root of the second moment", above=0)
     muon_momentum: float = option(0.95, "decay of Muon's momentum", at_least=0, below=1)
     clip_grad: float = option(1.0, "largest global gradient norm; 0 does not clip", at_least=0)
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """Where a run is saved to and loaded from."""
-
-    save: str = option("", "folder for checkpoints, metrics.jsonl and TensorBoard events", metavar="DIR")
-    load: str = option("", "a former --save folder (its latest whole checkpoint) or one step_* folder", metavar="DIR")
-    load_step: int = option(0, "load this step of --load instead of the latest", metavar="N", at_least=0)
-    save_interval: int = option(0, "save every this many steps; 0 only at the end", metavar="STEPS", at_least=0)
-    save_interval_tokens: int = option(
-        0, "save every this many tokens, instead", metavar="TOKENS", at_least=0, counts_tokens=True
-    )
-    tensorboard_dir: str = option("", "where TensorBoard events go; default SAVE/tensorboard", metavar="DIR")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import Option, Value
+from megatron_ettin.config.sources import DATA_PATH_RULE, join_sources
 from megatron_ettin.config.token_counts import TOKEN_RULE, parse_token_count
 
 
@@ -25,6 +26,8 @@ def field_value(option: Option, written: object, origin: str = "") -> Value:
     value: Value | None
     if option.counts_tokens:
         value, type_rule = parse_token_count(written), TOKEN_RULE
+    elif option.many:
+        value, type_rule = join_sources(written), DATA_PATH_RULE
     else:
         value, type_rule = _CONVERSIONS[option.type](written), _TYPE_RULES[option.type]
     rule = type_rule if value is None else option.broken_rule(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ettin.checkpoint.layout import TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.layout import (
+    TOKENIZER_FOLDER,
+    check_large_files,
+    held,
+    read_run_json,
+    resolve_checkpoint,
+)
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.convert.archive import FileSpan
 from megatron_ettin.convert.check import CheckResult, check_export
 from megatron_ettin.convert.config_map import TESTED_TRANSFORMERS, config_to_theirs
 from megatron_ettin.convert.hub_folder import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from megatron_ettin.convert.metrics import metrics_at, read_metrics
 from megatron_ettin.convert.model_card import CardSubject, write_model_card
-from megatron_ettin.convert.names import Objective, TensorName, base_names, convert_to_theirs, tensor_names
+from megatron_ettin.convert.names import Objective, TensorName, base_names, convert_to_theirs, row_blocks, tensor_names
 from megatron_ettin.convert.new_folder import new_folder
 from megatron_ettin.convert.options import ExportOptions, check_license, released_as
 from megatron_ettin.convert.read import CheckpointReader
-from megatron_ettin.convert.safetensors_file import DTYPE_NAMES, TensorEntry, write_safetensors
+from megatron_ettin.convert.safetensors_file import DTYPE_NAMES, TensorBytes, TensorEntry, write_safetensors
 from megatron_ettin.convert.tokenizer_files import (
     SpecialTokens,
     read_special_tokens,
@@ -93,6 +101,15 @@ class _Source:
     def tensor(self, name: str) -> Tensor:
         return self.reader.tensor(name).to(self.dtype)
 
+    def find_rows(self, name: TensorName) -> list[list[FileSpan]] | None:
+        """Return where the bytes of each of their tensors lie; None where there are no such bytes."""
+        if self.reader.dtype(name.ours) != self.dtype:
+            return None
+        blocks = row_blocks(name, self.model.num_attention_heads)
+        found = [self.reader.find_rows(name.ours, rows) for rows in blocks]
+        spans = [each for each in found if each is not None]
+        return spans if len(spans) == len(found) else None
+
     @property
     def num_parameters(self) -> int:
         return sum(math.prod(name.shape) for name in self.names)
@@ -122,8 +139,12 @@ def export_checkpoint(
         CheckFailed: the result does not compute what the checkpoint does.
     """
     source = _open_checkpoint(resolve_checkpoint(load, step), options)
-    with new_folder(save, overwrite=overwrite, known_by=CONFIG_FILE) as partial:
-        _write_weights(partial, source)
+    with held(source.folder), new_folder(save, overwrite=overwrite, known_by=CONFIG_FILE) as partial:
+        # Checksums and copies each wait for the disk and hold no lock of the interpreter: they run side by side.
+        with ThreadPoolExecutor(1) as beside:
+            intact = beside.submit(check_large_files, source.folder)
+            _write_weights(partial, source)
+            intact.result()
         _write_descriptions(partial, source)
         result = _run_check(partial, source) if check else None
         if result is not None and not result.passed:
@@ -195,9 +216,12 @@ def _entries(name: TensorName, dtype: torch.dtype) -> list[TensorEntry]:
     return [TensorEntry(theirs, name.their_shape, dtype) for theirs in name.theirs]
 
 
-def _converted(names: Sequence[TensorName], source: _Source) -> Iterator[Tensor]:
+def _converted(names: Sequence[TensorName], source: _Source) -> Iterator[TensorBytes]:
+    """Yield their tensors: where rows only change places, as what is to be copied from the checkpoint's files."""
+    num_heads = source.model.num_attention_heads
     for name in names:
-        yield from convert_to_theirs(name, source.tensor(name.ours), source.model.num_attention_heads)
+        spans = source.find_rows(name)
+        yield from spans or convert_to_theirs(name, source.tensor(name.ours), num_heads)
 
 
 def _write_descriptions(folder: Path, source: _Source) -> None:

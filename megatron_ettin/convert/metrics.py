@@ -37,4 +37,6 @@ def _parse(line: str) -> Record | None:
         record: Any = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return None
+    return {name: value for name, value in record.items() if value is not None}

@@ -124,7 +124,7 @@ def _training(subject: CardSubject) -> list[str]:
     run = subject.run
     blend = [(name, "" if share is None else f"{share:.2%}") for name, share in data_blend(run)]
     lines = [f"{run['step']:,} steps, {run['consumed_tokens']:,} tokens in the last phase. All stretches:", ""]
-    lines += _table(("objective", "steps", "tokens", "from"), lineage_rows(run))
+    lines += _table(("phase", "objective", "steps", "tokens", "from"), lineage_rows(run))
     if run["step"]:
         lines += ["", "Settings of the last one:", "", *_table(("", ""), recipe_facts(run))]
     if blend:

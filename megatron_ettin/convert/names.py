@@ -103,29 +103,44 @@ def _layer_names(objective: Objective, model: ModelConfig, layer: int) -> tuple[
     )
 
 
+def row_blocks(name: TensorName, num_heads: int) -> tuple[list[range], ...]:
+    """Return, for each of their tensors in the order of ``name.theirs``, which rows of ours are its rows.
+
+    This is the one statement of how rows are regrouped; both directions read it.
+    """
+    if name.rows == "heads":
+        size = name.shape[0] // (3 * num_heads)
+        starts = [(3 * head + part) * size for part in range(3) for head in range(num_heads)]
+        blocks = [range(start, start + size) for start in starts]
+    else:
+        size = name.shape[0] // len(name.theirs)
+        blocks = [range(start, start + size) for start in range(0, name.shape[0], size)]
+    each = len(blocks) // len(name.theirs)
+    return tuple(blocks[i : i + each] for i in range(0, len(blocks), each))
+
+
 def convert_to_theirs(name: TensorName, tensor: Tensor, num_heads: int) -> tuple[Tensor, ...]:
     """Return their tensors, in the order of ``name.theirs``, from ours (vocabulary rows may be padded)."""
-    if name.rows == "heads":
-        tensor = _swap_row_blocks(tensor, num_heads, 3)
-    if name.rows == "vocabulary":
-        tensor = tensor[: name.shape[0]]
-    assert tuple(tensor.shape) == name.shape, (name.ours, tuple(tensor.shape), name.shape)
-    return tensor.chunk(len(name.theirs))
+    shape = (min(len(tensor), name.shape[0]), *tensor.shape[1:]) if name.rows == "vocabulary" else tuple(tensor.shape)
+    assert shape == name.shape, (name.ours, tuple(tensor.shape), name.shape)
+    return tuple(_take(tensor, blocks) for blocks in row_blocks(name, num_heads))
 
 
 def convert_to_ours(name: TensorName, parts: Sequence[Tensor], num_heads: int, *, padded_vocab_size: int) -> Tensor:
     """Return our tensor from theirs; vocabulary rows are filled up with zeros (which training masks) when asked for."""
-    tensor = parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
-    assert tuple(tensor.shape) == name.shape, (name.ours, tuple(tensor.shape), name.shape)
-    if name.rows == "heads":
-        return _swap_row_blocks(tensor, 3, num_heads)
-    if name.rows == "vocabulary" and padded_vocab_size > name.shape[0]:
-        filling = tensor.new_zeros((padded_vocab_size - name.shape[0], *name.shape[1:]))
-        return torch.cat((tensor, filling))
+    for part in parts:
+        assert tuple(part.shape) == name.their_shape, (name.ours, tuple(part.shape), name.their_shape)
+    if name.rows != "heads":
+        missing = padded_vocab_size - name.shape[0] if name.rows == "vocabulary" else 0
+        filling = [parts[0].new_zeros((missing, *name.shape[1:]))] if missing > 0 else []
+        return torch.cat((*parts, *filling)) if len(parts) + len(filling) > 1 else parts[0]
+    tensor = parts[0].new_empty(name.shape)
+    for part, blocks in zip(parts, row_blocks(name, num_heads), strict=True):
+        for block, rows in zip(blocks, part.split([len(block) for block in blocks]), strict=True):
+            tensor[block.start : block.stop] = rows
     return tensor
 
 
-def _swap_row_blocks(tensor: Tensor, outer: int, inner: int) -> Tensor:
-    """Regroup rows that lie as ``outer`` blocks of ``inner`` blocks into ``inner`` blocks of ``outer`` blocks."""
-    rows, width = tensor.shape
-    return tensor.view(outer, inner, rows // (outer * inner), width).transpose(0, 1).reshape(rows, width)
+def _take(tensor: Tensor, blocks: Sequence[range]) -> Tensor:
+    taken = [tensor[block.start : block.stop] for block in blocks]
+    return taken[0] if len(taken) == 1 else torch.cat(taken)

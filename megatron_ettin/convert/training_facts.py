@@ -44,10 +44,14 @@ def recipe_facts(run: Mapping[str, Any]) -> Facts:
     return [(name, _spell(value)) for name, value in told.items() if value is not None]
 
 
-def lineage_rows(run: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return objective, steps, tokens and origin of every stretch of the model's life, first to last."""
+def lineage_rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return phase, objective, steps, tokens and origin of every stretch of the model's life, first to last.
+
+    The phase is empty where it is not known, as of imported weights.
+    """
     return [
         (
+            str(stretch.get("phase", "")),
             str(stretch["objective"]),
             f"{stretch['steps']:,}",
             f"{stretch['tokens']:,} ({short_count(stretch['tokens'])})",

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.jsonl import check_inputs, read_texts
+from megatron_ettin.data.preprocess.texts import read_texts
 
+KNOWN_ENDINGS = tuple(f".{kind}{packed}" for kind in ("jsonl", "json", "parquet") for packed in ("", ".gz", ".zst"))
 SMALLEST_CHARACTERS = 80
 """A docstring shorter than this teaches little."""
 SOURCE_CHARACTERS = 20_000
@@ -73,16 +74,18 @@ def module_documents(source: str, name: str) -> Iterator[Document]:
 
 
 def own_text(path: str) -> Iterator[Document]:
-    """Yield the documents of a user's file: the "text" of each line of a .jsonl (or .jsonl.gz), or plain text in parts.
+    """Yield the documents of a user's file: the "text" of .jsonl lines or .parquet rows, or plain text in parts.
 
     Raises:
         ConfigError: there is no such file, it is not text, or a line is no JSON object with a "text".
     """
     file = Path(path)
-    if path.endswith((".jsonl", ".jsonl.gz")):
-        yield from (Document(text, f"{file.name}:{number}") for number, text in read_texts(path, "--corpus"))
+    if not file.is_file():
+        reason = "is a folder, not a file" if file.is_dir() else "there is no such file"
+        raise ConfigError(f"--corpus {path}: {reason}")
+    if any(path.endswith(ending) for ending in KNOWN_ENDINGS):
+        yield from (Document(text, f"{file.name}:{number}") for number, text in read_texts([path], "--corpus"))
         return
-    check_inputs([path], "--corpus")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

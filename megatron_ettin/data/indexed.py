@@ -5,17 +5,20 @@ The format is megatron-core's IndexedDataset, byte for byte; this reader and wri
 
 from __future__ import annotations
 
-import os
+import hashlib
 import struct
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.manifest import Part
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -75,27 +78,73 @@ class IndexedTokens:
         return self.tokens[self.document_starts[number] : self.document_starts[number + 1]]
 
 
-def _read_index(path: Path) -> tuple[type[np.integer], NDArray[np.int32], NDArray[np.int64]]:
-    """Return token type, sequence lengths and, per document, the number of its first sequence (with an end entry)."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(_HEADER.size)
+@dataclass(frozen=True)
+class IndexHeader:
+    """What the first bytes of an index say, and where its three tables begin."""
+
+    dtype: np.dtype[np.integer]
+    num_sequences: int
+    num_marks: int
+    """One more than there are documents."""
+
+    @classmethod
+    def read(cls, path: Path) -> IndexHeader:
+        """Read the header.
+
+        Raises:
+            ConfigError: the file is no index, or shorter than its header says.
+        """
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
         if len(header) < _HEADER.size or not header.startswith(MAGIC):
             raise ConfigError(f"--data-path: {path} is no index of an indexed dataset (wrong first bytes)")
         _, version, code, num_sequences, num_marks = _HEADER.unpack(header)
         if version != VERSION or code not in _CODES:
             raise ConfigError(f"--data-path: {path} has version {version} and token type {code}, which is unknown")
-        needed = _HEADER.size + num_sequences * (4 + 8) + num_marks * 8
-        if size < needed:
-            raise ConfigError(f"--data-path: {path} has {size} bytes, its header says {needed}: it was cut off")
-        lengths = np.fromfile(file, np.int32, num_sequences)
-        file.seek(num_sequences * 8, os.SEEK_CUR)  # pointers follow from the lengths
-        marks = np.fromfile(file, np.int64, num_marks)
-    if num_sequences and lengths.min() < 0:
+        found = cls(np.dtype(_CODES[code]), num_sequences, num_marks)
+        if size < found.num_bytes:
+            raise ConfigError(
+                f"--data-path: {path} has {size} bytes, its header says {found.num_bytes}: it was cut off"
+            )
+        return found
+
+    def to_bytes(self) -> bytes:
+        """Return the header as it stands in the file."""
+        code = next(code for code, dtype in _CODES.items() if np.dtype(dtype) == self.dtype)
+        return _HEADER.pack(MAGIC, VERSION, code, self.num_sequences, self.num_marks)
+
+    @property
+    def lengths_at(self) -> int:
+        """Where the int32 tokens of each sequence begin."""
+        return _HEADER.size
+
+    @property
+    def pointers_at(self) -> int:
+        """Where the int64 places of the sequences in the .bin begin, in bytes."""
+        return self.lengths_at + 4 * self.num_sequences
+
+    @property
+    def marks_at(self) -> int:
+        """Where the int64 number of each document's first sequence begins, with the end behind."""
+        return self.pointers_at + 8 * self.num_sequences
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole index."""
+        return self.marks_at + 8 * self.num_marks
+
+
+def _read_index(path: Path) -> tuple[np.dtype[np.integer], NDArray[np.int32], NDArray[np.int64]]:
+    """Return token type, sequence lengths and, per document, the number of its first sequence (with an end entry)."""
+    header = IndexHeader.read(path)
+    lengths = np.fromfile(path, np.int32, header.num_sequences, offset=header.lengths_at)
+    marks = np.fromfile(path, np.int64, header.num_marks, offset=header.marks_at)  # pointers follow from the lengths
+    if len(lengths) and lengths.min() < 0:
         raise ConfigError(f"--data-path: {path} holds a sequence of negative length: it is damaged")
-    if num_marks == 0 or marks[0] != 0 or marks[-1] != num_sequences or (np.diff(marks) < 0).any():
-        raise ConfigError(f"--data-path: {path} has document marks that do not cover its {num_sequences} sequences")
-    return _CODES[code], lengths, marks
+    if len(marks) == 0 or marks[0] != 0 or marks[-1] != len(lengths) or (np.diff(marks) < 0).any():
+        raise ConfigError(f"--data-path: {path} has document marks that do not cover its {len(lengths)} sequences")
+    return header.dtype, lengths, marks
 
 
 class IndexedWriter:
@@ -104,14 +153,15 @@ class IndexedWriter:
     Use as ``with IndexedWriter(prefix, np.uint16) as writer: writer.add_document(ids)``.
     """
 
-    def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
-        """Begin ``prefix``.bin under a temporary name."""
+    def __init__(self, prefix: str | Path, dtype: DTypeLike, *, tag: str = "") -> None:
+        """Begin ``prefix``.bin under a temporary name, which ``tag`` keeps apart from another writer's."""
         self._final = {suffix: Path(f"{prefix}{suffix}") for suffix in (".bin", ".idx")}
-        self._parts = {suffix: path.with_name(path.name + ".part") for suffix, path in self._final.items()}
-        self._dtype = np.dtype(dtype)
+        self._parts = {suffix: path.with_name(f"{path.name}{tag}.part") for suffix, path in self._final.items()}
+        self._dtype: np.dtype[Any] = np.dtype(dtype)
         self._range = np.iinfo(self._dtype)
         self._lengths = array("i")
         self._marks = array("q", [0])
+        self._checksum = hashlib.sha256()
         self._tokens = self._parts[".bin"].open("wb")
 
     def add_document(self, *sequences: Sequence[int] | NDArray[np.integer]) -> None:
@@ -121,23 +171,38 @@ class IndexedWriter:
             self._lengths.append(len(sequence))
         self._marks.append(len(self._lengths))
 
-    def add_documents(self, tokens: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
-        """Append many documents at once, each of one sequence, or of none where it is empty, as Megatron's tool has it.
+    def add_documents(
+        self,
+        tokens: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        counts: NDArray[np.integer] | None = None,
+    ) -> None:
+        """Append many documents at once. An empty sequence is left out, as Megatron's tool does.
 
         Args:
             tokens: of all documents, one after the other.
-            lengths: tokens of each document.
+            lengths: tokens of each sequence.
+            counts: sequences of each document, empty ones left out; by default each sequence is a document.
         """
         assert lengths.sum() == len(tokens)
-        marks = len(self._lengths) + np.cumsum(lengths > 0, dtype=np.int64)
+        marks = len(self._lengths) + np.cumsum(lengths > 0 if counts is None else counts, dtype=np.int64)
         self._write(tokens)
         self._lengths.frombytes(lengths[lengths > 0].astype(np.int32).tobytes())
         self._marks.frombytes(marks.tobytes())
+        assert counts is None or self._marks[-1] == len(self._lengths)
+
+    def summary(self) -> Part:
+        """Return what has been written so far, for a manifest."""
+        num_bytes = self._tokens.tell()
+        tokens = num_bytes // self._dtype.itemsize
+        return Part(len(self._marks) - 1, len(self._lengths), tokens, num_bytes, self._checksum.hexdigest())
 
     def _write(self, tokens: NDArray[np.integer]) -> None:
         # numpy would wrap a larger id around without a word.
         assert len(tokens) == 0 or self._range.min <= tokens.min() <= tokens.max() <= self._range.max
-        self._tokens.write(np.ascontiguousarray(tokens, dtype=self._dtype).data)
+        data = np.ascontiguousarray(tokens, dtype=self._dtype).data
+        self._tokens.write(data)
+        self._checksum.update(data)
 
     def __enter__(self) -> IndexedWriter:
         return self
@@ -162,11 +227,11 @@ class IndexedWriter:
 
     def _write_index(self) -> None:
         lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        code = next(code for code, dtype in _CODES.items() if np.dtype(dtype) == self._dtype)
+        header = IndexHeader(self._dtype, len(lengths), len(self._marks))
         pointers = np.zeros(len(lengths), dtype=np.int64)
         np.cumsum(lengths[:-1].astype(np.int64) * self._dtype.itemsize, out=pointers[1:])
         with self._parts[".idx"].open("wb") as file:
-            file.write(_HEADER.pack(MAGIC, VERSION, code, len(lengths), len(self._marks)))
+            file.write(header.to_bytes())
             file.write(lengths.tobytes())
             file.write(pointers.tobytes())
             file.write(self._marks.tobytes())

@@ -8,12 +8,18 @@ number of pieces but with the number of different lengths.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.data.streams import Purpose, random_stream
+
+_AT_ONCE = 2**23
+"""Pieces that are moved at a time: bounds memory."""
+_SORTERS = 2
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class RowTable:
     """Which pieces lie in which row: row r holds ``pieces[starts[r] : starts[r + 1]]``."""
 
     pieces: NDArray[np.integer]
-    starts: NDArray[np.int64]
+    starts: NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -33,48 +39,103 @@ class RowTable:
 
 def one_row_each(count: int) -> RowTable:
     """Give every piece a row of its own."""
-    return RowTable(np.arange(count), np.arange(count + 1))
+    kind = np.int32 if count < np.iinfo(np.int32).max else np.int64
+    return RowTable(np.arange(count, dtype=kind), np.arange(count + 1, dtype=kind))
 
 
 def pack_best_fit(sizes: NDArray[np.integer], row_size: int) -> RowTable:
-    """Pack pieces whole into as few rows as best fit finds.
+    """Pack pieces whole into as few rows as best fit finds; those of a row ascend.
 
     Args:
         sizes: positions each piece needs, 1 to ``row_size``.
         row_size: positions of a row.
     """
     if len(sizes) == 0:
-        return RowTable(np.zeros(0, np.int64), np.zeros(1, np.int64))
-    assert sizes.min() > 0
-    assert sizes.max() <= row_size
-    number_type: type[np.signedinteger] = np.int32 if len(sizes) <= np.iinfo(np.int32).max else np.int64
-    # numpy sorts 16-bit keys by radix, in linear time.
-    key_type = np.int16 if row_size <= np.iinfo(np.int16).max else np.int32
-    # Pieces of one length are taken in a fixed random order, so that neighbours in the corpus do not share a row.
-    shuffled = random_stream(0, Purpose.PACKING).permutation(np.arange(len(sizes), dtype=number_type))
-    by_size = shuffled[np.argsort(-sizes[shuffled].astype(key_type), kind="stable")]
-    first_of_size = np.flatnonzero(np.diff(sizes[by_size], prepend=0))
-    row_of_piece = np.empty(len(sizes), number_type)
-    rooms = _Rooms(row_size)
-    for group in np.split(by_size, first_of_size[1:]):
-        row_of_piece[group] = rooms.place(int(sizes[group[0]]), len(group))
-    order = np.argsort(row_of_piece, kind="stable").astype(number_type)
-    counts = np.bincount(row_of_piece, minlength=rooms.num_rows)
-    return RowTable(order, np.concatenate(([0], np.cumsum(counts))))
+        return RowTable(np.zeros(0, np.int32), np.zeros(1, np.int64))
+    counts = np.bincount(sizes)
+    assert counts[0] == 0
+    assert len(counts) <= row_size + 1
+    # Where pieces go depends on how many there are of each size; which of them go there is a matter of their order.
+    rooms = _Rooms(row_size, len(sizes))
+    for size in range(len(counts) - 1, 0, -1):
+        if counts[size]:
+            rooms.place(size, int(counts[size]))
+    rows, ranks, filled = rooms.result()
+    starts = np.concatenate(([0], np.cumsum(filled, dtype=np.int64)))
+    by_size = _longest_first(sizes, counts, rows.dtype)
+    table = np.empty(len(sizes), rows.dtype)
+    for at in range(0, len(sizes), _AT_ONCE):
+        part = slice(at, at + _AT_ONCE)
+        table[starts[rows[part]] + ranks[part]] = by_size[part]
+    del rows, ranks, by_size
+    for count in range(2, int(filled.max()) + 1):
+        _sort_within(table, starts[:-1][filled == count], count)
+    return RowTable(table, starts)
+
+
+def _longest_first(
+    sizes: NDArray[np.integer], counts: NDArray[np.int64], number_type: np.dtype[Any]
+) -> NDArray[np.signedinteger]:
+    """Return the pieces by size, the longest first.
+
+    Pieces of one size are in a fixed random order, so that neighbours in the corpus do not share a row.
+    """
+    shuffled = np.arange(len(sizes), dtype=number_type)
+    random_stream(0, Purpose.PACKING).shuffle(shuffled)
+    largest = len(counts) - 1
+    # numpy sorts 16-bit keys by radix, in linear time; a part of them at a time, side by side and in little memory.
+    key_type = np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32
+    by_size = np.empty(len(sizes), number_type)
+    next_place = np.concatenate(([0], np.cumsum(counts[:0:-1])))
+
+    def sort(at: int) -> tuple[NDArray[np.signedinteger], NDArray[np.int64]]:
+        part = shuffled[at : at + _AT_ONCE]
+        keys = (largest - sizes[part]).astype(key_type)
+        return part[np.argsort(keys, kind="stable")], np.bincount(keys, minlength=largest)
+
+    begins = range(0, len(sizes), _AT_ONCE)
+    with ThreadPoolExecutor(_SORTERS) as pool:
+        for group in range(0, len(begins), _SORTERS):
+            for ordered, found in pool.map(sort, begins[group : group + _SORTERS]):
+                ends = np.cumsum(found)
+                for key in np.flatnonzero(found).tolist():
+                    many, end, place = int(found[key]), int(ends[key]), int(next_place[key])
+                    by_size[place : place + many] = ordered[end - many : end]
+                    next_place[key] += many
+    return by_size
+
+
+def _sort_within(table: NDArray[np.signedinteger], starts: NDArray[np.int64], count: int) -> None:
+    """Sort the pieces inside each of some rows that hold ``count`` of them."""
+    at_once = max(1, _AT_ONCE // count)
+    for at in range(0, len(starts), at_once):
+        places = starts[at : at + at_once, None] + np.arange(count)
+        table[places] = np.sort(table[places], axis=1)
 
 
 class _Rooms:
     """Open rows, grouped by the room they have left."""
 
-    def __init__(self, row_size: int) -> None:
-        self.num_rows = 0
+    def __init__(self, row_size: int, num_pieces: int) -> None:
+        narrow = num_pieces <= np.iinfo(np.int32).max
+        self._row_type: type[np.signedinteger] = np.int32 if narrow else np.int64
+        self._rank_type: type[np.integer] = np.uint16 if row_size <= np.iinfo(np.uint16).max else np.int32
+        self._num_rows = 0
         self._row_size = row_size
-        self._rows: dict[int, NDArray[np.int64]] = {}
+        self._rows: dict[int, NDArray[np.signedinteger]] = {}
         self._sorted_rooms: list[int] = []
+        self._filled = np.zeros(0, self._rank_type)
+        self._placed = np.empty(num_pieces, self._row_type)
+        self._ranks = np.empty(num_pieces, self._rank_type)
+        self._num_placed = 0
 
-    def place(self, size: int, count: int) -> NDArray[np.int64]:
-        """Return the rows of ``count`` pieces of ``size``: the fullest rows that have room, then new ones."""
-        placed = []
+    def result(self) -> tuple[NDArray[np.signedinteger], NDArray[np.integer], NDArray[np.integer]]:
+        """Return of each piece, in the order they were placed, its row and its place there, and each row's pieces."""
+        assert self._num_placed == len(self._placed)
+        return self._placed, self._ranks, self._filled[: self._num_rows]
+
+    def place(self, size: int, count: int) -> None:
+        """Place ``count`` pieces of ``size``: into the fullest rows that have room, then into new ones."""
         while count > 0:
             found = bisect_left(self._sorted_rooms, size)
             if found == len(self._sorted_rooms):
@@ -86,18 +147,34 @@ class _Rooms:
             each = room // size
             full = min(count // each, len(rows))
             started = min(-(-count // each), len(rows))
+            taken = min(count, started * each)
+            self._note(rows[:started], each, taken)
             self._add(room - each * size, rows[:full])
             self._add(room - (count - full * each) * size, rows[full:started])
             self._add(room, rows[started:])
-            placed.append(np.repeat(rows[:started], each)[:count])
-            count -= len(placed[-1])
-        return np.concatenate(placed)
+            count -= taken
 
-    def _open(self, count: int) -> NDArray[np.int64]:
-        self.num_rows += count
-        return np.arange(self.num_rows - count, self.num_rows)
+    def _note(self, rows: NDArray[np.signedinteger], each: int, taken: int) -> None:
+        """Note that each of ``rows`` takes ``each`` pieces, the last one fewer if there are no more."""
+        here = slice(self._num_placed, self._num_placed + taken)
+        self._placed[here] = np.repeat(rows, each)[:taken]
+        before = self._filled[rows]
+        steps = np.arange(each, dtype=self._rank_type)
+        self._ranks[here] = (before[:, None] + steps).ravel()[:taken]
+        before += self._rank_type(each)
+        before[-1] -= self._rank_type(len(rows) * each - taken)
+        self._filled[rows] = before
+        self._num_placed += taken
 
-    def _add(self, room: int, rows: NDArray[np.int64]) -> None:
+    def _open(self, count: int) -> NDArray[np.signedinteger]:
+        self._num_rows += count
+        if self._num_rows > len(self._filled):
+            grown = np.zeros(max(self._num_rows, len(self._filled) * 3 // 2), self._rank_type)
+            grown[: len(self._filled)] = self._filled
+            self._filled = grown
+        return np.arange(self._num_rows - count, self._num_rows, dtype=self._row_type)
+
+    def _add(self, room: int, rows: NDArray[np.signedinteger]) -> None:
         if room == 0 or len(rows) == 0:
             return
         if room in self._rows:

@@ -1,16 +1,39 @@
-"""Documents cut into pieces that fit a row."""
+"""Documents cut into pieces that fit a row, and pieces found again by their number."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.indexed import IndexedTokens
+from megatron_ettin.data.chunking import ChunkRule, Dropped, cut_lengths
+from megatron_ettin.data.sentence_cuts import cut_at_sentences
+from megatron_ettin.data.splits import Documents
 
 SPECIAL_POSITIONS = 2
 """Positions of a row that each piece may need besides its content: [CLS] before and [SEP] behind."""
+
+SEARCH_STEP = 256
+
+_BLOCK_DOCUMENTS = 2**22
+_BLOCK_TOKENS = 2**25
+"""Documents, and their tokens where these are looked at, that are cut at a time."""
+
+
+class Corpus(Protocol):
+    """What is read of a corpus: :class:`IndexedTokens`, or :class:`MappedTokens` for a large one."""
+
+    @property
+    def tokens(self) -> NDArray[np.integer]:
+        """All token ids, one after the other."""
+
+    @property
+    def document_starts(self) -> Any:
+        """Where each document begins, and behind the last entry the end: indexed like an int64 array [D + 1]."""
 
 
 @dataclass(frozen=True)
@@ -22,62 +45,156 @@ class Piece:
     """Number of the piece in its document, from 0."""
     tokens: NDArray[np.integer]
     ends_document: bool
+    source: int = 0
+    """Number of its corpus in the blend."""
 
 
 @dataclass(frozen=True)
 class PieceTable:
-    """All pieces of a range of documents, in document order: 12 bytes a piece and 8 a document."""
+    """All pieces of some documents, in document order: 2 or 4 bytes a piece and 4 or 8 a document."""
 
-    documents: range
-    first_pieces: NDArray[np.int64]
+    documents: Documents
+    """Ascending."""
+    first_pieces: NDArray[np.integer]
     """Number of each document's first piece, and behind the last entry the end."""
-    starts: NDArray[np.int64]
-    """Where each piece begins in the corpus's flat file."""
-    lengths: NDArray[np.int32]
-    """Tokens of each piece."""
+    lengths: NDArray[np.integer]
+    """Tokens of each piece. A document's pieces follow each other without gap from its begin."""
+    dropped: Dropped = field(default_factory=Dropped)
+    source: int = 0
+    coarse: NDArray[np.integer] | None = None
+    """Every SEARCH_STEP-th entry of ``first_pieces``, to look into a table on disk at few places."""
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.lengths)
 
-    def piece(self, number: int, corpus: IndexedTokens) -> Piece:
+    def piece(self, number: int, corpus: Corpus) -> Piece:
         """Return one piece with its tokens."""
+        return self.pieces(np.array([number]), corpus)[0]
+
+    def pieces(self, numbers: NDArray[np.integer], corpus: Corpus) -> list[Piece]:
+        """Return pieces with their tokens."""
+        places, begins, ends = self._spans(numbers)
+        documents = [self.documents[place] for place in places.tolist()]
+        starts = corpus.document_starts[np.array(documents, dtype=np.int64)].tolist()
+        tokens, lengths, source = corpus.tokens, self.lengths[numbers].tolist(), self.source
+        found = []
+        for document, start, number, begin, end, length in zip(
+            documents, starts, numbers.tolist(), begins.tolist(), ends.tolist(), lengths, strict=True
+        ):
+            if number > begin:
+                start += int(self.lengths[begin:number].sum(dtype=np.int64))
+            content = tokens[start : start + length]
+            found.append(Piece(int(document), number - begin, content, number + 1 == end, source))
+        return found
+
+    def ends_document(self, numbers: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return which pieces are the last of their documents."""
+        return self._spans(numbers)[2] == numbers + 1
+
+    def _spans(
+        self, numbers: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.integer]]:
+        """Return for each piece its document's place in the table, first piece, and the piece behind its last."""
         # The last document that begins at or before the piece; those without pieces begin where the next one does.
-        place = int(self.first_pieces.searchsorted(number, side="right")) - 1
-        start = int(self.starts[number])
-        return Piece(
-            document=self.documents[place],
-            index=number - int(self.first_pieces[place]),
-            tokens=corpus.tokens[start : start + int(self.lengths[number])],
-            ends_document=number + 1 == int(self.first_pieces[place + 1]),
-        )
+        keys = numbers.astype(self.first_pieces.dtype, copy=False)
+        places = self._last_at_or_before(keys)
+        return places, self.first_pieces[places], self.first_pieces[places + 1]
+
+    def _last_at_or_before(self, keys: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return for each key the last entry of ``first_pieces`` that is not above it."""
+        if self.coarse is None:
+            return self.first_pieces.searchsorted(keys, side="right") - 1
+        begins = (self.coarse.searchsorted(keys, side="right") - 1) * SEARCH_STEP
+        places = begins[:, None] + np.arange(SEARCH_STEP)
+        inside = places < len(self.first_pieces)
+        found = self.first_pieces[np.where(inside, places, 0)] <= keys[:, None]
+        return begins + (found & inside).sum(axis=1) - 1
 
 
-def cut_documents(corpus: IndexedTokens, documents: range, seq_length: int, sep_id: int | None) -> PieceTable:
+def cut_documents(
+    corpus: Corpus,
+    documents: Documents,
+    seq_length: int,
+    sep_id: int | None,
+    rule: ChunkRule | None = None,
+    *,
+    all_closed: bool | None = None,
+    source: int = 0,
+) -> PieceTable:
     """Cut every document into pieces of at most ``seq_length`` positions, [CLS] and [SEP] counted.
 
-    Nothing is dropped: the last piece of a document is as short as it comes out. Empty documents have no piece.
+    Without a rule nothing is dropped: the last piece of a document is as short as it comes out. Empty documents have no
+    piece.
 
     Args:
         corpus: the tokens.
-        documents: which of its documents.
+        documents: which of its documents, ascending.
         seq_length: positions of a row.
         sep_id: a [SEP] that preprocessing appended to a document is not content; it is left away here and set again
             when rows are made.
+        rule: how long documents are cut; see :class:`ChunkRule`.
+        all_closed: whether every document ends with ``sep_id``, or none does; None looks at each.
+        source: number of the corpus in the blend.
     """
-    content = seq_length - SPECIAL_POSITIONS
-    bounds = corpus.document_starts[documents.start : documents.stop + 1]
-    lengths = np.diff(bounds)
-    if sep_id is not None:
-        filled = np.flatnonzero(lengths)
-        closed = filled[corpus.tokens[bounds[filled + 1] - 1] == sep_id]
-        lengths[closed] -= 1
-    counts = -(-lengths // content)
-    first_pieces = np.concatenate(([0], np.cumsum(counts)))
-    indices = np.arange(first_pieces[-1]) - np.repeat(first_pieces[:-1], counts)
-    offsets = indices * content
-    return PieceTable(
-        documents=documents,
-        first_pieces=first_pieces,
-        starts=np.repeat(bounds[:-1], counts) + offsets,
-        lengths=np.minimum(content, np.repeat(lengths, counts) - offsets).astype(np.int32),
-    )
+    rule = rule or ChunkRule()
+    content = (rule.size or seq_length) - SPECIAL_POSITIONS
+    narrow = content <= np.iinfo(np.uint16).max
+    counts, lengths, dropped = [], [], Dropped()
+    for block in _blocks(documents, corpus, rule):
+        starts, ends = _bounds(corpus, block)
+        sizes = ends - starts
+        sizes -= _closed(corpus, sizes, ends, sep_id, all_closed)
+        if rule.sentence_ends is None:
+            found, pieces, lost = cut_lengths(sizes, block, content, rule)
+        else:
+            found, pieces, lost = cut_at_sentences(corpus.tokens, starts, sizes, block, content, rule)
+        counts.append(found.astype(np.int32))
+        lengths.append(pieces.astype(np.uint16 if narrow else np.int32))
+        dropped += lost
+    total = sum(map(len, lengths))
+    first_pieces = np.zeros(len(documents) + 1, np.int32 if total <= np.iinfo(np.int32).max else np.int64)
+    if counts:
+        np.cumsum(np.concatenate(counts), out=first_pieces[1:])
+    joined: NDArray[Any] = np.concatenate([np.zeros(0, np.uint16), *lengths])
+    return PieceTable(documents, first_pieces, joined, dropped, source)
+
+
+def _blocks(documents: Documents, corpus: Corpus, rule: ChunkRule) -> Sequence[Documents]:
+    """Return the documents in stretches that can be worked on in memory."""
+    if rule.sentence_ends is None or len(documents) == 0:
+        return [documents[at : at + _BLOCK_DOCUMENTS] for at in range(0, len(documents), _BLOCK_DOCUMENTS)]
+    borders, begin = [], 0
+    while begin < len(documents):
+        borders.append(begin)
+        step = min(_BLOCK_DOCUMENTS, len(documents) - begin)
+        # Where tokens are looked at, a block holds so many of them, or one document.
+        offsets = corpus.document_starts[np.asarray(documents[begin : begin + step])]
+        begin += max(1, int(np.searchsorted(offsets, offsets[0] + _BLOCK_TOKENS)))
+    borders.append(len(documents))
+    return [documents[one:other] for one, other in pairwise(borders)]
+
+
+def _bounds(corpus: Corpus, block: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the documents of a block begin and end."""
+    if isinstance(block, range):
+        bounds = np.asarray(corpus.document_starts[block.start : block.stop + 1])
+        return bounds[:-1], bounds[1:]
+    return np.asarray(corpus.document_starts[block]), np.asarray(corpus.document_starts[block + 1])
+
+
+def _closed(
+    corpus: Corpus,
+    sizes: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    sep_id: int | None,
+    all_closed: bool | None,
+) -> NDArray[np.bool_]:
+    """Return which documents end with [SEP]."""
+    filled = sizes > 0
+    if sep_id is None or all_closed is False:
+        return np.zeros(len(sizes), dtype=bool)
+    if all_closed:
+        return filled
+    closed = np.zeros(len(sizes), dtype=bool)
+    closed[filled] = corpus.tokens[ends[filled] - 1] == sep_id
+    return closed

@@ -1,70 +1,192 @@
-"""Rows of a corpus by global sample number."""
+"""Rows of one corpus by number."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.indexed import IndexedTokens
+from megatron_ettin.data.chunking import ChunkRule, Dropped
+from megatron_ettin.data.index_cache import Arrays, IndexCache
 from megatron_ettin.data.order import epoch_order
-from megatron_ettin.data.packing import one_row_each, pack_best_fit
-from megatron_ettin.data.pieces import SPECIAL_POSITIONS, Piece, cut_documents
+from megatron_ettin.data.packing import RowTable, one_row_each, pack_best_fit
+from megatron_ettin.data.pieces import SEARCH_STEP, SPECIAL_POSITIONS, Corpus, Piece, PieceTable, cut_documents
+from megatron_ettin.data.splits import Documents
 
 Row = tuple[Piece, ...]
 
+_KEPT_EPOCHS = 2
+"""Orders that are held: a step may reach into the next epoch."""
+_AT_ONCE = 2**20
+"""Rows that are counted at a time."""
+
 
 class RowDataset:
-    """The rows of a range of documents, and their order over epochs.
+    """The rows of some documents of a corpus, and their order over epochs.
 
     Which pieces share a row depends on the documents and the row length only, so both objectives see the same rows in
     the same order.
 
     Attributes:
         fill_rate: share of the rows' positions that hold a token, by an encoder's count ([SEP] behind every piece).
+        dropped: what chunking left out.
+        num_positions: tokens of an epoch, by an encoder's count.
     """
 
     def __init__(
         self,
-        corpus: IndexedTokens,
-        documents: range,
+        corpus: Corpus,
+        documents: Documents,
         seq_length: int,
         *,
         sep_id: int | None,
         seed: int = 0,
         packing: str = "best-fit",
+        rule: ChunkRule | None = None,
+        source: int = 0,
+        all_closed: Callable[[], bool | None] | None = None,
+        cache: IndexCache | None = None,
     ) -> None:
         """Cut and pack the documents.
 
         Args:
             corpus: the tokens.
-            documents: which of its documents.
+            documents: which of its documents, ascending.
             seq_length: positions of a row.
             sep_id: see :func:`cut_documents`.
             seed: of the order.
             packing: ``best-fit`` fills rows with whole pieces, ``none`` gives each piece its own.
+            rule: how long documents are cut.
+            source: number of the corpus in its blend.
+            all_closed: tells what :func:`cut_documents` takes; asked only where something is built.
+            cache: keeps the tables on disk; its facts tell of the documents and of all else given here.
         """
         self._corpus = corpus
         self._seed = seed
-        self._pieces = cut_documents(corpus, documents, seq_length, sep_id)
-        sizes = self._pieces.lengths + SPECIAL_POSITIONS
-        self._rows = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length)
-        self.fill_rate = float(sizes.sum(dtype=np.int64)) / max(1, len(self._rows) * seq_length)
-        self._epoch = -1
-        self._order: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._source = source
+        self._cache = cache
+
+        def build() -> Arrays:
+            closed = all_closed() if all_closed is not None else None
+            pieces = cut_documents(corpus, documents, seq_length, sep_id, rule, all_closed=closed)
+            return _tables(pieces, seq_length, packing)
+
+        tables = cache.get(build) if cache is not None else build()
+        lost = [int(figure) for figure in tables["totals"]]
+        self.dropped = Dropped(*lost[:3])
+        self.num_positions = lost[3]
+        columns = (tables["first_pieces"], tables["lengths"])
+        coarse = tables["coarse"] if cache is not None else None
+        self._pieces = PieceTable(documents, *columns, self.dropped, source, coarse)
+        self._rows = RowTable(tables["row_pieces"], tables["row_starts"])
+        self.fill_rate = self.num_positions / max(1, len(self._rows) * seq_length)
+        self._orders: OrderedDict[int, NDArray[np.integer]] = OrderedDict()
 
     @property
     def num_rows(self) -> int:
         """Rows of one epoch."""
         return len(self._rows)
 
-    def row(self, sample: int) -> Row:
-        """Return the row of a global sample number, which counts on over epochs."""
-        epoch, place = divmod(sample, self.num_rows)
-        if epoch != self._epoch:
-            self._order = epoch_order(self.num_rows, self._seed, epoch)
-            self._epoch = epoch
-        return self.stored_row(int(self._order[place]))
+    @cached_property
+    def num_pieces(self) -> int:
+        """Pieces of one epoch."""
+        return len(self._pieces)
+
+    def row(self, number: int) -> Row:
+        """Return a row by its number in training, which counts on over epochs."""
+        return self.rows([number])[0]
+
+    def rows(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[Row]:
+        """Return rows by their numbers in training."""
+        return self.stored_rows(self.stored_numbers(np.asarray(numbers, dtype=np.int64)))
+
+    def stored_numbers(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which rows, by their numbers before any shuffling, these numbers in training stand for."""
+        epochs, places = np.divmod(numbers, max(1, self.num_rows))
+        stored = np.empty(len(numbers), np.int64)
+        for epoch in np.unique(epochs).tolist():
+            mine = epochs == epoch
+            stored[mine] = self._order(epoch)[places[mine]]
+        return stored
 
     def stored_row(self, number: int) -> Row:
         """Return a row by its number before any shuffling."""
-        return tuple(self._pieces.piece(int(piece), self._corpus) for piece in self._rows.row(number))
+        return self.stored_rows(np.array([number]))[0]
+
+    def stored_rows(self, numbers: NDArray[np.integer]) -> list[Row]:
+        """Return rows by their numbers before any shuffling."""
+        numbers, counts = self._piece_numbers(numbers)
+        pieces = self._pieces.pieces(numbers, self._corpus)
+        ends = np.cumsum(counts).tolist()
+        return [tuple(pieces[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def row_tokens(self, numbers: NDArray[np.integer], *, close_every_piece: bool) -> NDArray[np.int64]:
+        """Return the tokens of rows (by their stored numbers), [CLS] and [SEP] counted; reads none of them.
+
+        Args:
+            numbers: of the rows.
+            close_every_piece: see :func:`assemble`.
+        """
+        numbers, counts = self._piece_numbers(numbers)
+        closed = 1 if close_every_piece else self._pieces.ends_document(numbers)
+        sizes = self._pieces.lengths[numbers].astype(np.int64) + 1 + closed
+        sums = np.concatenate(([0], np.cumsum(sizes)))
+        ends = np.cumsum(counts)
+        return sums[ends] - sums[ends - counts]
+
+    def tokens_before(self, number: int, *, close_every_piece: bool) -> int:
+        """Return the tokens of all rows before ``number`` in training; reads lengths only."""
+        epochs, place = divmod(number, max(1, self.num_rows))
+        total = 0
+        if epochs:
+            every = self._sum_tokens(np.arange(self.num_rows), close_every_piece=close_every_piece)
+            total = epochs * every
+        return total + self._sum_tokens(self._order(epochs)[:place], close_every_piece=close_every_piece)
+
+    def _sum_tokens(self, numbers: NDArray[np.integer], *, close_every_piece: bool) -> int:
+        parts = (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
+        return sum(int(self.row_tokens(part, close_every_piece=close_every_piece).sum()) for part in parts)
+
+    def _piece_numbers(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+        """Return the pieces of rows one after the other, and how many each has."""
+        starts = self._rows.starts[rows].astype(np.int64)
+        counts = self._rows.starts[rows + 1] - starts
+        begins = np.cumsum(counts) - counts
+        places = np.arange(int(counts.sum())) + np.repeat(starts - begins, counts)
+        return self._rows.pieces[places], counts
+
+    def _order(self, epoch: int) -> NDArray[np.integer]:
+        """Return the rows in the order of an epoch."""
+        if epoch not in self._orders:
+
+            def build() -> Arrays:
+                return {"order": epoch_order(self.num_rows, self._seed, epoch, self._source)}
+
+            told = {"seed": self._seed, "epoch": epoch, "source": self._source}
+            found = self._cache.knowing(order=told).get(build) if self._cache is not None else build()
+            self._orders[epoch] = found["order"]
+            while len(self._orders) > _KEPT_EPOCHS:
+                self._orders.popitem(last=False)
+        return self._orders[epoch]
+
+
+def _tables(pieces: PieceTable, seq_length: int, packing: str) -> Arrays:
+    """Return the tables of a set of rows as arrays that can be kept."""
+    size_type: type[np.integer] = np.uint16 if seq_length <= np.iinfo(np.uint16).max else np.int32
+    sizes: NDArray[Any] = pieces.lengths.astype(size_type, copy=False) + size_type(SPECIAL_POSITIONS)
+    table = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length)
+    kind = np.int32 if len(sizes) <= np.iinfo(np.int32).max else np.int64
+    lost = pieces.dropped
+    totals = [lost.pieces, lost.tokens, lost.of_tokens, int(sizes.sum(dtype=np.int64))]
+    return {
+        "first_pieces": pieces.first_pieces,
+        "coarse": pieces.first_pieces[::SEARCH_STEP],
+        "lengths": pieces.lengths,
+        "row_pieces": table.pieces,
+        "row_starts": table.starts.astype(kind, copy=False),
+        "totals": np.array(totals, np.int64),
+    }

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from pathlib import PurePath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.hashing import uniform_of
 
 SPLIT_NAMES = ("training", "validation", "test")
+
+_HASHED_AT_ONCE = 2**22
 
 
 def split_documents(num_documents: int, split: str) -> tuple[range, range, range]:
@@ -19,6 +26,18 @@ def split_documents(num_documents: int, split: str) -> tuple[range, range, range
     Raises:
         ConfigError: the parts are no numbers, negative, or all 0.
     """
+    shares = split_shares(split)
+    # Summed and rounded in this order: a document at a border is on the side where megatron-core has it.
+    ends = [round(end * num_documents) for end in accumulate(shares)]
+    return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
+
+
+def split_shares(split: str) -> list[float]:
+    """Return the three shares that ``--split`` names.
+
+    Raises:
+        ConfigError: the parts are no numbers, negative, or all 0.
+    """
     try:
         parts = [float(part) for part in split.split(",")]
     except ValueError:
@@ -26,7 +45,43 @@ def split_documents(num_documents: int, split: str) -> tuple[range, range, range
     total = sum(parts)
     if len(parts) > len(SPLIT_NAMES) or not min(parts) >= 0 or not 0 < total < float("inf"):
         raise ConfigError(f"--split {split}: must be up to three parts that are not negative and not all 0")
-    shares = [part / total for part in parts] + [0.0] * (len(SPLIT_NAMES) - len(parts))
-    # Summed and rounded in this order: a document at a border is on the side where megatron-core has it.
-    ends = [round(end * num_documents) for end in accumulate(shares)]
-    return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
+    return [part / total for part in parts] + [0.0] * (len(SPLIT_NAMES) - len(parts))
+
+
+Documents = range | NDArray[np.integer]
+"""Numbers of documents, ascending."""
+
+
+def split_by_hash(num_documents: int, split: str, shard: str) -> tuple[Documents, Documents, Documents]:
+    """Deal the documents out by a hash of the shard's name and their numbers in it.
+
+    Where a document belongs depends on nothing else: it stays there when documents are appended to the shard or other
+    shards are added.
+
+    Args:
+        num_documents: documents in the shard.
+        split: parts of the whole, as in :func:`split_documents`.
+        shard: its name, without a folder.
+
+    Raises:
+        ConfigError: the parts are no numbers, negative, or all 0.
+    """
+    borders = np.cumsum(split_shares(split))[:-1]
+    kind: type[np.integer] = np.int32 if num_documents <= np.iinfo(np.int32).max else np.int64
+    found: list[list[NDArray[np.integer]]] = [[], [], []]
+    for begin in range(0, num_documents, _HASHED_AT_ONCE):
+        numbers = np.arange(begin, min(begin + _HASHED_AT_ONCE, num_documents))
+        part = np.searchsorted(borders, uniform_of(f"split {shard}", numbers), side="right")
+        for place, kept in enumerate(found):
+            kept.append(numbers[part == place].astype(kind))
+    training, validation, test = (np.concatenate(kept) if kept else np.zeros(0, kind) for kept in found)
+    return training, validation, test
+
+
+def split_corpus(num_documents: int, split: str, split_by: str, prefix: str) -> dict[str, Documents]:
+    """Return the documents of each split by its name, as ``--split`` and ``--split-by`` say."""
+    if split_by == "hash":
+        parts: tuple[Documents, ...] = split_by_hash(num_documents, split, PurePath(prefix).name)
+    else:
+        parts = split_documents(num_documents, split)
+    return dict(zip(SPLIT_NAMES, parts, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -31,3 +33,41 @@ def random_stream(seed: int, purpose: Purpose, first: int = 0, second: int = 0) 
     key = np.array([seed, 0], dtype=np.uint64)
     counter = np.array([0, second, first, purpose], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def random_streams(seed: int, purpose: Purpose, numbers: Sequence[tuple[int, int]]) -> list[np.random.Generator]:
+    """Return the generators of many things, each as :func:`random_stream` gives it.
+
+    Making one takes longer than drawing a row's numbers from it, so each thread has some that are wound to where they
+    are needed: those that it got before are no longer good.
+
+    Args:
+        seed: of the run, not negative.
+        purpose: what for.
+        numbers: ``first`` and ``second`` of each.
+    """
+    while len(_held.generators) < len(numbers):
+        _held.generators.append(np.random.Generator(np.random.Philox(key=0)))
+    key = np.array([seed, 0], dtype=np.uint64)
+    given = _held.generators[: len(numbers)]
+    for generator, (first, second) in zip(given, numbers, strict=True):
+        generator.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": np.array([0, second, first, purpose], dtype=np.uint64), "key": key},
+            "buffer": _NOTHING_DRAWN,
+            "buffer_pos": len(_NOTHING_DRAWN),
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+    return given
+
+
+class _Held(threading.local):
+    """Generators of one thread."""
+
+    def __init__(self) -> None:
+        self.generators: list[np.random.Generator] = []
+
+
+_held = _Held()
+_NOTHING_DRAWN = np.zeros(4, np.uint64)

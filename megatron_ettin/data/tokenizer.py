@@ -101,6 +101,20 @@ class TokenizerFiles:
         """SHA-256 of tokenizer.json."""
         return hashlib.sha256(self.content).hexdigest()
 
+    @cached_property
+    def added_tokens(self) -> tuple[str, ...]:
+        """Tokens that are looked for in a text before it is split into words."""
+        return tuple(added["content"] for added in self._json["added_tokens"])
+
+    @cached_property
+    def encoding_fingerprint(self) -> str:
+        """SHA-256 of what decides the ids of a text: two files of the same are the same tokenizer for a corpus.
+
+        Left out are the parts that preprocessing never uses: special tokens around a text, cutting, filling, decoding.
+        """
+        used = {name: self._json.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
+        return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
+
     def folder_files(self) -> dict[str, Path]:
         """Return the files that make up the tokenizer, by the name they have in a folder of their own."""
         beside = {name: self.path.with_name(name) for name in COMPANION_FILES}

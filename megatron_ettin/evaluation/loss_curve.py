@@ -41,7 +41,7 @@ def read_loss_curve(metrics: Path) -> LossCurve:
     for line in metrics.read_text(encoding="utf-8").splitlines():
         told = json.loads(line)
         step, tokens = told["step"], told["tokens"]
-        if "loss" in told:
+        if told.get("loss") is not None:  # a skipped step may have none
             training[step] = LossPoint(step, tokens, told["loss"])
             speed[step] = told["tokens_per_second"]
         if "validation_loss" in told:

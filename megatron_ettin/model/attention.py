@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from megatron_ettin.config.attention import LayerAttention
+from megatron_ettin.model import flash
 from megatron_ettin.model.packing import Band, PackedLayout
-from megatron_ettin.model.rope import rotate
+from megatron_ettin.model.rope import split_and_rotate
 
 
 class PackedSelfAttention(SelfAttention):
@@ -70,11 +71,11 @@ class PackedSelfAttention(SelfAttention):
         mixed, _ = self.linear_qkv(hidden_states)
         per_head = self.hidden_size_per_attention_head
         qkv_TN3D = mixed.view(mixed.size(0), self.num_attention_heads_per_partition, 3, per_head)
-        query, key, value = qkv_TN3D.unbind(2)
         cos, sin = packed_seq_params.rotary(per_head, self.layer_attention.rope_base)
+        query, key, value = split_and_rotate(qkv_TN3D, cos, sin)
         context = self.core_attention(
-            rotate(query, cos, sin),
-            rotate(key, cos, sin),
+            query,
+            key,
             value,
             attention_mask,
             attn_mask_type=self.attn_mask_type,
@@ -87,8 +88,9 @@ class PackedSelfAttention(SelfAttention):
 class PackedDotProductAttention(nn.Module):
     """Softmax attention of packed pieces with PyTorch's kernels, computing little of what the mask throws away.
 
-    A global layer runs piece by piece. A local layer runs once over all pieces in blocks of queries, each against the
-    neighbouring blocks of keys only, so its cost grows with T and not with the square of a piece's length.
+    Half precision on a GPU goes to the flash kernels (model/flash.py). Elsewhere a global layer runs piece by piece,
+    and a local layer once over all pieces in blocks of queries, each against the neighbouring blocks of keys only, so
+    that its cost grows with T and not with the square of a piece's length.
     """
 
     def __init__(self, *, window: tuple[int, int] | None, attn_mask_type: AttnMaskType, **kwargs: Any) -> None:
@@ -115,6 +117,8 @@ class PackedDotProductAttention(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         """Return the attention output [T, N, D]."""
+        if flash.takes(query_TND):
+            return flash.attend(query_TND, key_TND, value_TND, packed_seq_params, self.window, causal=self.causal)
         if self.window is None:
             return attend_by_piece(query_TND, key_TND, value_TND, packed_seq_params.lengths, causal=self.causal)
         band = packed_seq_params.band(self.window, query_TND.dtype)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn import functional as F
 
+from megatron_ettin.config.backend import TRANSFORMER_ENGINE, BackendConfig
 from megatron_ettin.config.parallel import ParallelConfig, stage_layers
 from megatron_ettin.config.run import RunConfig
 
 
 def build_core_config(run: RunConfig) -> TransformerConfig:
     """Translate a run into megatron-core's words."""
-    model, parallel = run.model, run.parallel
+    model, parallel, backend = run.model, run.parallel, run.backend
+    with_engine = backend.transformer_impl == TRANSFORMER_ENGINE
     dtype = torch.bfloat16 if run.training.bf16 else torch.float32
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -27,11 +31,13 @@ def build_core_config(run: RunConfig) -> TransformerConfig:
         add_bias_linear=False,
         gated_linear_unit=True,
         activation_func=F.gelu,
+        use_te_activation_func=True,  # the activation is the spec's, which gates by itself
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         apply_rope_fusion=False,
-        gradient_accumulation_fusion=False,
+        # Only Transformer Engine's layers can; what PyTorch runs gets a config without it.
+        gradient_accumulation_fusion=with_engine and backend.gradient_accumulation_fusion,
         # Weights are drawn by their global names after building (model/initialization.py). Core's own pass stays on,
         # because it also marks which parameters are sharded; its draw is skipped.
         init_method=_leave_as_is,
@@ -47,11 +53,42 @@ def build_core_config(run: RunConfig) -> TransformerConfig:
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=run.training.bf16,
+        deterministic_mode=backend.deterministic,
+        **_recompute_settings(run),
+        **_fp8_settings(backend),
         # The loss is a sum; core divides the gradients by the scored tokens of the global batch.
         calculate_per_token_loss=True,
         # Layer 0 lacks a norm, so layers are saved one by one under their own numbers.
         hetereogenous_dist_checkpoint=True,
     )
+
+
+def _recompute_settings(run: RunConfig) -> dict[str, Any]:
+    match run.backend.recompute_granularity:
+        case "selective":
+            return {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
+        case "full":
+            layers = run.backend.recompute_num_layers or run.model.num_layers
+            # "block" recomputes the first layers of a stage one by one; a stage with fewer recomputes all it has.
+            return {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": layers}
+    return {}
+
+
+def _fp8_settings(backend: BackendConfig) -> dict[str, Any]:
+    if not backend.fp8_format:
+        return {}
+    settings: dict[str, Any] = {
+        "fp8": backend.fp8_format,
+        "fp8_recipe": backend.fp8_recipe,
+        "fp8_param": backend.fp8_param_gather,
+        "first_last_layers_bf16": backend.first_last_layers_bf16,
+        "num_layers_at_start_in_bf16": backend.num_layers_at_start_in_bf16,
+        "num_layers_at_end_in_bf16": backend.num_layers_at_end_in_bf16,
+    }
+    if backend.fp8_recipe == "delayed":
+        # The scale of a tensor follows the largest value of its last 1,024 uses, as in Transformer Engine's own recipe.
+        settings |= {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
+    return settings
 
 
 def _leave_as_is(weight: Tensor) -> Tensor:

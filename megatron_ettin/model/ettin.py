@@ -21,7 +21,8 @@ from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, stage_layers
 from megatron_ettin.model.embedding import EttinEmbedding
 from megatron_ettin.model.head import PredictionHead, build_output_layer
-from megatron_ettin.model.layer_specs import local_block_spec
+from megatron_ettin.model.layer_specs import block_spec
+from megatron_ettin.model.loss import scored_cross_entropy
 from megatron_ettin.model.packing import PackedLayout
 
 
@@ -36,6 +37,7 @@ class EttinModel(LanguageModule):
         mask_kind: MaskKind,
         *,
         pp_rank: int,
+        transformer_impl: str = "local",
     ) -> None:
         """Build this stage.
 
@@ -45,6 +47,7 @@ class EttinModel(LanguageModule):
             parallel: layout.
             mask_kind: who sees whom.
             pp_rank: which stage this is.
+            transformer_impl: what layers are built from, as --transformer-impl says.
         """
         super().__init__(config=config, pg_collection=ProcessGroupCollection.use_mpu_process_groups())
         stages = parallel.pipeline_model_parallel_size
@@ -59,10 +62,10 @@ class EttinModel(LanguageModule):
         if self.pre_process:
             self.embedding = EttinEmbedding(config, padded, self.pg_collection)
         counts = stage_layers(model.num_layers, stages)
-        first = sum(counts[:pp_rank])
+        layers = range(sum(counts[:pp_rank]), sum(counts[: pp_rank + 1]))
         self.transformer = TransformerBlock(
             config,
-            local_block_spec(layer_pattern(model, mask_kind), range(first, first + counts[pp_rank]), mask_kind),
+            block_spec(transformer_impl, layer_pattern(model, mask_kind), layers, mask_kind),
             pre_process=self.pre_process,
             post_process=self.post_process,
             pg_collection=self.pg_collection,
@@ -78,16 +81,20 @@ class EttinModel(LanguageModule):
         """Take what the stage before sent; called by megatron-core's schedules."""
         self.transformer.set_input_tensor(input_tensor[0])
 
-    def forward(self, tokens_T: Tensor, layout: PackedLayout, scored_K: Tensor) -> Tensor:
+    def forward(
+        self, tokens_T: Tensor, layout: PackedLayout, scored_K: Tensor, labels_K: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Run this stage.
 
         Args:
             tokens_T: input ids.
             layout: where the pieces lie.
-            scored_K: indices into T whose logits are wanted; head and output layer run on these only.
+            scored_K: indices into T whose output is wanted; head and output layer run on these only.
+            labels_K: the right token at each of them.
 
         Returns:
-            Logits [K, V] of this rank's part of the vocabulary on the last stage, hidden states [T, 1, H] before it.
+            Before the last stage hidden states [T, 1, H]. On it the summed loss and the number of right tokens (see
+            :func:`scored_cross_entropy`), or without labels logits [K, V] of this rank's part of the vocabulary.
         """
         embedded = self.embedding(tokens_T) if self.pre_process else None
         hidden = self.transformer(embedded, attention_mask=None, packed_seq_params=layout)
@@ -99,7 +106,8 @@ class EttinModel(LanguageModule):
             hidden = gather_from_sequence_parallel_region(
                 hidden, tensor_parallel_output_grad=False, group=self.tp_group
             )
-        return self._logits(hidden[:, 0].index_select(0, scored_K))
+        head_KH = self.head(hidden[:, 0].index_select(0, scored_K))
+        return self._logits(head_KH) if labels_K is None else self._loss(head_KH, labels_K)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[()] = (), metadata: dict[str, Any] | None = None
@@ -111,13 +119,24 @@ class EttinModel(LanguageModule):
         entries = super().sharded_state_dict(prefix, sharded_offsets, metadata)
         return {name: entry for name, entry in entries.items() if not name.endswith("_extra_state")}
 
-    def _logits(self, hidden_KH: Tensor) -> Tensor:
-        weight = self.embedding.word_embeddings.weight if self._takes_embedding else None
-        logits, _ = self.output_layer(self.head(hidden_KH), weight=weight)
+    def _loss(self, head_KH: Tensor, labels_K: Tensor) -> tuple[Tensor, Tensor]:
+        bias = self.output_layer.bias
+        true_rows = self.first_padded_row
+        return scored_cross_entropy(head_KH, self._output_weight, bias, labels_K, self.tp_group, true_rows=true_rows)
+
+    def _logits(self, head_KH: Tensor) -> Tensor:
+        logits, _ = self.output_layer(head_KH, weight=self._output_weight)
         if self.first_padded_row < logits.size(-1):
             # Rows that only fill the vocabulary up to the tensor-parallel size must not enter the softmax.
             logits[:, self.first_padded_row :] = float("-inf")
         return logits
+
+    @property
+    def _output_weight(self) -> Tensor:
+        """This rank's rows of the output matrix."""
+        holder = self.embedding.word_embeddings if self._takes_embedding else self.output_layer
+        weight: Tensor = holder.weight
+        return weight
 
     @property
     def _takes_embedding(self) -> bool:

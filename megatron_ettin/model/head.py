@@ -15,6 +15,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from megatron_ettin.model.fused import fused
 from megatron_ettin.model.norm import BiasFreeLayerNorm
 
 
@@ -24,7 +25,7 @@ class PredictionHead(MegatronModule):
     def __init__(self, config: TransformerConfig) -> None:
         """Create the dense matrix and the norm, which see all scored tokens on every rank."""
         super().__init__(config=config)
-        whole = without_sequence_parallel(config)
+        whole = for_whole_activations(config)
         size = config.hidden_size
         device = torch.cuda.current_device()
         self.dense = nn.Linear(size, size, bias=False, device=device, dtype=config.params_dtype)
@@ -32,7 +33,13 @@ class PredictionHead(MegatronModule):
 
     def forward(self, hidden_KH: Tensor) -> Tensor:
         """Return [K, H]."""
-        return self.norm(F.gelu(self.dense(hidden_KH)))
+        return activate_and_normalize(self.dense(hidden_KH), self.norm.weight, self.norm.eps)
+
+
+@fused
+def activate_and_normalize(hidden_KH: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Exact GELU, then the head's norm."""
+    return F.layer_norm(F.gelu(hidden_KH), weight.shape, weight, None, eps)
 
 
 def build_output_layer(
@@ -49,7 +56,7 @@ def build_output_layer(
     return ColumnParallelLinear(
         config.hidden_size,
         vocab_size,
-        config=without_sequence_parallel(config),
+        config=for_whole_activations(config),
         init_method=config.embedding_init_method,
         bias=True,
         skip_weight_param_allocation=weight_elsewhere,
@@ -57,8 +64,9 @@ def build_output_layer(
     )
 
 
-def without_sequence_parallel(config: TransformerConfig) -> TransformerConfig:
-    """Return a config for modules after the sequence was gathered: they see whole activations."""
+def for_whole_activations(config: TransformerConfig) -> TransformerConfig:
+    """Return a config for modules after the sequence was gathered, which are PyTorch's whatever layers are from."""
     whole = copy.copy(config)
     whole.sequence_parallel = False
+    whole.gradient_accumulation_fusion = False
     return whole

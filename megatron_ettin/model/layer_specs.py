@@ -1,9 +1,14 @@
-"""What each transformer layer is made of, as megatron-core ModuleSpecs."""
+"""What each transformer layer is made of, as megatron-core ModuleSpecs: from PyTorch or from Transformer Engine.
+
+Both are the same layer with parameters of the same canonical names; a norm that Transformer Engine fuses into the
+linear layer behind it is saved under the norm's own name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttentionSubmodules
@@ -13,75 +18,107 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
-from torch import Tensor
-from torch.nn import functional as F
 
 from megatron_ettin.config.attention import LayerAttention, MaskKind
+from megatron_ettin.config.backend import TRANSFORMER_ENGINE
 from megatron_ettin.model.attention import PackedDotProductAttention, PackedSelfAttention
+from megatron_ettin.model.mlp import gated_gelu
 from megatron_ettin.model.norm import BiasFreeLayerNorm
-
-ResidualAdd = Callable[[tuple[Tensor, Tensor | None], Tensor, float], Tensor]
+from megatron_ettin.model.residual import dropout_add, plain_add
 
 _CORE_MASK = {"bidirectional": AttnMaskType.no_mask, "causal": AttnMaskType.causal}
 
 
-def local_block_spec(
-    pattern: Sequence[LayerAttention], layers: range, mask_kind: MaskKind
+def block_spec(
+    transformer_impl: str, pattern: Sequence[LayerAttention], layers: range, mask_kind: MaskKind
 ) -> TransformerBlockSubmodules:
-    """Return the spec of one pipeline stage, built from PyTorch and megatron-core's parallel layers.
+    """Return the spec of one pipeline stage.
 
     Args:
+        transformer_impl: what layers are built from, as --transformer-impl says; ``auto`` is ``local`` here.
         pattern: attention of every layer of the model.
         layers: the layers (0-based) that this stage holds.
         mask_kind: the objective's mask.
     """
-    specs = [local_layer_spec(pattern[index], mask_kind, first=index == 0) for index in layers]
+    layer_spec = engine_layer_spec if transformer_impl == TRANSFORMER_ENGINE else local_layer_spec
+    specs = [layer_spec(pattern[index], mask_kind, first=index == 0) for index in layers]
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=BiasFreeLayerNorm)
 
 
 def local_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: bool) -> ModuleSpec:
-    """Return the spec of one layer; the model's first layer has no norm before its attention."""
-    mask = _CORE_MASK[mask_kind]
-    return ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
-            input_layernorm=IdentityOp if first else BiasFreeLayerNorm,
-            self_attention=ModuleSpec(
-                module=PackedSelfAttention,
-                params={"attn_mask_type": mask, "layer_attention": attention},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=partial(PackedDotProductAttention, window=attention.window),
-                    linear_proj=RowParallelLinear,
-                ),
-            ),
-            self_attn_bda=dropout_add,
-            pre_mlp_layernorm=BiasFreeLayerNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
-            ),
-            mlp_bda=plain_add,
-        ),
+    """Return the spec of a layer built from PyTorch and megatron-core's parallel matrices.
+
+    The model's first layer has no norm before its attention.
+    """
+    return _layer_spec(
+        attention,
+        mask_kind,
+        input_layernorm=IdentityOp if first else BiasFreeLayerNorm,
+        linear_qkv=ColumnParallelLinear,
+        core_attention=partial(PackedDotProductAttention, window=attention.window),
+        linear_proj=RowParallelLinear,
+        pre_mlp_layernorm=BiasFreeLayerNorm,
+        linear_fc1=ColumnParallelLinear,
+        linear_fc2=RowParallelLinear,
+        canonical_names={},
     )
 
 
-def dropout_add(training: bool, fused: bool) -> ResidualAdd:
-    """Residual connection after attention: the only place of the architecture that drops.
+def engine_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: bool) -> ModuleSpec:
+    """Return the spec of a layer built from Transformer Engine, which must be importable.
 
-    megatron-core calls it with (training, fused) and the result with (output and bias, residual, probability).
+    Norms are part of the matrices behind them.
     """
-    return partial(_dropout_add, training)
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+
+    from megatron_ettin.model.engine import NormedColumnParallelLinear, engine_attention
+
+    return _layer_spec(
+        attention,
+        mask_kind,
+        input_layernorm=IdentityOp,
+        linear_qkv=TEColumnParallelLinear if first else NormedColumnParallelLinear,
+        core_attention=engine_attention(attention, mask_kind),
+        linear_proj=TERowParallelLinear,
+        pre_mlp_layernorm=IdentityOp,
+        linear_fc1=NormedColumnParallelLinear,
+        linear_fc2=TERowParallelLinear,
+        canonical_names={
+            "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+            "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+        },
+    )
 
 
-def plain_add(training: bool, fused: bool) -> ResidualAdd:
-    """Residual connection after the MLP, without dropout."""
-    return _plain_add
-
-
-def _dropout_add(training: bool, output: tuple[Tensor, Tensor | None], residual: Tensor, probability: float) -> Tensor:
-    return residual + F.dropout(output[0], p=probability, training=training)
-
-
-def _plain_add(output: tuple[Tensor, Tensor | None], residual: Tensor, probability: float) -> Tensor:
-    return residual + output[0]
+def _layer_spec(
+    attention: LayerAttention,
+    mask_kind: MaskKind,
+    *,
+    input_layernorm: Any,
+    linear_qkv: Any,
+    core_attention: Any,
+    linear_proj: Any,
+    pre_mlp_layernorm: Any,
+    linear_fc1: Any,
+    linear_fc2: Any,
+    canonical_names: dict[str, str],
+) -> ModuleSpec:
+    """Put a layer together; ``canonical_names`` maps beginnings of parameter names to those in a checkpoint."""
+    parts = SelfAttentionSubmodules(linear_qkv=linear_qkv, core_attention=core_attention, linear_proj=linear_proj)
+    gated = MLPSubmodules(linear_fc1=linear_fc1, linear_fc2=linear_fc2, activation_func=gated_gelu)
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=input_layernorm,
+            self_attention=ModuleSpec(
+                module=PackedSelfAttention,
+                params={"attn_mask_type": _CORE_MASK[mask_kind], "layer_attention": attention},
+                submodules=parts,
+            ),
+            self_attn_bda=dropout_add,
+            pre_mlp_layernorm=pre_mlp_layernorm,
+            mlp=ModuleSpec(module=MLP, submodules=gated),
+            mlp_bda=plain_add,
+            sharded_state_dict_keys_map=canonical_names,
+        ),
+    )

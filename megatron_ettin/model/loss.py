@@ -1,92 +1,146 @@
-"""Cross-entropy over a vocabulary that is split over tensor-parallel ranks, and how often the best token is right.
+"""Output matrix and cross-entropy in one, over a vocabulary that is split over tensor-parallel ranks.
 
-Each rank goes over its part of the logits once; what the ranks tell each other is four numbers a position.
+Logits are the largest tensor of a small model by far: 50,368 for every scored position. They are made in pieces, and
+each piece is turned into its loss and at once into its gradient, so that backward has nothing left to compute and no
+piece outlives the next. What tensor-parallel ranks tell each other is three numbers a position.
 
-Shapes: K scored positions, V vocabulary rows of this rank.
+Shapes: K scored positions, H hidden, V vocabulary rows of this rank, k rows of a piece.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn import functional as F
 
-CPU_CHUNK_BYTES = 1 << 20
-"""On a CPU, rows are worked off in pieces that stay in its cache through max, exp and sum."""
+from megatron_ettin.config.memory import LOGITS_PIECE_BYTES
+from megatron_ettin.model.softmax import RowSums, softmax_minus_target, sum_rows
 
 
-def scored_cross_entropy(logits_KV: Tensor, labels_K: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Return the summed negative log-likelihood of the labels (nats, fp32) and how many labels are the best token.
+def scored_cross_entropy(
+    hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_K: Tensor, group: ProcessGroup, *, true_rows: int
+) -> tuple[Tensor, Tensor]:
+    """Return the summed negative log-likelihood of the labels (nats, fp32) and how many labels no token surpasses.
 
-    The memory of fp32 ``logits_KV`` is reused, so its values are gone after the call. With K = 0 both results are 0.
+    With K = 0 both results are 0.
 
     Args:
-        logits_KV: this rank's rows of the vocabulary, in rank order; -inf for rows that only pad.
+        hidden_KH: what the output matrix takes, whole on every tensor-parallel rank.
+        weight_VH: this rank's rows of the output matrix, in rank order.
+        bias_V: the bias of these rows.
         labels_K: right tokens, numbered over the whole vocabulary.
         group: the tensor-parallel group.
+        true_rows: how many of this rank's rows stand for a token; the rest pads and must not enter the softmax.
     """
-    return _ScoredCrossEntropy.apply(logits_KV, labels_K, group)
+    output = _OutputRows(weight_VH, bias_V, group, true_rows)
+    return _ScoredCrossEntropy.apply(hidden_KH, weight_VH, bias_V, labels_K, output)
+
+
+@dataclass(frozen=True)
+class _OutputRows:
+    """This rank's part of the output layer."""
+
+    weight_VH: Tensor
+    bias_V: Tensor
+    group: ProcessGroup
+    true_rows: int
+
+    def logits(self, hidden_kH: Tensor) -> Tensor:
+        logits_kV = F.linear(hidden_kH, self.weight_VH, self.bias_V)
+        if self.true_rows < logits_kV.size(1):
+            logits_kV[:, self.true_rows :] = float("-inf")
+        return logits_kV
+
+    def rows_of(self, labels_k: Tensor) -> Tensor:
+        """Return the local row of each label, -1 where another rank holds it."""
+        local = labels_k - self.group.rank() * self.weight_VH.size(0)
+        return torch.where((local >= 0) & (local < self.weight_VH.size(0)), local, -1)
 
 
 class _ScoredCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits_KV: Tensor, labels_K: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-        first_row = group.rank() * logits_KV.size(1)
-        mine_K = (labels_K >= first_row) & (labels_K < first_row + logits_KV.size(1))
-        row_K = torch.where(mine_K, labels_K - first_row, 0)
-        work_KV = logits_KV.detach().float()
-        label_logit_K = work_KV.gather(1, row_K[:, None])[:, 0].masked_fill(~mine_K, float("-inf"))
-        best_K, index_K, total_K = _exponentiate_rows(work_KV)
-
-        found_4K = torch.stack((best_K.double(), index_K + first_row, total_K.double(), label_logit_K.double()))
-        bests, indices, totals, label_logits = _gather(found_4K, group).unbind(1)
-        best, winner = bests.max(dim=0)
-        log_total = (totals * (bests - best).exp()).sum(0).log() + best
-        loss = (log_total - label_logits.max(dim=0).values).sum()
-        correct = (indices.gather(0, winner[None])[0] == labels_K).sum()
-
-        # exp(logit - local best) * scale = softmax over the whole vocabulary.
-        scale_K = (best_K - log_total).exp().float()
-        ctx.save_for_backward(work_KV, scale_K, mine_K, row_K)
-        ctx.dtype = logits_KV.dtype
+    def forward(
+        ctx: Any, hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_K: Tensor, output: _OutputRows
+    ) -> tuple[Tensor, Tensor]:
+        gradients = _Gradients.zeros(hidden_KH, output) if any(ctx.needs_input_grad) else None
+        loss = torch.zeros((), dtype=torch.float64, device=hidden_KH.device)
+        correct = torch.zeros((), dtype=torch.int64, device=hidden_KH.device)
+        rows = _rows_of_a_piece(weight_VH)
+        for first in range(0, len(hidden_KH), rows):
+            piece = slice(first, first + rows)
+            logits_kV, row_k = output.logits(hidden_KH[piece]), output.rows_of(labels_K[piece])
+            work_kV, mine = sum_rows(logits_kV, row_k)
+            best_k, log_total_k, label_logit_k = _merge(mine, output.group)
+            loss += (log_total_k - label_logit_k).sum(dtype=torch.float64)
+            correct += (label_logit_k >= best_k).sum()
+            if gradients is not None:
+                slope_kV = softmax_minus_target(work_kV, mine, log_total_k, row_k, logits_kV.dtype)
+                gradients.add(piece, slope_kV, hidden_KH[piece])
+        if gradients is not None:
+            ctx.gradients = gradients.finish()
         ctx.mark_non_differentiable(correct)
         return loss.float(), correct
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        exponentials_KV, scale_K, mine_K, row_K = ctx.saved_tensors
-        grad_loss = gradients[0]
-        # Softmax minus one at the label, in place: the exponentials are not needed again.
-        grad_KV = exponentials_KV.mul_((scale_K * grad_loss)[:, None])
-        grad_KV.scatter_add_(1, row_K[:, None], torch.where(mine_K, -grad_loss, 0.0)[:, None].to(grad_KV.dtype))
-        return grad_KV.to(ctx.dtype), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scale = gradients[0]
+        # In place: a second backward through the same graph is not possible.
+        hidden, weight, bias = (gradient.mul_(scale.to(gradient.dtype)) for gradient in ctx.gradients)
+        del ctx.gradients
+        return hidden, weight, bias, None, None
 
 
-def _exponentiate_rows(work_KV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Replace each row by exp(row - its maximum); return maxima, their indices and the rows' sums."""
-    num_rows = len(work_KV)
-    if work_KV.device.type == "cpu":
-        num_rows = max(1, CPU_CHUNK_BYTES // (work_KV.size(1) * work_KV.element_size()))
-    found = [_exponentiate(rows) for rows in work_KV.split(max(1, num_rows))]
-    best, index, total = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return best, index, total
+def _rows_of_a_piece(weight_VH: Tensor) -> int:
+    return max(1, LOGITS_PIECE_BYTES[weight_VH.device.type] // (weight_VH.size(0) * weight_VH.element_size()))
 
 
-def _exponentiate(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    best, index = rows.max(dim=-1)
-    # A rank that holds nothing but padding has no finite logit; its sum must be 0, not NaN.
-    best = best.clamp_min(torch.finfo(best.dtype).min)
-    rows.sub_(best[:, None]).exp_()
-    return best, index, rows.sum(-1)
+@dataclass
+class _Gradients:
+    """Gradients of the loss as they grow piece by piece; over several pieces of half precision in fp32."""
+
+    hidden_KH: Tensor
+    weight_VH: Tensor
+    bias_V: Tensor
+    output: _OutputRows
+
+    @classmethod
+    def zeros(cls, hidden_KH: Tensor, output: _OutputRows) -> _Gradients:
+        weight = torch.zeros_like(output.weight_VH, dtype=torch.float32)
+        bias = torch.zeros_like(output.bias_V, dtype=torch.float32)
+        return cls(torch.empty_like(hidden_KH), weight, bias, output)
+
+    def add(self, piece: slice, slope_kV: Tensor, hidden_kH: Tensor) -> None:
+        """Take the gradient of one piece's logits."""
+        torch.mm(slope_kV, self.output.weight_VH, out=self.hidden_KH[piece])
+        self.bias_V += slope_kV.sum(0, dtype=torch.float32)
+        if slope_kV.dtype == torch.float32:
+            self.weight_VH.addmm_(slope_kV.t(), hidden_kH)
+        elif slope_kV.is_cuda:
+            self.weight_VH += torch.mm(slope_kV.t(), hidden_kH, out_dtype=torch.float32)
+        else:
+            self.weight_VH += torch.mm(slope_kV.t(), hidden_kH)
+
+    def finish(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients in their parameters' types; that of the hidden states is a sum over ranks."""
+        if self.output.group.size() > 1:
+            torch.distributed.all_reduce(self.hidden_KH, group=self.output.group)
+        weight, bias = self.output.weight_VH, self.output.bias_V
+        return self.hidden_KH, self.weight_VH.to(weight.dtype), self.bias_V.to(bias.dtype)
 
 
-def _gather(tensor: Tensor, group: ProcessGroup) -> Tensor:
-    """Stack the ranks' tensors along a new first axis, in rank order."""
+def _merge(mine: RowSums, group: ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, over the whole vocabulary, each row's largest logit, log of the summed exponentials and label's logit."""
     if group.size() == 1:
-        return tensor[None]
-    parts = [torch.empty_like(tensor) for _ in range(group.size())]
-    torch.distributed.all_gather(parts, tensor, group=group)
-    return torch.stack(parts)
+        return mine.best_k, mine.total_k.log() + mine.best_k, mine.label_logit_k
+    found = torch.stack((mine.best_k, mine.total_k, mine.label_logit_k))
+    parts = [torch.empty_like(found) for _ in range(group.size())]
+    torch.distributed.all_gather(parts, found, group=group)
+    bests, totals, label_logits = torch.stack(parts).unbind(1)
+    best_k = bests.max(dim=0).values
+    log_total_k = (totals * (bests - best_k).exp()).sum(0).log() + best_k
+    return best_k, log_total_k, label_logits.max(dim=0).values

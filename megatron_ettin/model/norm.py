@@ -7,6 +7,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from megatron_ettin.model.fused import fused
+
 
 class BiasFreeLayerNorm(nn.Module):
     """LayerNorm (mean and variance) with a weight only, as every norm of the architecture.
@@ -31,4 +33,10 @@ class BiasFreeLayerNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Normalise the last axis of ``hidden``, any leading shape."""
-        return F.layer_norm(hidden, self.weight.shape, self.weight, None, self.eps)
+        return normalize(hidden, self.weight, self.eps)
+
+
+@fused
+def normalize(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Normalise the last axis to mean 0 and variance 1 and scale it; no bias."""
+    return F.layer_norm(hidden, weight.shape, weight, None, eps)

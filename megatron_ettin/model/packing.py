@@ -5,13 +5,17 @@ Shapes: T packed tokens, D pieces, n blocks of b queries each seeing k keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_ettin.model.rope import rotary_tables
+
+Shared = TypeVar("Shared")
 
 
 @dataclass
@@ -35,8 +39,7 @@ class PackedLayout(PackedSeqParams):
 
     positions_T: Tensor | None = None
     lengths: tuple[int, ...] = ()
-    _rotary: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _bands: dict[tuple[int, int], Band] = field(default_factory=dict)
+    _shared: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
     def build(cls, cu_seqlens: Tensor, positions_T: Tensor, lengths: tuple[int, ...]) -> PackedLayout:
@@ -60,17 +63,29 @@ class PackedLayout(PackedSeqParams):
 
     def rotary(self, head_size: int, base: float) -> tuple[Tensor, Tensor]:
         """Return the cosines and sines of all tokens for one RoPE base (see :func:`rotary_tables`)."""
-        key = (head_size, base)
-        if key not in self._rotary:
-            assert self.positions_T is not None
-            self._rotary[key] = rotary_tables(self.positions_T, head_size, base)
-        return self._rotary[key]
+        assert self.positions_T is not None
+        positions_T = self.positions_T
+        return self.shared(("rotary", head_size, base), lambda: rotary_tables(positions_T, head_size, base))
 
     def band(self, window: tuple[int, int], dtype: torch.dtype) -> Band:
         """Return the blocks of a local layer with ``window`` keys (left, right) of each query."""
-        if window not in self._bands:
-            self._bands[window] = self._build_band(window, dtype)
-        return self._bands[window]
+        return self.shared(("band", *window), lambda: self._build_band(window, dtype))
+
+    def piece_of_token(self) -> Tensor:
+        """Return the number of each token's piece, [T]."""
+        return self.shared("piece", self._number_pieces)
+
+    def shared(self, key: Hashable, build: Callable[[], Shared]) -> Shared:
+        """Return what layers share under a key, built by the first that asks."""
+        if key not in self._shared:
+            self._shared[key] = build()
+        found: Shared = self._shared[key]
+        return found
+
+    def _number_pieces(self) -> Tensor:
+        assert self.cu_seqlens_q is not None
+        positions_T = torch.arange(sum(self.lengths), device=self.cu_seqlens_q.device)
+        return torch.bucketize(positions_T, self.cu_seqlens_q[1:].long(), right=True)
 
     def _build_band(self, window: tuple[int, int], dtype: torch.dtype) -> Band:
         left, right = window

@@ -21,8 +21,9 @@ class CausalLanguageModelling:
 
     name: ClassVar[str] = "clm"
     mask_kind: ClassVar[MaskKind] = "causal"
+    closes_every_piece: ClassVar[bool] = False
 
-    def train_batch(self, rows: Sequence[Row], samples: Sequence[int]) -> PackedBatch:
+    def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
         """Build a micro-batch; nothing in it is drawn, so the sample numbers do not matter."""
         return self.eval_batch(rows)
 
@@ -30,7 +31,9 @@ class CausalLanguageModelling:
         """Build a batch; every token is scored but [CLS], and [SEP] only where a document ends."""
         setting = self.setting
         pieces = [piece for row in rows for piece in row]
-        packed = assemble(pieces, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=False)
+        packed = assemble(
+            pieces, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=self.closes_every_piece
+        )
         scored_K, labels_K = next_token_targets(packed, setting.never_targets)
         return make_batch(
             packed,

@@ -7,10 +7,13 @@ from types import MappingProxyType
 from typing import Protocol
 
 from megatron_ettin.config.attention import MaskKind
+from megatron_ettin.config.backend import row_multiple
+from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.data.masking import Masker
 from megatron_ettin.data.rows import Row
+from megatron_ettin.data.token_bytes import word_starts
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.objectives.clm import CausalLanguageModelling
 from megatron_ettin.objectives.mlm import MaskedLanguageModelling
@@ -33,8 +36,12 @@ class Objective(Protocol):
     def mask_kind(self) -> MaskKind:
         """Whether a token sees its whole piece or only what came before."""
 
-    def train_batch(self, rows: Sequence[Row], samples: Sequence[int]) -> PackedBatch:
-        """Build a training micro-batch from rows and their global sample numbers."""
+    @property
+    def closes_every_piece(self) -> bool:
+        """Whether [SEP] stands behind every piece, or only where a document ends."""
+
+    def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
+        """Build a training micro-batch from rows, their global sample numbers, and the tokens before its step."""
 
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
         """Build a batch of an evaluation; it is the same in every run and layout."""
@@ -42,7 +49,7 @@ class Objective(Protocol):
 
 def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
     """Build the objective of a run; preflight has checked that the tokenizer has what it needs."""
-    parallel = run.parallel
+    shards = run.parallel.tensor_model_parallel_size if run.parallel.sequence_parallel else 1
     assert tokenizer.cls_id is not None
     assert tokenizer.sep_id is not None
     assert tokenizer.pad_id is not None
@@ -52,12 +59,26 @@ def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         pad_id=tokenizer.pad_id,
         mask_id=tokenizer.mask_id,
         seed=run.training.seed,
-        pad_multiple=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
+        pad_multiple=shards * row_multiple(run.backend),
     )
     if run.training.objective == "clm":
         return CausalLanguageModelling(setting)
     assert run.training.objective in _MASKING
-    assert tokenizer.mask_id is not None
-    masker = Masker(mask_id=tokenizer.mask_id, special_ids=tokenizer.special_ids, num_tokens=tokenizer.size)
     kind = _MASKING[run.training.objective]
-    return kind(setting, masker, run.data.mlm_probability, run.data.eval_mlm_probability)
+    return kind(setting, build_masker(run.data, tokenizer), run.data)
+
+
+def build_masker(data: DataConfig, tokenizer: TokenizerFiles) -> Masker:
+    """Build what chooses and hides tokens.
+
+    Raises:
+        ConfigError: whole words are asked for, and the tokenizer does not tell where they begin.
+    """
+    assert tokenizer.mask_id is not None
+    return Masker(
+        mask_id=tokenizer.mask_id,
+        special_ids=tokenizer.special_ids,
+        num_tokens=tokenizer.size,
+        word_starts=word_starts(tokenizer, "--masking whole-word") if data.masking == "whole-word" else None,
+        span_length=data.mask_span_length if data.masking == "span" else 0.0,
+    )

@@ -18,7 +18,7 @@ class BatchSetting:
     mask_id: int | None
     seed: int
     pad_multiple: int = 1
-    """The number of tokens in a micro-batch is filled up to a multiple of this (sequence parallelism splits it)."""
+    """Tokens of a micro-batch are filled up to a multiple of this, which sequence parallelism splits and FP8 needs."""
     eval_seed: int = EVAL_SEED
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.distributed
 from megatron.core import parallel_state
 
@@ -49,3 +51,10 @@ def ranks() -> Ranks:
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
     )
+
+
+def said_by_any(votes: Sequence[bool], device: torch.device) -> list[bool]:
+    """Return for each vote whether any rank gave it; collective over the world."""
+    counts = torch.tensor(votes, dtype=torch.float32, device=device)
+    torch.distributed.all_reduce(counts)
+    return [count > 0 for count in counts.tolist()]

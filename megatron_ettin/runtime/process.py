@@ -14,6 +14,7 @@ from megatron_ettin.runtime.cpu import install_cpu_placement
 from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.groups import Ranks, ranks
 from megatron_ettin.runtime.seeds import seed_process
+from megatron_ettin.runtime.watchdog import COLLECTIVE_GRACE_SECONDS
 
 
 def start_process(run: RunConfig, device: Device) -> Ranks:
@@ -21,11 +22,11 @@ def start_process(run: RunConfig, device: Device) -> Ranks:
 
     Reads torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without it the world is this process.
     """
-    join_world(device, timeout_minutes=run.parallel.distributed_timeout_minutes)
+    join_world(device, timeout_seconds=run.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS)
     return build_groups(run)
 
 
-def join_world(device: Device, *, timeout_minutes: float = 10.0) -> None:
+def join_world(device: Device, *, timeout_seconds: float = 600.0) -> None:
     """Initialise torch.distributed for ``device``."""
     # With one hardware queue a collective starts before the work behind it; core's tensor parallelism relies on it.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -33,7 +34,7 @@ def join_world(device: Device, *, timeout_minutes: float = 10.0) -> None:
         install_cpu_placement()
     else:
         torch.cuda.set_device(device.index)
-    timeout = datetime.timedelta(minutes=timeout_minutes)
+    timeout = datetime.timedelta(seconds=timeout_seconds)
     if "RANK" in os.environ:
         torch.distributed.init_process_group(device.backend, timeout=timeout)
     else:
@@ -48,7 +49,7 @@ def build_groups(run: RunConfig) -> Ranks:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=run.parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=run.parallel.pipeline_model_parallel_size,
-        distributed_timeout_minutes=max(1, int(run.parallel.distributed_timeout_minutes)),
+        distributed_timeout_minutes=(run.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS) / 60,
         create_gloo_process_groups=False,
     )
     here = ranks()

@@ -50,11 +50,17 @@ def build_training(run: RunConfig, mask_kind: MaskKind, device: Device, ranks: R
         ddp_config=DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
             use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+            overlap_grad_reduce=run.parallel.overlap_grad_reduce,
+            overlap_param_gather=run.parallel.overlap_param_gather,
+            fp8_param_gather=run.backend.fp8_param_gather,
         ),
         module=Float16Module(core_config, model) if run.training.bf16 else model,
     )
     optimizer = build_optimizer(run, [wrapped])
     core_config.finalize_model_grads_func = finalize_model_grads
+    if run.parallel.overlap_grad_reduce:
+        # Only the last micro-batch's backward may start to sum gradients.
+        core_config.no_sync_func = wrapped.no_sync
     core_config.grad_scale_func = optimizer.scale_loss
     return Training(run, device, ranks, core_config, model, wrapped, optimizer)
 
@@ -63,7 +69,14 @@ def build_model(
     run: RunConfig, core_config: TransformerConfig, mask_kind: MaskKind, device: Device, ranks: Ranks
 ) -> EttinModel:
     """Build this rank's stage on its device and draw its weights."""
-    model = EttinModel(core_config, run.model, run.parallel, mask_kind, pp_rank=ranks.pp_rank)
+    model = EttinModel(
+        core_config,
+        run.model,
+        run.parallel,
+        mask_kind,
+        pp_rank=ranks.pp_rank,
+        transformer_impl=run.backend.transformer_impl,
+    )
     model.to(device.torch_device)
     initialize_weights(model, run.model, run.training.seed)
     return model

@@ -12,8 +12,12 @@ _SECTIONS = ("model", "data", "training", "optimizer")
 
 _EXPECTED = (
     "data_path",
+    "data_cache_path",
+    "accept_data_change",
     "tokenizer_model",
     "exit_interval",
+    "exit_after_minutes",
+    "max_skipped_steps",
     "eval_only",
     "eval_interval",
     "eval_interval_tokens",

@@ -5,63 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from megatron_ettin.checkpoint.state import TrainingState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.evaluation import EvaluationRows, evaluation_rows
-from megatron_ettin.data.indexed import IndexedTokens
-from megatron_ettin.data.order import micro_batch_samples
-from megatron_ettin.data.rows import RowDataset
-from megatron_ettin.data.splits import split_documents
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.steps import StepPlan
+from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.runtime.groups import Ranks
+from megatron_ettin.train.sources import batch_rule, build_training_rows, build_validation_rows, open_corpus
+
+__all__ = ["build_ahead", "build_training_rows", "build_validation_rows", "open_corpus", "plan_steps", "step_batches"]
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """The documents of a run, split."""
-
-    tokens: IndexedTokens
-    training: range
-    validation: range
-
-
-def open_corpus(run: RunConfig) -> Corpus:
-    """Open ``--data-path`` and split it."""
-    tokens = IndexedTokens(run.data.data_path)
-    training, validation, _ = split_documents(tokens.num_documents, run.data.split)
-    return Corpus(tokens, training, validation)
-
-
-def build_training_rows(run: RunConfig, corpus: Corpus, tokenizer: TokenizerFiles) -> RowDataset:
-    """Cut and pack the training split."""
-    return RowDataset(
-        corpus.tokens,
-        corpus.training,
-        run.data.seq_length,
-        sep_id=tokenizer.sep_id,
-        seed=run.training.seed,
-        packing=run.data.packing,
+def plan_steps(
+    run: RunConfig, rows: TrainingRows, objective: Objective, state: TrainingState | None = None
+) -> StepPlan:
+    """Return which rows the steps from a state on train; without one from the beginning."""
+    state = state or TrainingState()
+    if state.source_rows:
+        rows.blend.remember(state.consumed_samples, state.source_rows)
+    return StepPlan(
+        batch_rule(run, counts_closed=objective.closes_every_piece),
+        rows,
+        step=state.step,
+        sample=state.consumed_samples,
+        tokens=state.consumed_tokens,
+        counts_tokens=bool(run.data.mlm_probability_schedule),
     )
 
 
-def build_validation_rows(run: RunConfig, corpus: Corpus, tokenizer: TokenizerFiles) -> EvaluationRows:
-    """Cut and pack the validation split."""
-    return evaluation_rows(corpus.tokens, corpus.validation, run.data.seq_length, sep_id=tokenizer.sep_id)
-
-
-def step_batches(run: RunConfig, rows: RowDataset, objective: Objective, ranks: Ranks, step: int) -> list[PackedBatch]:
+def step_batches(
+    plan: StepPlan, rows: TrainingRows, objective: Objective, ranks: Ranks, step: int
+) -> list[PackedBatch]:
     """Build this rank's micro-batches of one step: a function of the step, whatever was trained before."""
-    samples = micro_batch_samples(
-        step,
-        global_batch_size=run.training.global_batch_size,
-        micro_batch_size=run.training.micro_batch_size,
-        data_parallel_rank=ranks.dp_rank,
-        data_parallel_size=ranks.dp_size,
-    )
-    return [objective.train_batch([rows.row(sample) for sample in batch], batch) for batch in samples]
+    before = max(0, plan.of(step).tokens_before)
+    return [
+        objective.train_batch(rows.rows(part.start, part.stop), part, before)
+        for part in plan.micro_batches(step, ranks.dp_rank, ranks.dp_size)
+    ]
 
 
 @contextmanager

@@ -14,12 +14,10 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.read import CheckpointReader
 from megatron_ettin.convert.reference import reference_logits
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.evaluation import evaluation_rows
-from megatron_ettin.data.indexed import IndexedTokens
 from megatron_ettin.data.pieces import Piece
-from megatron_ettin.data.splits import split_documents
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.objectives.objective import build_objective
+from megatron_ettin.train.sources import build_validation_rows, open_corpus
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,9 @@ class FinishedRun:
             ConfigError: the corpus is gone.
         """
         tokenizer = TokenizerFiles.load(self.checkpoint / TOKENIZER_FOLDER)
-        data = self.run.data
-        corpus = IndexedTokens(data.data_path)
-        documents = split_documents(corpus.num_documents, data.split)[1]
-        rows = evaluation_rows(corpus, documents, data.seq_length, sep_id=tokenizer.sep_id)
-        pieces = tuple(
-            sorted((piece for row in rows for piece in row), key=lambda piece: (piece.document, piece.index))
-        )
+        sources = build_validation_rows(self.run, open_corpus(self.run), tokenizer)
+        found = (piece for rows in sources for row in rows for piece in row)
+        pieces = tuple(sorted(found, key=lambda piece: (piece.source, piece.document, piece.index)))
         return pieces, build_objective(self.run, tokenizer).eval_batch([pieces])
 
     def logits(self, texts: Sequence[Tensor]) -> list[Tensor]:

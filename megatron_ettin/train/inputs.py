@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import spell
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.data.index_cache import Arrays, IndexCache
 from megatron_ettin.data.indexed import IndexedTokens
-from megatron_ettin.data.splits import SPLIT_NAMES, split_documents
+from megatron_ettin.data.manifest import Manifest
+from megatron_ettin.data.mapped import MappedTokens, StoredTokens, open_tokens
+from megatron_ettin.data.splits import Documents, split_corpus
 from megatron_ettin.data.tokenizer import TokenizerFiles
 
 VOCAB_MULTIPLE = 64
@@ -22,6 +26,7 @@ SCANNED_TOKENS = 2**31
 """The token ids of a corpus up to this size are all looked at, of a larger one evenly spread blocks of this size."""
 
 _BLOCK_TOKENS = 2**22
+_BLOCK_DOCUMENTS = 2**16
 
 _NEEDED_TOKENS = {
     "mlm": ("cls", "sep", "pad", "mask"),
@@ -61,30 +66,81 @@ def resolve_vocabulary(run: RunConfig, tokenizer: TokenizerFiles) -> RunConfig:
 
 
 def check_corpus(run: RunConfig, tokenizer: TokenizerFiles | None) -> None:
-    """Look at the corpus, where one is named.
+    """Look at the corpora, where some are named.
 
     Raises:
         ConfigError: a file is missing or damaged, a split that is needed is empty, or a token id has no embedding row.
     """
     if not run.data.data_path:
         return
-    _refuse_suffix(run)
-    corpus = IndexedTokens(run.data.data_path)
-    documents = dict(zip(SPLIT_NAMES, split_documents(corpus.num_documents, run.data.split), strict=True))
     needed = "validation" if run.training.eval_only else "training"
-    if len(documents[needed]) == 0:
-        rule = f"leaves no document for {needed} out of the {corpus.num_documents} of {spell(run, 'data_path')}"
+    found = found_in_all = 0
+    for source in parse_sources(run.data.data_path):
+        _refuse_suffix(source.path)
+        corpus = open_tokens(source.path)
+        documents = split_corpus(corpus.num_documents, run.data.split, run.data.split_by, source.path)[needed]
+        found += len(documents)
+        found_in_all += corpus.num_documents
+        if len(documents):
+            _refuse_empty(source.path, corpus, documents, needed, tokenizer)
+        _refuse_other_tokenizer(run, source.path, tokenizer)
+        _refuse_unknown_tokens(run, source.path, corpus, tokenizer)
+    if found == 0:
+        rule = f"leaves no document for {needed} out of the {found_in_all} of {spell(run, 'data_path')}"
         raise ConfigError(f"{spell(run, 'split')}: {rule}")
-    largest = largest_token(corpus.tokens)
+
+
+def _refuse_unknown_tokens(
+    run: RunConfig, prefix: str, corpus: IndexedTokens | MappedTokens, tokenizer: TokenizerFiles | None
+) -> None:
+    """Refuse a corpus with a token id beyond the vocabulary; what was found in a large one is remembered."""
     limit, owner = run.model.vocab_size, spell(run, "vocab_size")
     if tokenizer is not None:
         limit, owner = tokenizer.size, spell(run, "tokenizer_model")
+
+    def look() -> Arrays:
+        assert isinstance(corpus, MappedTokens)
+        return {"largest": np.array([largest_token(corpus.stored_tokens)])}
+
+    if isinstance(corpus, MappedTokens):
+        cache = IndexCache.of_corpus(prefix, run.data.data_cache_path).knowing(looked_at=SCANNED_TOKENS)
+        largest = int(cache.get(look)["largest"][0])
+    else:
+        largest = largest_token(corpus.tokens)
     if largest >= limit:
         rule = f"holds token id {largest}, and {owner} has {limit} tokens: it was written with another tokenizer"
-        raise ConfigError(f"{spell(run, 'data_path')}: {rule}")
+        raise ConfigError(f"--data-path {prefix}: {rule}")
 
 
-def largest_token(tokens: NDArray[np.integer]) -> int:
+def _refuse_empty(
+    prefix: str,
+    corpus: IndexedTokens | MappedTokens,
+    documents: Documents,
+    needed: str,
+    tokenizer: TokenizerFiles | None,
+) -> None:
+    """Refuse a split whose documents hold no token, or only the [SEP] behind an empty text."""
+    closing = -1 if tokenizer is None or tokenizer.sep_id is None else tokenizer.sep_id
+    for at in range(0, len(documents), _BLOCK_DOCUMENTS):
+        block = np.asarray(documents[at : at + _BLOCK_DOCUMENTS], dtype=np.int64)
+        starts, ends = corpus.document_starts[block], corpus.document_starts[block + 1]
+        singles = corpus.tokens[starts[ends - starts == 1]]
+        if (ends - starts > 1).any() or (singles != closing).any():
+            return
+    raise ConfigError(f"--data-path {prefix}: all {len(documents)} documents for {needed} are empty")
+
+
+def _refuse_other_tokenizer(run: RunConfig, prefix: str, tokenizer: TokenizerFiles | None) -> None:
+    """Refuse a corpus whose manifest names another tokenizer; one made by another tool has no manifest."""
+    manifest = Manifest.load(prefix)
+    if manifest is None or tokenizer is None:
+        return
+    if manifest.tokenizer_fingerprint != tokenizer.encoding_fingerprint:
+        rule = f"was written with another tokenizer than {spell(run, 'tokenizer_model')} (see its manifest)"
+        raise ConfigError(f"--data-path {prefix}: {rule}")
+
+
+def largest_token(tokens: NDArray[np.integer] | StoredTokens) -> int:
     """Return the largest token id, or of a corpus above SCANNED_TOKENS the largest of what is looked at."""
     num_blocks = -(-len(tokens) // _BLOCK_TOKENS)
     looked_at = min(num_blocks, SCANNED_TOKENS // _BLOCK_TOKENS)
@@ -108,8 +164,8 @@ def check_save_folder(run: RunConfig) -> None:
         raise ConfigError(f"{spell(run, 'save')}: {nearest} is not writable for this user")
 
 
-def _refuse_suffix(run: RunConfig) -> None:
-    prefix = Path(run.data.data_path)
+def _refuse_suffix(path: str) -> None:
+    prefix = Path(path)
     if prefix.suffix in (".bin", ".idx") and prefix.is_file():
         pair = f"{prefix.with_suffix('')}.bin/.idx"
-        raise ConfigError(f"{spell(run, 'data_path')}: leave {prefix.suffix} away, the prefix names the pair {pair}")
+        raise ConfigError(f"--data-path {path}: leave {prefix.suffix} away, the prefix names the pair {pair}")

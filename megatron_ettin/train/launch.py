@@ -4,56 +4,101 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-from megatron_ettin.checkpoint.layout import resolve_checkpoint
+import torch.distributed
+
 from megatron_ettin.checkpoint.load import LoadResult, load_weights
 from megatron_ettin.checkpoint.state import TrainingState
+from megatron_ettin.config.errors import RunFailure
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.data.steps import StepPlan
 from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.objectives.objective import Objective, build_objective
 from megatron_ettin.optim.schedules import build_schedule
-from megatron_ettin.runtime.device import choose_device
+from megatron_ettin.runtime.backend import resolve_backend
+from megatron_ettin.runtime.determinism import be_deterministic
+from megatron_ettin.runtime.device import Device, choose_device
+from megatron_ettin.runtime.peak import peak_rate
 from megatron_ettin.runtime.process import end_process, start_process
+from megatron_ettin.runtime.watchdog import Watchdog
 from megatron_ettin.train.build import Training, build_training
-from megatron_ettin.train.feed import Corpus, build_training_rows, build_validation_rows, open_corpus, step_batches
+from megatron_ettin.train.data_identity import note_data
+from megatron_ettin.train.feed import plan_steps, step_batches
 from megatron_ettin.train.loop import train
 from megatron_ettin.train.metrics import MetricsFiles, MetricsLog, quality
+from megatron_ettin.train.pace import Pace
+from megatron_ettin.train.profile import Profiler
 from megatron_ettin.train.screen import Goal, open_screen
 from megatron_ettin.train.session import Session
+from megatron_ettin.train.sources import (
+    Source,
+    blend_notes,
+    build_training_rows,
+    build_validation_rows,
+    open_corpus,
+    row_notes,
+)
+from megatron_ettin.train.stop import StopRequests, write_stop
 from megatron_ettin.train.summary import summary
 from megatron_ettin.train.take_up import take_up
-from megatron_ettin.train.validate import validate
+from megatron_ettin.train.validate import validate_sources
+from megatron_ettin.train.verification import find_undamaged
 
 
-def launch_training(run: RunConfig) -> int:
-    """Train from where ``--load`` stands, or from fresh weights; return 0."""
-    with _process(run) as (training, objective, tokenizer):
+def launch_training(run: RunConfig, notes: Sequence[str], requests: StopRequests) -> int:
+    """Train from where ``--load`` stands, or from fresh weights, tell ``notes`` first; return 0.
+
+    A launch that was asked to stop leaves ``stop.json``, when everything else is on the disk.
+
+    Raises:
+        RunFailure: on all ranks, when too many steps in a row were not fit to be made.
+    """
+    device, (run, kernels) = _choose(run)
+    with _process(run, device) as (training, objective, tokenizer, watchdog):
         found = take_up(training)
+        told = note_data(run, tokenizer, found.state)
         corpus = open_corpus(run)
         rows = build_training_rows(run, corpus, tokenizer)
-        with closing(_open_session(training, objective, tokenizer, corpus, found)) as session:
-            build_batches = partial(step_batches, run, rows, objective, training.ranks)
+        plan = plan_steps(run, rows, objective, found.state)
+        found = replace(found, notes=(*notes, kernels, *found.notes, *told, *row_notes(rows)))
+        parts = (training, objective, tokenizer, corpus, rows, plan, found)
+        with closing(_open_session(*parts, requests, watchdog)) as session:
+            build_batches = partial(step_batches, plan, rows, objective, training.ranks)
             train(session, build_batches, build_schedule(run.optimizer, run.training))
+            if training.ranks.is_main:
+                for note in blend_notes(rows, session.state.consumed_samples, objective.closes_every_piece):
+                    session.screen.note(note)
             session.screen.close(*summary(session))
+        if session.stop_reason:
+            if training.ranks.is_main:
+                state = session.state
+                write_stop(Path(run.checkpoint.save), session.stop_reason, state.step, state.consumed_tokens)
+            # A launcher may end everything as soon as the first rank has ended.
+            torch.distributed.barrier()
     return 0
 
 
 def launch_evaluation(run: RunConfig) -> int:
     """Score the whole validation split with the weights of ``--load``; the main rank writes one JSON object."""
-    with _process(run) as (training, objective, tokenizer):
-        folder = resolve_checkpoint(run.checkpoint.load, run.checkpoint.load_step)
+    device, (run, _) = _choose(run)
+    with _process(run, device) as (training, objective, tokenizer, _):
+        folder, _ = find_undamaged(run, training.ranks)
         load_weights(folder, training.model)
         rows = build_validation_rows(run, open_corpus(run), tokenizer)
-        sums = validate(training, objective, rows, len(rows))
+        sums, by_source = validate_sources(training, objective, rows, 0)
         report = {
             "objective": run.training.objective,
             "validation_loss": sums.loss,
             "scored_tokens": sums.scored_tokens,
             **quality(run.training.objective, sums),
             "tokens": sums.real_tokens,
+            **({"validation_losses": {name: own.loss for name, own in by_source.items()}} if by_source else {}),
             "checkpoint": str(folder),
         }
         if training.ranks.is_main:
@@ -61,21 +106,51 @@ def launch_evaluation(run: RunConfig) -> int:
     return 0
 
 
-@contextmanager
-def _process(run: RunConfig) -> Iterator[tuple[Training, Objective, TokenizerFiles]]:
-    """Join the world and build; leave it at the end, also when something raised."""
+def _choose(run: RunConfig) -> tuple[Device, tuple[RunConfig, str]]:
+    """Return where this process computes and, for that, the run with its kernels decided and a line about them."""
+    if run.backend.deterministic:
+        be_deterministic()
     device = choose_device(run.training.device)
+    return device, resolve_backend(run, device)
+
+
+@contextmanager
+def _process(run: RunConfig, device: Device) -> Iterator[tuple[Training, Objective, TokenizerFiles, Watchdog]]:
+    """Join the world and build; leave it at the end, also when something raised."""
     tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
     objective = build_objective(run, tokenizer)
     try:
         ranks = start_process(run, device)
-        yield build_training(run, objective.mask_kind, device, ranks), objective, tokenizer
+        with Watchdog(ranks, run.parallel.timeout_seconds) as watchdog, _lost_ranks_named(watchdog):
+            yield build_training(run, objective.mask_kind, device, ranks), objective, tokenizer, watchdog
+            end_process()
     finally:
         end_process()
 
 
+@contextmanager
+def _lost_ranks_named(watchdog: Watchdog) -> Iterator[None]:
+    """Say which rank is gone where a collective failed because one is: its own message names addresses at best."""
+    try:
+        yield
+    except RunFailure:
+        raise
+    except RuntimeError:
+        if told := watchdog.who_is_gone():
+            sys.stderr.write(f"error: {told}\n")
+        raise
+
+
 def _open_session(
-    training: Training, objective: Objective, tokenizer: TokenizerFiles, corpus: Corpus, found: LoadResult
+    training: Training,
+    objective: Objective,
+    tokenizer: TokenizerFiles,
+    corpus: Sequence[Source],
+    rows: TrainingRows,
+    plan: StepPlan,
+    found: LoadResult,
+    requests: StopRequests,
+    watchdog: Watchdog,
 ) -> Session:
     run, is_main, step = training.run, training.ranks.is_main, found.state.step
     files = MetricsFiles.of(run.checkpoint.save, run.checkpoint.tensorboard_dir)
@@ -86,11 +161,17 @@ def _open_session(
         training=training,
         objective=objective,
         state=found.state,
+        rows=rows,
+        plan=plan,
         validation_rows=build_validation_rows(run, corpus, tokenizer),
         # Read now: a folder may be gone by the time of a save.
         tokenizer_files={name: path.read_bytes() for name, path in tokenizer.folder_files().items()},
         screen=screen,
         metrics=MetricsLog(files, first_step=step + 1) if is_main else None,
+        requests=requests,
+        watchdog=watchdog,
+        pace=Pace(peak_rate(training.device, bf16=run.training.bf16)[0] * training.ranks.world_size),
+        profiler=Profiler(run, training.device, training.ranks),
     )
 
 

@@ -16,18 +16,30 @@ def train(
 ) -> None:
     """Train until the run is complete or this launch has to stop; leaves a checkpoint of the last step.
 
+    Raises:
+        RunFailure: on all ranks, when too many steps in a row were not fit to be made.
+
     Args:
         session: the run under way.
         build_batches: gives this rank's micro-batches of a step (0-based).
         rate_of: gives the learning rate of a step, by its number and the tokens trained before it.
     """
     steps = session.steps_ahead
+    if session.stop_early():
+        return
     with build_ahead(build_batches, steps) as batches_of:
         for step in steps:
             started = time.perf_counter()
+            # The first step also compiles and warms up.
+            session.watchdog.mark(step + 1, "training", limited=step > steps[0])
             rate = rate_of(step, session.state.consumed_tokens)
-            result = train_step(session.training, batches_of(step), rate)
-            session.count(result, rate, seconds=time.perf_counter() - started)
+            batches = batches_of(step)
+            waited = time.perf_counter() - started
+            with session.profiler.step(step + 1):
+                result = train_step(session.training, batches, rate, session.requests.votes, session.guard.allows)
+            session.count(result, rate, time.perf_counter() - started, waited)
+            if not result.applied:
+                session.tell_skip(result, batches)
             session.evaluate()
             session.log()
             session.save()

@@ -13,12 +13,10 @@ from megatron_ettin.config.attention import MASKING_OBJECTIVES
 from megatron_ettin.train.results import StepResult, Sums
 
 Record = dict[str, float | int]
-"""One line; ``step`` and ``tokens`` count from the beginning of the run."""
+"""One line; ``step`` and ``tokens`` count from the beginning of the run. A skipped step has ``skipped`` 1."""
 
 
-def step_record(
-    objective: str, step: int, tokens: int, result: StepResult, learning_rate: float, tokens_per_second: float
-) -> Record:
+def step_record(objective: str, step: int, tokens: int, result: StepResult, learning_rate: float) -> Record:
     """Return the figures of one step. The loss is that step's own, so that a resumed run writes the same lines."""
     return {
         "step": step,
@@ -28,7 +26,6 @@ def step_record(
         "scored_tokens": result.sums.scored_tokens,
         "learning_rate": learning_rate,
         "gradient_norm": result.gradient_norm,
-        "tokens_per_second": round(tokens_per_second, 1),
     }
 
 
@@ -75,10 +72,12 @@ class MetricsLog:
 
     def write(self, record: Record) -> None:
         """Add one step's figures; they are in the file when this returns."""
-        self._jsonl.write(json.dumps(record) + "\n")
+        # JSON has no word for what is not a number; a step that was skipped may have such a loss.
+        finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        self._jsonl.write(json.dumps(finite) + "\n")
         self._jsonl.flush()
-        for name, value in record.items():
-            if name != "step":
+        for name, value in finite.items():
+            if name != "step" and value is not None:
                 self._tensorboard.add_scalar(name, value, int(record["step"]))
 
     def close(self) -> None:

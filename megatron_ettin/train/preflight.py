@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from megatron_ettin.checkpoint.layout import list_steps
+from megatron_ettin.checkpoint.layout import half_written_folders, list_steps
 from megatron_ettin.config.checks import check_run
 from megatron_ettin.config.command import Command
 from megatron_ettin.config.presets import ETTIN_VOCAB_SIZE
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.fallback import settle_step
 from megatron_ettin.train.inheritance import inherit_from_checkpoint
 from megatron_ettin.train.inputs import check_corpus, check_save_folder, load_tokenizer, resolve_vocabulary
 
@@ -35,7 +36,14 @@ def prepare_run(command: Command, world_size: int) -> PreparedRun:
     notes = []
     if _nothing_saved_yet(command):
         notes.append(f"--load {command.run.checkpoint.load} holds no whole checkpoint yet: starts with new weights")
+        half = half_written_folders(Path(command.run.checkpoint.save))
+        notes += [f"half-written, not a checkpoint: {folder}" for folder in half]
         command = replace(command, run=command.run.with_values({"load": ""}))
+    if command.run.checkpoint.load:
+        step, passed_over = settle_step(command.run.checkpoint)
+        notes += passed_over
+        given = dict(command.given) | ({"load_step": ""} if step else {})
+        command = replace(command, run=command.run.with_values({"load_step": step}), given=given)
     run, inherited = inherit_from_checkpoint(command)
     check_run(run, world_size, planning=bool(command.dry_run))
     tokenizer = load_tokenizer(run)

@@ -14,6 +14,8 @@ class Sums:
     scored_tokens: int
     correct_tokens: int
     real_tokens: int
+    model_flops: int = 0
+    """Operations of a training step by the objective's own count; 0 of an evaluation."""
 
     @property
     def loss(self) -> float:
@@ -31,6 +33,7 @@ class Sums:
             self.scored_tokens + other.scored_tokens,
             self.correct_tokens + other.correct_tokens,
             self.real_tokens + other.real_tokens,
+            self.model_flops + other.model_flops,
         )
 
 
@@ -41,4 +44,8 @@ class StepResult:
     sums: Sums
     gradient_norm: float
     applied: bool
-    """False when the optimizer found a non-finite gradient and left the weights alone."""
+    """Whether the weights moved: not where a loss or gradient is not finite, nor where the step was not allowed."""
+    finite: bool = True
+    """Whether loss and gradients are, on all ranks."""
+    votes: tuple[bool, ...] = ()
+    """What any rank voted for."""

@@ -168,6 +168,7 @@ _LABELS = {
     "learning_rate": ("learning rate", "{:.3g}"),
     "gradient_norm": ("gradient norm", "{:.3f}"),
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "skipped": ("skipped steps", "{}"),
 }
 
 

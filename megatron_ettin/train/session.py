@@ -5,20 +5,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from megatron_ettin.checkpoint.save import save_checkpoint
+from megatron_ettin.checkpoint.saver import Saver
 from megatron_ettin.checkpoint.state import TrainingState
 from megatron_ettin.config.attention import MASKING_OBJECTIVES
+from megatron_ettin.config.mask_schedule import mask_ratio
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import is_complete
-from megatron_ettin.data.rows import Row
+from megatron_ettin.data.batch import PackedBatch
+from megatron_ettin.data.evaluation import EvaluationRows
+from megatron_ettin.data.steps import StepPlan
+from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.objectives.objective import Objective
+from megatron_ettin.optim.parameter_norm import parameter_norm
+from megatron_ettin.runtime.groups import said_by_any
+from megatron_ettin.runtime.memory import peak_memory_bytes
+from megatron_ettin.runtime.watchdog import Watchdog
 from megatron_ettin.train.build import Training
+from megatron_ettin.train.diagnosis import explain_non_finite
+from megatron_ettin.train.guard import StepGuard
 from megatron_ettin.train.metrics import MetricsLog, Record, quality, step_record
+from megatron_ettin.train.pace import Pace
+from megatron_ettin.train.profile import Profiler
 from megatron_ettin.train.results import StepResult
 from megatron_ettin.train.screen import Screen
-from megatron_ettin.train.validate import validate
+from megatron_ettin.train.stop import StopRequests, reason_of
+from megatron_ettin.train.validate import validate_sources
 
 
 @dataclass
@@ -28,22 +40,34 @@ class Session:
     training: Training
     objective: Objective
     state: TrainingState
-    validation_rows: Sequence[Row]
+    rows: TrainingRows
+    plan: StepPlan
+    validation_rows: Sequence[EvaluationRows]
+    """Of each source."""
     tokenizer_files: Mapping[str, bytes]
     screen: Screen
     metrics: MetricsLog | None
+    requests: StopRequests
+    watchdog: Watchdog
+    pace: Pace
+    profiler: Profiler
     record: Record = field(init=False, default_factory=dict)
     """Figures of the latest step."""
     first_record: Record = field(init=False, default_factory=dict)
     """Figures of this launch's first step."""
+    stop_reason: str = field(init=False, default="")
+    """Why all ranks were asked to stop, once they were."""
+    guard: StepGuard = field(init=False)
+    _saver: Saver = field(init=False)
     _first_step: int = field(init=False)
     _tokens_before: int = field(init=False, default=0)
     """Trained before the latest step."""
-    _tokens_since_log: int = field(init=False, default=0)
-    _seconds_since_log: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self._first_step = self.state.step
+        self.guard = StepGuard(self.run.training, self.state)
+        parts = (self.training.model, self.training.optimizer, self.training.ranks, self.training.device)
+        self._saver = Saver(self.run, *parts, self.tokenizer_files, tell=self.screen.note)
 
     @property
     def run(self) -> RunConfig:
@@ -61,59 +85,86 @@ class Session:
         first = self.state.step
         return range(first, first if self.is_complete else self.run.training.train_iters or sys.maxsize)
 
-    def count(self, result: StepResult, learning_rate: float, seconds: float) -> None:
-        """Note a step that was made."""
+    def stop_early(self) -> bool:
+        """Whether the launch was asked to stop before its first step; collective. There is nothing to save then."""
+        if not self.is_complete:
+            self.stop_reason = reason_of(said_by_any(self.requests.votes(), self.training.device.torch_device))
+        return bool(self.stop_reason)
+
+    def count(self, result: StepResult, learning_rate: float, seconds: float, waited_seconds: float) -> None:
+        """Note a step that was made, or skipped, in so many seconds, the wait for its batches counted."""
         self._tokens_before = self.state.consumed_tokens
-        self.state.count_step(self.run.training.global_batch_size, result.sums.real_tokens)
-        self._tokens_since_log += result.sums.real_tokens
-        self._seconds_since_log += seconds
-        pace = self._tokens_since_log / max(self._seconds_since_log, 1e-9)
+        self.state.count_step(len(self.plan.of(self.state.step)), result.sums.real_tokens)
+        self.pace.add(result.sums, seconds, waited_seconds)
         name = self.run.training.objective
-        self.record = step_record(name, self.state.step, self.state.consumed_tokens, result, learning_rate, pace)
+        self.record = step_record(name, self.state.step, self.state.consumed_tokens, result, learning_rate)
+        self.record |= self.pace.figures()
         if name in MASKING_OBJECTIVES:
-            self.record["mask_ratio"] = self.run.data.mlm_probability
+            self.record["mask_ratio"] = mask_ratio(self.run.data, self._tokens_before)
         self.first_record = self.first_record or self.record
+        self.stop_reason = "" if self.is_complete else reason_of(result.votes)
+        self.guard.note(result)
+
+    def tell_skip(self, result: StepResult, batches: Sequence[PackedBatch]) -> None:
+        """Say why a step was skipped, and end the run after too many; collective.
+
+        Raises:
+            RunFailure: on all ranks, after more than --max-skipped-steps in a row.
+        """
+        self.watchdog.mark(self.state.step, "looking for what is not finite")
+        self.record["skipped"] = 1
+        what = f"its loss, {result.sums.loss:.4f}, leaps beyond --skip-loss-spikes"
+        if not result.finite:
+            what = explain_non_finite(self.training, batches, self.state.step - 1, self.plan)
+        self.screen.note(f"step {self.state.step} was skipped: {what}")
+        if self.guard.is_spent:
+            self._saver.finish()
+            self.log()
+            raise self.guard.failure()
 
     def evaluate(self) -> None:
         """Measure the validation loss, every --eval-interval steps (or tokens) and at the end of the run."""
         settings = self.run.training
-        if not (settings.eval_interval or settings.eval_interval_tokens) or not len(self.validation_rows):
+        if not (settings.eval_interval or settings.eval_interval_tokens) or not self.validation_rows:
             return
         if self.is_complete or self._is_due(settings.eval_interval, settings.eval_interval_tokens):
-            limit = settings.eval_iters * settings.global_batch_size or len(self.validation_rows)
-            sums = validate(self.training, self.objective, self.validation_rows, limit)
+            self.watchdog.mark(self.state.step, "validating")
+            rows_of_step = settings.global_batch_tokens // self.run.data.seq_length or settings.global_batch_size
+            sums, by_source = validate_sources(
+                self.training, self.objective, self.validation_rows, settings.eval_iters * rows_of_step
+            )
             self.state.validation_loss = sums.loss
             self.record |= {"validation_loss": sums.loss, **quality(settings.objective, sums, "validation_")}
+            self.record |= {f"validation_loss_{name}": own.loss for name, own in by_source.items()}
 
     def log(self) -> None:
-        """Write and show the step's figures, every --log-interval steps, with a validation, and at the end."""
+        """Write and show the step's figures, every --log-interval steps and with rarer events; collective."""
         due = self.state.step % self.run.training.log_interval == 0
-        if due or self.is_complete or "validation_loss" in self.record:
+        if due or self.is_complete or self.record.keys() & {"validation_loss", "skipped"}:
+            self.record["parameter_norm"] = parameter_norm(self.training.model)
+            self.record["memory_bytes"] = peak_memory_bytes(self.training.device)
             if self.metrics is not None:
                 self.metrics.write(self.record)
             self.screen.show(self.record)
-            self._tokens_since_log, self._seconds_since_log = 0, 0.0
+            self.pace.start_over()
 
     def save(self) -> None:
-        """Write a checkpoint, every --save-interval steps (or tokens) and before the launch ends."""
-        places, training = self.run.checkpoint, self.training
-        if self._is_due(places.save_interval, places.save_interval_tokens) or self.stop():
-            folder = save_checkpoint(
-                Path(places.save),
-                self.run,
-                self.state,
-                training.model,
-                training.optimizer,
-                training.ranks,
-                training.device,
-                self.tokenizer_files,
-            )
-            self.screen.note(f"saved {folder}")
+        """Write a checkpoint, every --save-interval steps (or tokens) and, waiting for it, before the launch ends."""
+        places, stops = self.run.checkpoint, self.stop()
+        self.watchdog.mark(self.state.step, "saving")
+        self._saver.finish_if_written()
+        if stops or self._is_due(places.save_interval, places.save_interval_tokens):
+            if len(self.rows.sources) > 1:
+                self.state.source_rows = self.rows.blend.counts(self.state.consumed_samples)
+            self._saver.save(self.state)
+        if stops:
+            self._saver.finish()
 
     def stop(self) -> bool:
         """Whether this launch ends with the step just made."""
         limit = self.run.training.exit_interval
-        return self.is_complete or (bool(limit) and self.state.step - self._first_step >= limit)
+        limited = bool(limit) and self.state.step - self._first_step >= limit
+        return self.is_complete or limited or bool(self.stop_reason)
 
     def _is_due(self, steps: int, tokens: int) -> bool:
         """Whether the latest step ended an interval; of tokens one ends with the step that reaches its multiple."""
@@ -123,6 +174,7 @@ class Session:
 
     def close(self) -> None:
         """Write out what is buffered and free the terminal."""
+        self.profiler.close()
         if self.metrics is not None:
             self.metrics.close()
         self.screen.close()

@@ -6,35 +6,60 @@ split over micro-batches and ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed
-from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.flops import training_flops
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.model.loss import scored_cross_entropy
 from megatron_ettin.model.packing import PackedLayout
+from megatron_ettin.optim.apply import apply_gradients, gradient_norm
 from megatron_ettin.train.build import Training
 from megatron_ettin.train.results import StepResult, Sums
 
-LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+LossFunction = Callable[[Any], tuple[Tensor, Tensor, Tensor]]
+"""From what the last stage's model returns to loss, scored tokens and report."""
 
 
-def train_step(training: Training, batches: Sequence[PackedBatch], learning_rate: float) -> StepResult:
-    """Run forward and backward over this rank's micro-batches and apply one optimizer step."""
+def train_step(
+    training: Training,
+    batches: Sequence[PackedBatch],
+    learning_rate: float,
+    votes: Callable[[], Sequence[bool]] = tuple,
+    allows: Callable[[Sums], bool] = lambda sums: True,
+) -> StepResult:
+    """Run forward and backward over this rank's micro-batches and apply one optimizer step, if it is fit to be made.
+
+    Args:
+        training: what to step.
+        batches: this rank's micro-batches.
+        learning_rate: of this step.
+        votes: what this rank has to say to all, asked for after the backward pass; as many on every rank.
+        allows: whether a step with these totals may be made; says the same on all ranks.
+    """
     training.wrapped.train()
     training.wrapped.zero_grad_buffer()
     training.optimizer.zero_grad()
     reports = run_schedule(training, batches, forward_only=False)
-    for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate
-    applied, gradient_norm, _ = training.optimizer.step()
-    return StepResult(_total(training, batches, reports), float(gradient_norm or 0.0), bool(applied))
+    norm = gradient_norm(training.optimizer)
+    work = sum(_model_flops(training.run, batch) for batch in batches)
+    sums, (broken, *agreed) = _total(training, batches, reports, (not math.isfinite(norm), *votes()), work)
+    # Totals and votes are those of all ranks: each decides alike.
+    finite = not broken and math.isfinite(sums.loss_sum)
+    applied = finite and allows(sums)
+    if applied:
+        for group in training.optimizer.param_groups:
+            group["lr"] = learning_rate
+        apply_gradients(training.optimizer, norm)
+    return StepResult(sums, norm, applied, finite, tuple(agreed))
 
 
 @torch.no_grad()
@@ -43,7 +68,7 @@ def evaluate_batches(training: Training, batches: Sequence[PackedBatch]) -> Sums
     training.wrapped.eval()
     reports = run_schedule(training, batches, forward_only=True) if batches else []
     training.wrapped.train()
-    return _total(training, batches, reports)
+    return _total(training, batches, reports)[0]
 
 
 def run_schedule(training: Training, batches: Sequence[PackedBatch], *, forward_only: bool) -> list[Tensor]:
@@ -80,27 +105,41 @@ def _to_device(batch: PackedBatch, training: Training) -> _DeviceBatch:
 
 def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tuple[Tensor, LossFunction]:
     batch = next(batches)
-    output = model(batch.tokens_T, batch.layout, batch.scored_K)
+    output = model(batch.tokens_T, batch.layout, batch.scored_K, batch.labels_K)
 
-    def loss_function(logits_KV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        loss, correct = scored_cross_entropy(
-            logits_KV, batch.labels_K, parallel_state.get_tensor_model_parallel_group()
-        )
-        scored = torch.tensor(batch.labels_K.numel(), dtype=torch.int, device=loss.device)
+    def loss_function(output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        loss, correct = output
+        scored = torch.full((), batch.labels_K.numel(), dtype=torch.int, device=loss.device)
         report = torch.stack((loss.detach().double(), scored.double(), correct.double()))
         return loss, scored, report
 
     return output, loss_function
 
 
-def _total(training: Training, batches: Sequence[PackedBatch], reports: list[Tensor]) -> Sums:
-    """Add the reports up over the world; one rank of each data-parallel replica speaks for it."""
+def _model_flops(run: RunConfig, batch: PackedBatch) -> int:
+    lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).tolist()
+    return training_flops(run.model, MASK_OF_OBJECTIVE[run.training.objective], lengths, len(batch.scored_K))
+
+
+def _total(
+    training: Training,
+    batches: Sequence[PackedBatch],
+    reports: list[Tensor],
+    votes: Sequence[bool] = (),
+    work: int = 0,
+) -> tuple[Sums, list[bool]]:
+    """Add the reports up over the world, and find which votes any rank gave.
+
+    One rank of each data-parallel replica speaks for its tokens; every rank votes.
+    """
     here = training.ranks
-    total = torch.zeros(4, dtype=torch.float64, device=training.device.torch_device)
+    total = torch.zeros(5 + len(votes), dtype=torch.float64, device=training.device.torch_device)
+    total[5:] = torch.tensor(votes, dtype=torch.float64)
     if here.is_last_stage and here.tp_rank == 0:
         for report in reports:
             total[:3] += report
         total[3] = sum(batch.real_tokens for batch in batches)
+        total[4] = work
     torch.distributed.all_reduce(total)
-    loss_sum, scored, correct, real = total.tolist()
-    return Sums(loss_sum, int(scored), int(correct), int(real))
+    loss_sum, scored, correct, real, flops, *voted = total.tolist()
+    return Sums(loss_sum, int(scored), int(correct), int(real), int(flops)), [count > 0 for count in voted]

@@ -20,7 +20,12 @@ def summary(session: Session) -> tuple[str, dict[str, str]]:
         rows["tokens/s"] = f"{session.record['tokens_per_second']:,.0f}"
     if state.validation_loss is not None:
         rows["validation loss"] = f"{state.validation_loss:.4f}"
-    rows["checkpoint"] = f"{save}/{step_folder_name(state.step)}"
+    if session.stop_reason:
+        rows["stopped by"] = session.stop_reason
+    if session.stop_reason and not session.record:
+        rows["checkpoint"] = "none new: stopped before the first step of this launch"
+    else:
+        rows["checkpoint"] = f"{save}/{step_folder_name(state.step)}"
     if not session.is_complete:
         rows["go on with"] = f"--load {save}"
     return ("trained" if session.is_complete else "stopped"), rows

@@ -5,32 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.checkpoint.layout import half_written_folders, read_run_json, resolve_checkpoint, set_later_aside
+from megatron_ettin.checkpoint.layout import half_written_folders, read_run_json, set_later_aside
 from megatron_ettin.checkpoint.load import LoadResult, load_training, load_weights
 from megatron_ettin.checkpoint.state import TrainingState, state_from_description
 from megatron_ettin.runtime.seeds import seed_process
 from megatron_ettin.train.build import Training
 from megatron_ettin.train.changes import changed_settings
 from megatron_ettin.train.continuation import Continuation, continuation, trained_as
+from megatron_ettin.train.verification import find_undamaged
 
 
 def take_up(training: Training) -> LoadResult:
     """Fill weights, optimizer and random states from --load as far as this run goes on from it; collective.
 
     Raises:
-        ConfigError: the checkpoint's tensors are not those of this model.
+        ConfigError: the checkpoint is damaged, or its tensors are not those of this model.
     """
     settings, places = training.run.training, training.run.checkpoint
     if not places.load:
         return LoadResult(TrainingState.start(settings.objective, phase=settings.phase), ())
-    folder = resolve_checkpoint(places.load, places.load_step)
+    folder, notes = find_undamaged(training.run, training.ranks)
     described = read_run_json(folder)
     kind = continuation(described, training.run)
     if kind is Continuation.RESUME:
-        return _resume(training, folder, described)
-    notes: tuple[str, ...] = ()
+        return _resume(training, folder, described, notes)
     if kind is Continuation.NEXT_PHASE:
-        notes = _load(training, folder).notes
+        notes += _load(training, folder).notes
         seed_process(settings.seed, training.ranks)  # dropout does not go on with the former phase's draws
     else:
         load_weights(folder, training.model)
@@ -42,11 +42,11 @@ def take_up(training: Training) -> LoadResult:
     return LoadResult(state, (f"{begun}; taken besides the weights: {kind.value}", *notes))
 
 
-def _resume(training: Training, folder: Path, described: dict[str, Any]) -> LoadResult:
+def _resume(training: Training, folder: Path, described: dict[str, Any], before: tuple[str, ...]) -> LoadResult:
     """Go on to the bit; where the checkpoint lies in ``--save``, it becomes the latest step there."""
     save = Path(training.run.checkpoint.save)
     found = _load(training, folder)
-    notes = [f"loaded {folder}: step {found.state.step}, {found.state.consumed_tokens:,} tokens", *found.notes]
+    notes = [*before, f"loaded {folder}: step {found.state.step}, {found.state.consumed_tokens:,} tokens", *found.notes]
     changed = changed_settings(described["config"], training.run)
     notes += [f"changed since then: {changed}"] * bool(changed)
     if training.ranks.is_main and folder.resolve().parent == save.resolve():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from megatron_ettin.data.evaluation import EvaluationRows
 from megatron_ettin.data.rows import Row
 from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.train.build import Training
@@ -12,6 +13,26 @@ from megatron_ettin.train.step import evaluate_batches
 
 _BATCHES_AT_A_TIME = 64
 """Micro-batches built before they are scored: bounds memory on a large split."""
+
+
+def validate_sources(
+    training: Training, objective: Objective, sources: Sequence[EvaluationRows], limit: int
+) -> tuple[Sums, dict[str, Sums]]:
+    """Score each source by itself; return the sums of all, and where there are several, of each by its name.
+
+    Args:
+        training: the model.
+        objective: builds and scores batches.
+        sources: rows of each.
+        limit: rows to score at most, shared by size; 0 takes all.
+    """
+    rows = sum(map(len, sources))
+    wanted = min(limit, rows) or rows
+    found = [validate(training, objective, source, -(-wanted * len(source) // rows)) for source in sources]
+    total = sum(found, Sums(0.0, 0, 0, 0))
+    names = [source.name for source in sources]
+    unique = [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
+    return total, dict(zip(unique, found, strict=True)) if len(found) > 1 else {}
 
 
 def validate(training: Training, objective: Objective, rows: Sequence[Row], num_rows: int) -> Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_names_a_damaged_file(tmp_path: Path, damage: str) -> None:
 def test_marker_vouches_for_every_file(tmp_path: Path) -> None:
     folder = write_step(tmp_path, 5)
     told = json.loads((folder / layout.MARKER_FILE).read_text())["files"]
-    assert told["state/__0_0.distcp"] == {"bytes": 100}
+    assert told["state/__0_0.distcp"] == {"bytes": 100, "crc32": f"{binascii.crc32(b'x' * 100):08x}"}
     assert set(told) == {"state/__0_0.distcp", layout.RUN_FILE}
 
 

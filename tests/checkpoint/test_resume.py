@@ -77,6 +77,7 @@ LAYOUTS = {
     "dp2": (2, ()),
     "dp2-distributed-optimizer": (2, DISTRIBUTED),
     "tp2-pp2": (4, (*TP2, *PP2)),
+    "tp2-pp2-distributed-optimizer": (4, (*TP2, *PP2, *DISTRIBUTED)),
     "tp2-dp2-distributed-optimizer": (4, (*TP2, *DISTRIBUTED)),
 }
 CHANGES = [
@@ -93,6 +94,7 @@ CHANGES = [
     ("mlm", "dp2-distributed-optimizer", "pp2", STABLE),
     ("clm", "pp2", "tp2-dp2-distributed-optimizer", STABLE),
     ("mlm", "tp2-dp2-distributed-optimizer", "one", STABLE),
+    ("clm", "tp2-pp2-distributed-optimizer", "one", STABLE),  # its buckets are padded
     ("clm", "dp2", "pp2", MUON),
 ]
 

@@ -25,18 +25,25 @@ class Case:
     vocab_size: int = TINY.vocab_size
 
 
-def launch(case: Case) -> dict[str, Any]:
-    """Train from ``case.load`` (or from fresh weights) to step ``case.steps``; return what can be compared."""
-    from megatron_ettin.checkpoint.load import LoadResult, load_training
-    from megatron_ettin.checkpoint.save import save_checkpoint
+def start(case: Case) -> Any:
+    """Return this rank's training with fresh weights, and the counters of one that has made no step."""
     from megatron_ettin.checkpoint.state import TrainingState
 
     model = replace(TINY, attention_output_dropout=case.dropout, vocab_size=case.vocab_size)
     run = tiny_run(case.objective, model=model, **dict(case.overrides))
-    training = start_training(run)
+    return start_training(run), TrainingState.start(case.objective)
+
+
+def launch(case: Case) -> dict[str, Any]:
+    """Train from ``case.load`` (or from fresh weights) to step ``case.steps``; return what can be compared."""
+    from megatron_ettin.checkpoint.load import LoadResult, load_training
+    from megatron_ettin.checkpoint.save import save_checkpoint
+
+    training, state = start(case)
+    run = training.run
     parts = (training.model, training.optimizer)
     here = (training.ranks, training.device)
-    found = LoadResult(TrainingState.start(case.objective), ())
+    found = LoadResult(state, ())
     if case.load:
         found = load_training(Path(case.load), *parts, run.training.seed, *here)
     state, folder, losses = found.state, "", []

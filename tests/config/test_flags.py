@@ -53,7 +53,8 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field() -> None:
     declared = [field.name for config in run_sections().values() for field in fields(config)]
     assert list(run_options()) == declared
     for name, option in run_options().items():
-        example = {int: 8, float: 0.5, str: "some text", bool: True}[option.type]
+        text = "some-text" if option.many else "some text"  # one word of many is quoted
+        example = {int: 8, float: 0.5, str: text, bool: True}[option.type]
         expected = option.choices[-1] if option.choices else 2.5 if option.bounds.above == 1 else example
         command = parse_command([option.flag] if option.type is bool else [option.flag, str(expected)])
         assert getattr(getattr(command.run, option.section), name) == expected

@@ -24,7 +24,7 @@ def estimate(run: RunConfig, world_size: int = 1) -> tuple[MemoryEstimate, ...]:
 
 
 def kept_bytes(run: RunConfig) -> int:
-    """Run one forward pass over a full micro-batch and add up what backward would find, and the logits."""
+    """Run one forward pass over a full micro-batch and add up what backward would find."""
     import torch
 
     from megatron_ettin.model.packing import PackedLayout
@@ -45,7 +45,11 @@ def kept_bytes(run: RunConfig) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        keep(model(torch.from_numpy(batch.tokens_T), layout, torch.from_numpy(batch.scored_K)))
+        arrays = (batch.tokens_T, batch.scored_K, batch.labels_K)
+        tokens, scored, labels = (torch.from_numpy(array) for array in arrays)
+        loss, _ = model(tokens, layout, scored, labels)
+    for gradient in loss.grad_fn.gradients:
+        keep(gradient)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
 
 
@@ -53,7 +57,26 @@ def kept_bytes(run: RunConfig) -> int:
 def test_activations_equal_what_a_model_keeps(objective: str) -> None:
     run = tiny_run(objective, model=replace(SHAPE, attention_output_dropout=0.1), seq_length=512, micro_batch_size=2)
     [measured] = run_ranks(1, kept_bytes, run)
-    assert estimate(run)[0].activations == pytest.approx(measured, rel=0.03)
+    scored = 1024 * (0.3 if objective == "mlm" else 1.0)
+    logits = scored * 512 * 4  # all at a time: they take less than a piece may
+    assert estimate(run)[0].activations == pytest.approx(measured + logits, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"recompute_granularity": "selective"},
+        {"recompute_granularity": "full"},
+        {"recompute_granularity": "full", "recompute_num_layers": 3},
+    ],
+)
+def test_recomputed_activations_are_not_kept(chosen: dict[str, Any]) -> None:
+    # The output matrix is so large that what is computed again for one layer fits where its gradient was.
+    model = replace(SHAPE, attention_output_dropout=0.1, vocab_size=16384)
+    run = tiny_run("mlm", model=model, seq_length=512, micro_batch_size=2, **chosen)
+    [measured] = run_ranks(1, kept_bytes, run)
+    logits = 1024 * 0.3 * 16384 * 4
+    assert estimate(run)[0].activations == pytest.approx(measured + logits, rel=0.03)
 
 
 def test_fp32_adamw_holds_sixteen_bytes_a_parameter() -> None:
@@ -115,5 +138,5 @@ def test_early_stages_hold_more_micro_batches_at_once() -> None:
 def test_scored_share_decides_the_head() -> None:
     few = estimate(tiny_run("mlm", model=SHAPE, seq_length=1000, mlm_probability=0.15))[0].activations
     many = estimate(tiny_run("mlm", model=SHAPE, seq_length=1000, mlm_probability=0.3))[0].activations
-    per_scored_token = 4 * 128 * 4 + 512 * 4
+    per_scored_token = (3 + 1) * 128 * 4 + 512 * 4
     assert many - few == 150 * per_scored_token

@@ -25,5 +25,5 @@ def test_with_values_finds_the_section_of_a_name() -> None:
 
 
 def test_with_values_knows_its_names() -> None:
-    with pytest.raises(AssertionError, match="no section has hiden_size"):
+    with pytest.raises(TypeError, match="no section has hiden_size"):
         RunConfig().with_values({"hiden_size": 64})

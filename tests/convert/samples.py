@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert.config_map import config_to_theirs
-from megatron_ettin.convert.names import Objective, tensor_names
+from megatron_ettin.convert.names import Objective, TensorName, tensor_names
 from megatron_ettin.convert.tokenizer_files import SpecialToken, SpecialTokens, write_json
 
 OBJECTIVES: tuple[Objective, ...] = ("mlm", "clm")
@@ -77,3 +78,18 @@ def write_hub_folder(folder: Path, objective: Objective, model: ModelConfig = MO
     their.save_pretrained(folder)
     write_tokenizer(folder, model.vocab_size)
     return their
+
+
+def misplace_rows(monkeypatch: pytest.MonkeyPatch, ours: str) -> None:
+    """Let exports put the first row of one tensor behind its others."""
+    from megatron_ettin.convert import export
+
+    right = export.row_blocks
+
+    def wrong(name: TensorName, num_heads: int) -> tuple[list[range], ...]:
+        (block, *blocks), *others = right(name, num_heads)
+        if name.ours != ours:
+            return [block, *blocks], *others
+        return [range(block.start + 1, block.stop), *blocks, range(block.start, block.start + 1)], *others
+
+    monkeypatch.setattr(export, "row_blocks", wrong)

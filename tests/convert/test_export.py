@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from megatron_ettin.checkpoint import layout
 from megatron_ettin.checkpoint.layout import mark_whole
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.model import ModelConfig
@@ -23,7 +24,7 @@ from megatron_ettin.convert.export import CheckFailed, export_checkpoint
 from megatron_ettin.convert.names import Objective
 from megatron_ettin.convert.options import ExportOptions
 from megatron_ettin.convert.write import import_model
-from tests.convert.samples import MODEL, OBJECTIVES, write_hub_folder
+from tests.convert.samples import MODEL, OBJECTIVES, misplace_rows, write_hub_folder
 
 ODD_VOCABULARY = ModelConfig(**{**vars(MODEL), "vocab_size": 101})
 
@@ -145,20 +146,13 @@ def test_the_card_tells_kind_size_and_history(tmp_path: Path, checkpoint: Path, 
     }[objective]
     assert f"pipeline_tag: {task}" in card
     assert f"{auto}.from_pretrained" in card
-    assert f"| {objective} | 0 | 0 (0) | hub |" in card
+    assert f"|  | {objective} | 0 | 0 (0) | hub |" in card
 
 
 def test_a_wrong_weight_is_found_with_its_layer_and_nothing_is_kept(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def swapped(name: Any, tensor: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, ...]:
-        """Forget to regroup the attention rows of layer 2."""
-        if name.ours == "transformer.layers.2.self_attention.linear_qkv.weight":
-            return tensor.chunk(len(name.theirs))
-        return converted(name, tensor, num_heads)
-
-    converted = export.convert_to_theirs
-    monkeypatch.setattr(export, "convert_to_theirs", swapped)
+    misplace_rows(monkeypatch, "transformer.layers.2.self_attention.linear_qkv.weight")
     with pytest.raises(CheckFailed, match="first diverging: layer 2") as failure:
         export_checkpoint(checkpoint, tmp_path / "out")
     assert failure.value.result.difference > failure.value.result.allowed
@@ -203,6 +197,20 @@ def test_a_wrong_key_of_the_config_fails_the_check(
 def test_a_difference_that_is_no_number_does_not_pass() -> None:
     assert not CheckResult(float("nan"), 1.0, "logits").passed
     assert CheckResult(1.0, 1.0, None).passed
+
+
+@pytest.mark.parametrize("small_file_bytes", [0, 2**24])
+def test_a_damaged_checkpoint_is_refused_by_name(
+    tmp_path: Path, checkpoint: Path, small_file_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "SMALL_FILE_BYTES", small_file_bytes)
+    victim = sorted(checkpoint.glob("step_*/state/*.distcp"))[3]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"damaged, state/{victim.name} has checksum"):
+        export_checkpoint(checkpoint, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
 
 
 def test_an_existing_export_is_replaced_only_when_asked(tmp_path: Path, checkpoint: Path) -> None:

@@ -13,6 +13,8 @@ from megatron_ettin.convert.model_card import CardSubject, write_model_card
 from megatron_ettin.convert.training_facts import data_blend, phase_of, short_count, short_path
 from tests.convert.samples import MODEL
 
+PARENT = "/home/me/runs/encoder/step_0000600"
+
 
 def run_of(objective: str = "clm", **changes: Any) -> dict[str, Any]:
     config = RunConfig(model=MODEL).to_dict()
@@ -21,7 +23,7 @@ def run_of(objective: str = "clm", **changes: Any) -> dict[str, Any]:
     config["data"] |= {"data_path": "/data/books"}
     lineage = [
         {"objective": "mlm", "steps": 600, "tokens": 1_700_000_000, "parent": ""},
-        {"objective": objective, "steps": 20, "tokens": 50_000_000, "parent": "/home/me/runs/encoder/step_0000600"},
+        {"objective": objective, "steps": 20, "tokens": 50_000_000, "phase": "cross", "parent": PARENT},
     ]
     run = {"step": 20, "consumed_tokens": 50_000_000, "objective": objective, "config": config, "lineage": lineage}
     return run | {"validation_loss": 2.0} | changes
@@ -49,8 +51,8 @@ def test_recipe_tokens_blend_lineage_and_results_are_told() -> None:
     for line in (
         "Pretrained with megatron_ettin on 1.75B tokens. 123,456 parameters: 4 layers, width 64, 2 heads, "
         "vocabulary 128.",
-        "| mlm | 600 | 1,700,000,000 (1.7B) | new weights |",
-        "| clm | 20 | 50,000,000 (50M) | encoder/step_0000600 |",
+        "|  | mlm | 600 | 1,700,000,000 (1.7B) | new weights |",
+        "| cross | clm | 20 | 50,000,000 (50M) | encoder/step_0000600 |",
         "| rows in a step | 4,608 |",
         "| peak learning rate | 0.0005 |",
         "| warm-up | 700 steps |",
@@ -67,6 +69,15 @@ def test_recipe_tokens_blend_lineage_and_results_are_told() -> None:
     assert "share of masked tokens" not in card
     assert "| share of masked tokens | 0.3 |" in card_of(run_of("mlm"))
     assert "/home/me" not in card
+
+
+def test_warm_up_and_decay_are_told_in_what_the_run_counts_them_in() -> None:
+    run = run_of()
+    counted = {"lr_warmup_iters": 0, "lr_warmup_tokens": 3_000_000_000, "lr_wsd_decay_tokens": 50_000_000_000}
+    run["config"]["optimizer"] |= counted
+    lines = card_of(run).splitlines()
+    assert "| warm-up | 3B tokens |" in lines
+    assert "| decay | 50B tokens |" in lines
 
 
 def test_a_relabelled_model_has_no_results_of_another_objective() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.convert.archive import FileSpan
 from megatron_ettin.convert.metadata import read_metadata
-from megatron_ettin.convert.names import tensor_names
+from megatron_ettin.convert.names import convert_to_theirs, row_blocks, tensor_names
 from megatron_ettin.convert.read import CheckpointReader
 from megatron_ettin.convert.safetensors_file import TensorEntry
 from megatron_ettin.convert.state import write_state
@@ -51,6 +52,20 @@ def test_a_trained_checkpoint_is_read_whole_whatever_its_layout(tmp_path: Path, 
     assert {name.ours for name in names} == weights.keys()
     for name in names:
         np.testing.assert_array_equal(reader.tensor(name.ours).numpy(), weights[name.ours], err_msg=name.ours)
+    whole_rows = 0
+    for name in tensor_names("clm", ODD_VOCABULARY):
+        converted = convert_to_theirs(name, torch.from_numpy(weights[name.ours]), ODD_VOCABULARY.num_attention_heads)
+        for rows, theirs in zip(row_blocks(name, ODD_VOCABULARY.num_attention_heads), converted, strict=True):
+            spans = reader.find_rows(name.ours, rows)
+            whole_rows += spans is not None
+            assert spans is None or content(spans) == theirs.contiguous().numpy().tobytes(), name.ours
+    # Tensor parallelism cuts the columns of two matrices of each layer.
+    columns_cut = 2 * ODD_VOCABULARY.num_layers if layout == "tp2" else 0
+    assert whole_rows == sum(len(name.theirs) for name in tensor_names("clm", ODD_VOCABULARY)) - columns_cut
+
+
+def content(spans: list[FileSpan]) -> bytes:
+    return b"".join(span.path.read_bytes()[span.begin : span.begin + span.num_bytes] for span in spans)
 
 
 def small_state(folder: Path, value: float = 1.0) -> None:
@@ -96,9 +111,11 @@ def test_damaged_files_give_one_line(tmp_path: Path, damage: str) -> None:
             file.unlink()
         else:
             file.write_bytes(b"" if damage == "emptied" else b"x" * file.stat().st_size)
-    with pytest.raises(ConfigError, match=r"cannot read a\.weight") as refusal:
-        CheckpointReader(tmp_path).tensor("a.weight")
-    assert "\n" not in str(refusal.value)
+    reader = CheckpointReader(tmp_path)
+    for read in (lambda: reader.tensor("a.weight"), lambda: reader.find_rows("a.weight", [range(6)])):
+        with pytest.raises(ConfigError, match=r"cannot read a\.weight") as refusal:
+            read()
+        assert "\n" not in str(refusal.value)
 
 
 class Foreign:

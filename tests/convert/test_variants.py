@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from megatron_ettin.checkpoint.layout import mark_whole, read_run_json, resolve_
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.export import export_checkpoint
+from megatron_ettin.convert.export import CheckFailed, export_checkpoint
 from megatron_ettin.convert.names import Objective
 from megatron_ettin.convert.options import ExportOptions
 from megatron_ettin.convert.read import CheckpointReader
 from megatron_ettin.convert.reference import reference_logits
 from megatron_ettin.convert.write import import_model
-from tests.convert.samples import MODEL, OBJECTIVES, write_hub_folder
+from tests.convert.samples import MODEL, OBJECTIVES, misplace_rows, write_hub_folder
+
+convert_to_hf = import_module("tools.convert_to_hf")
 
 OTHER: dict[Objective, Objective] = {"mlm": "clm", "clm": "mlm"}
 UNTIED = replace(MODEL, vocab_size=101, untie_embeddings_and_output_weights=True)
@@ -149,7 +152,11 @@ def test_without_its_head_a_model_gives_the_same_hidden_states(tmp_path: Path, o
     assert not (tmp_path / "out" / "generation_config.json").exists()
 
 
-def test_a_checkpoint_of_mntp_becomes_an_encoder_without_head(tmp_path: Path) -> None:
+def test_a_checkpoint_of_mntp_becomes_an_encoder_without_head(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModel
+
     their = write_hub_folder(tmp_path / "hub", "mlm")
     import_model(tmp_path / "hub", tmp_path / "run")
     path = tmp_path / "run" / "step_0000000" / "run.json"
@@ -158,26 +165,22 @@ def test_a_checkpoint_of_mntp_becomes_an_encoder_without_head(tmp_path: Path) ->
     path.write_text(json.dumps(run | {"objective": "mntp"}))
     (path.parent / "complete.json").unlink()
     mark_whole(path.parent)
-    result = export_checkpoint(tmp_path / "run", tmp_path / "out")
-    assert result.check is not None
-    assert (result.objective, result.check.passed, result.check.compared) == ("mlm", True, "final norm")
+    assert convert_to_hf.main(["--load", str(tmp_path / "run"), "--save", str(tmp_path / "out")]) == 0
+    assert "largest difference of the final norm" in capsys.readouterr().out
+    loaded = AutoModel.from_pretrained(tmp_path / "out")
+    assert type(loaded).__name__ == "ModernBertModel"
+    tokens = text()[None]
+    with torch.inference_mode():
+        assert loaded(tokens).last_hidden_state.equal(their.model(tokens).last_hidden_state)
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == their.model.state_dict().keys()
     assert "re-labelled" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_wrong_weight_of_a_headless_model_fails_its_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from megatron_ettin.convert import export
-
     write_hub_folder(tmp_path / "hub", "mlm")
     import_model(tmp_path / "hub", tmp_path / "run")
-    right = export.convert_to_theirs
-
-    def wrong(name: Any, tensor: torch.Tensor, heads: int) -> list[torch.Tensor]:
-        factor = 1.001 if name.ours == "transformer.final_layernorm.weight" else 1.0
-        return [part * factor for part in right(name, tensor, heads)]
-
-    monkeypatch.setattr(export, "convert_to_theirs", wrong)
-    with pytest.raises(export.CheckFailed, match="first diverging: final norm"):
+    misplace_rows(monkeypatch, "transformer.final_layernorm.weight")
+    with pytest.raises(CheckFailed, match="first diverging: final norm"):
         export_checkpoint(tmp_path / "run", tmp_path / "out", options=ExportOptions(base_only=True))
     assert not (tmp_path / "out").exists()
 

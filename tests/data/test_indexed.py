@@ -86,6 +86,33 @@ def test_many_documents_at_once_are_the_same_bytes(tmp_path: Path, split_at: int
     assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == BULK
 
 
+SENTENCES = [[[5, 6], [7]], [], [[8]], [[9], [10, 11], [12]]]
+
+
+def write_sentences_by_core(prefix: str) -> None:
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for document in SENTENCES:
+        tokens = [token for sentence in document for token in sentence]
+        builder.add_document(torch.tensor(tokens, dtype=torch.int64), [len(sentence) for sentence in document])
+    builder.finalize(f"{prefix}.idx")
+
+
+def test_sentences_are_the_same_bytes(tmp_path: Path) -> None:
+    run_ranks(1, write_sentences_by_core, str(tmp_path / "core"))
+    flat = [sentence for document in SENTENCES for sentence in document]
+    with IndexedWriter(tmp_path / "ours", np.uint16) as writer:
+        lengths = np.array([len(sentence) for sentence in flat])
+        writer.add_documents(np.concatenate(flat), lengths, np.array([len(document) for document in SENTENCES]))
+    for suffix in (".bin", ".idx"):
+        assert (tmp_path / f"ours{suffix}").read_bytes() == (tmp_path / f"core{suffix}").read_bytes()
+    whole = [[token for sentence in document for token in sentence] for document in SENTENCES]
+    corpus = IndexedTokens(tmp_path / "core")
+    assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == whole
+
+
 def test_empty_pair(tmp_path: Path) -> None:
     with IndexedWriter(tmp_path / "c", np.int32):
         pass

@@ -7,11 +7,21 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from megatron_ettin.data.masking import Masker, piece_generator, sample_generator
+from megatron_ettin.data.masking import Masker, piece_generators, sample_generators
+from megatron_ettin.data.streams import Purpose, random_stream
 
 MASK, SPECIAL, TOKENS = 4, frozenset(range(5)), 1000
 MASKER = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS)
+
+
+def mask(
+    masker: Masker, tokens: np.ndarray, content: np.ndarray, probability: float, sample: int, seed: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mask one sample."""
+    return masker.mask(tokens, content, np.array([0, len(tokens)]), sample_generators(seed, [sample]), probability)
 
 
 def within_three_sigma(successes: int, trials: int, probability: float) -> bool:
@@ -20,11 +30,9 @@ def within_three_sigma(successes: int, trials: int, probability: float) -> bool:
 
 @pytest.mark.parametrize("probability", [0.15, 0.3])
 def test_shares(probability: float) -> None:
-    rng = sample_generator(1, 2)
     tokens = np.random.default_rng(0).integers(0, TOKENS, 1_000_000)
     content = np.random.default_rng(1).random(len(tokens)) < 0.99
-    chosen = MASKER.choose(tokens, content, probability, rng)
-    inputs = MASKER.replace(tokens, chosen, rng)
+    chosen, inputs = mask(MASKER, tokens, content, probability, 2)
 
     maskable = content & (tokens > 4)
     assert not (chosen & ~maskable).any()
@@ -45,24 +53,139 @@ def test_shares(probability: float) -> None:
 def test_at_least_one_token_is_scored() -> None:
     tokens, content = np.array([1, 2, 7, 8]), np.array([False, True, True, True])
     for sample in range(50):
-        chosen = MASKER.choose(tokens, content, 0.001, sample_generator(0, sample))
+        chosen, _ = mask(MASKER, tokens, content, 0.001, sample)
         assert chosen.sum() == 1
         assert not chosen[:2].any()
-    assert not MASKER.choose(tokens[:2], content[:2], 0.5, sample_generator(0, 0)).any()
+    assert not mask(MASKER, tokens[:2], content[:2], 0.5, 0)[0].any()
 
 
 def test_generators_are_functions_of_their_numbers() -> None:
-    draws = {sample_generator(seed, sample).random() for seed in (1, 2) for sample in (0, 1, 2**40)}
-    draws |= {piece_generator(1, document, piece).random() for document in (0, 1) for piece in (0, 1)}
+    samples, pieces = [0, 1, 2**40], [(document, piece) for document in (0, 1) for piece in (0, 1)]
+    draws = {rng.random() for seed in (1, 2) for rng in sample_generators(seed, samples)}
+    draws |= {rng.random() for rng in piece_generators(1, pieces)}
     assert len(draws) == 10
-    assert sample_generator(3, 4).random() == sample_generator(3, 4).random()
-    assert piece_generator(3, 4, 5).random() == piece_generator(3, 4, 5).random()
+    [rng] = sample_generators(3, [4])
+    drawn = [rng.random(), int(rng.integers(0, 1000)), rng.random()]
+    # A generator made anew draws the same, whatever was drawn before from those that are wound.
+    fresh = random_stream(3, Purpose.TRAINING_MASK, 4)
+    assert drawn == [fresh.random(), int(fresh.integers(0, 1000)), fresh.random()]
+    [rng] = sample_generators(3, [4])
+    assert rng.random() == drawn[0]
+
+
+def test_samples_are_masked_together_as_each_alone() -> None:
+    rng = np.random.default_rng(0)
+    lengths = [40, 3, 1, 200]
+    starts = np.cumsum([0, *lengths])
+    tokens = rng.integers(0, TOKENS, starts[-1])
+    content = rng.random(len(tokens)) < 0.8
+    content[starts[:-1]] = False
+    for more in ({}, {"span_length": 3.0}, {"word_starts": np.arange(TOKENS) % 2 == 0}):
+        masker = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, **more)
+        together = masker.mask(tokens, content, starts, sample_generators(1, range(4)), 0.3)
+        for sample, (begin, end) in enumerate(itertools.pairwise(starts)):
+            alone = mask(masker, tokens[begin:end], content[begin:end], 0.3, sample)
+            for one, other in zip(together, alone, strict=True):
+                np.testing.assert_array_equal(one[begin:end], other)
 
 
 def test_a_row_is_masked_anew_in_every_epoch() -> None:
     tokens = np.random.default_rng(0).integers(5, TOKENS, 20_000)
     content = np.ones(len(tokens), dtype=bool)
     # Sample numbers count on over epochs: a row of 100 is samples 7, 107, 207, ...
-    masks = [MASKER.choose(tokens, content, 0.3, sample_generator(1, 7 + 100 * epoch)) for epoch in range(3)]
+    masks = [mask(MASKER, tokens, content, 0.3, 7 + 100 * epoch)[0] for epoch in range(3)]
     for one, other in itertools.combinations(masks, 2):
         assert within_three_sigma((one & other).sum(), len(tokens), 0.3 * 0.3), "chosen independently"
+
+
+class TestWholeWords:
+    STARTS = np.arange(TOKENS) % 3 == 0
+    MASKER = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, word_starts=STARTS)
+
+    def words_of(self, tokens: np.ndarray, content: np.ndarray) -> list[list[int]]:
+        """Positions of each word, as the rule tells it one by one."""
+        words: list[list[int]] = []
+        open_word = False
+        for place, token in enumerate(tokens.tolist()):
+            if not content[place] or token in SPECIAL:
+                open_word = False
+            elif open_word and not self.STARTS[token]:
+                words[-1].append(place)
+            else:
+                words.append([place])
+                open_word = True
+        return words
+
+    @settings(deadline=None)
+    @given(st.lists(st.integers(0, 60), min_size=1, max_size=80), st.data())
+    def test_a_word_is_chosen_whole_or_not_at_all(self, ids: list[int], data: st.DataObject) -> None:
+        tokens = np.array(ids)
+        content = np.array(data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))))
+        chosen, _ = mask(self.MASKER, tokens, content, 0.3, data.draw(st.integers(0, 99)))
+        words = self.words_of(tokens, content)
+        assert all(len({bool(chosen[place]) for place in word}) == 1 for word in words)
+        assert chosen.sum() == sum(len(word) for word in words if chosen[word[0]])
+        assert chosen.any() == bool(words)
+
+    def test_the_share_holds(self) -> None:
+        tokens = np.random.default_rng(0).integers(5, TOKENS, 1_000_000)
+        content = np.ones(len(tokens), dtype=bool)
+        chosen, _ = mask(self.MASKER, tokens, content, 0.3, 2)
+        lengths = np.array([len(word) for word in self.words_of(tokens, content)])
+        sigma = math.sqrt((lengths**2).sum() * 0.3 * 0.7)
+        assert abs(chosen.sum() - 0.3 * len(tokens)) <= 3 * sigma
+
+
+class TestSpans:
+    @pytest.mark.parametrize(("probability", "mean"), [(0.15, 3.0), (0.3, 3.0), (0.3, 10.0), (0.5, 1.2)])
+    def test_share_and_lengths(self, probability: float, mean: float) -> None:
+        masker = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, span_length=mean)
+        tokens = np.full(2_000_000, 7)
+        chosen, _ = mask(masker, tokens, np.ones(len(tokens), dtype=bool), probability, 2)
+        edges = np.flatnonzero(np.diff(chosen.astype(int), prepend=0, append=0))
+        lengths = edges[1::2] - edges[::2]
+        # Of a geometric law with mean m: P(length > k) = (1 - 1/m)^k.
+        for more in range(6):
+            assert within_three_sigma((lengths > more).sum(), len(lengths), (1 - 1 / mean) ** more)
+        # A chain of two states: the variance of its mean is that of single draws times (1 + r) / (1 - r).
+        begins = probability / (mean * (1 - probability))
+        correlation = 1 - 1 / mean - begins
+        inflated = (1 + correlation) / (1 - correlation)
+        sigma = math.sqrt(len(tokens) * probability * (1 - probability) * inflated)
+        assert abs(chosen.sum() - probability * len(tokens)) <= 3 * sigma
+
+    @settings(deadline=None)
+    @given(st.lists(st.booleans(), min_size=1, max_size=60), st.sampled_from([1.2, 3.0]), st.integers(0, 99))
+    def test_spans_stay_inside_content(self, content: list[bool], mean: float, sample: int) -> None:
+        masker = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, span_length=mean)
+        inside = np.array(content)
+        chosen, _ = mask(masker, np.full(len(inside), 7), inside, 0.4, sample)
+        assert not chosen[~inside].any()
+        assert chosen.any() == inside.any()
+
+    def test_what_is_behind_a_break_does_not_depend_on_what_is_before(self) -> None:
+        masker = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, span_length=50.0)
+        content = np.ones(40_000, dtype=bool)
+        content[::2] = False
+        chosen = mask(masker, np.full(len(content), 7), content, 0.3, 0)[0][1::2]
+        assert within_three_sigma((chosen[1:] & chosen[:-1]).sum(), len(chosen) - 1, 0.09)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("probability", [0.15, 0.3])
+def test_shares_over_ten_million_tokens(probability: float) -> None:
+    """As training draws them: a generator a row."""
+    rng = np.random.default_rng(0)
+    scored = hidden = kept = maskable = 0
+    for sample in range(10_000):
+        tokens = rng.integers(5, TOKENS, 1000)
+        content = np.ones(len(tokens), dtype=bool)
+        chosen, inputs = mask(MASKER, tokens, content, probability, sample, seed=7)
+        maskable += len(tokens)
+        scored += int(chosen.sum())
+        hidden += int((inputs[chosen] == MASK).sum())
+        kept += int((inputs[chosen] == tokens[chosen]).sum())
+    assert maskable == 10_000_000
+    assert within_three_sigma(scored, maskable, probability)
+    assert within_three_sigma(hidden, scored, 0.8)
+    assert within_three_sigma(kept, scored, 0.1 + 0.1 / 995)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from megatron_ettin.data.corpus import module_documents
 from megatron_ettin.data.evaluation import evaluation_rows
 from megatron_ettin.data.indexed import IndexedTokens, IndexedWriter
-from megatron_ettin.data.order import epoch_order, micro_batch_samples
+from megatron_ettin.data.order import epoch_order
 from megatron_ettin.data.packing import pack_best_fit
 from megatron_ettin.data.pieces import cut_documents
 from megatron_ettin.data.rows import RowDataset
@@ -148,25 +148,6 @@ def test_order_depends_on_seed_and_epoch() -> None:
     orders = [tuple(epoch_order(50, seed, epoch)) for seed in (1, 2) for epoch in (0, 1)]
     assert len(set(orders)) == 4
     assert all(sorted(order) == list(range(50)) for order in orders)
-
-
-@given(st.integers(0, 5), st.sampled_from([(8, 1), (8, 2), (24, 3), (12, 4)]), st.sampled_from([1, 2, 4]))
-def test_ranks_share_a_step_without_overlap(step: int, sizes: tuple[int, int], ranks: int) -> None:
-    global_batch, micro_batch = sizes[0] * ranks, sizes[1]
-    global_batch -= global_batch % (micro_batch * ranks)
-    per_rank = [
-        micro_batch_samples(
-            step,
-            global_batch_size=global_batch,
-            micro_batch_size=micro_batch,
-            data_parallel_rank=rank,
-            data_parallel_size=ranks,
-        )
-        for rank in range(ranks)
-    ]
-    assert all(len(batch) == micro_batch for batches in per_rank for batch in batches)
-    in_order = [sample for batches in zip(*per_rank, strict=True) for batch in batches for sample in batch]
-    assert in_order == list(range(step * global_batch, (step + 1) * global_batch))
 
 
 def test_evaluation_holds_every_piece_once() -> None:

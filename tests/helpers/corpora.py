@@ -45,6 +45,30 @@ def write_word_tokenizer(folder: Path, words: Sequence[str]) -> Path:
     return folder
 
 
+def write_byte_tokenizer(folder: Path) -> Path:
+    """Write a byte-level BPE without merges: "a", "b", "c" and the space are 5 to 8, other bytes follow."""
+    write_word_tokenizer(folder, [])
+    content = json.loads((folder / "tokenizer.json").read_text())
+    first = ["a", "b", "c", "Ġ"]
+    others = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 324)) if chr(code) not in first]
+    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *first, *others))}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    model: dict[str, object] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "vocab": vocabulary,
+        "merges": [],
+    }
+    content.update(pre_tokenizer=level, decoder=level, model=model)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
 def write_corpus(prefix: Path, documents: Sequence[Sequence[int] | NDArray[np.integer]]) -> str:
     """Write documents of token ids as a .bin/.idx pair and return the prefix."""
     with IndexedWriter(prefix, np.uint16) as writer:

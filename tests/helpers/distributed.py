@@ -7,6 +7,7 @@ every test. A test's function joins and leaves the process group itself, as a re
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import socket
@@ -127,6 +128,7 @@ def _serve(pipe: Connection) -> None:
     from megatron_ettin.runtime.process import end_process
 
     torch.set_num_threads(1)
+    gc.freeze()  # what the modules made lives as long as the worker, and need not be looked at again
     while True:
         try:
             environment, function, args, kwargs = pipe.recv()
@@ -139,6 +141,8 @@ def _serve(pipe: Connection) -> None:
             answer = (False, traceback.format_exc())
         finally:
             end_process()
+            # Training objects refer to one another, and the process groups they hold keep dozens of gloo threads each.
+            gc.collect()
         pipe.send(answer)
 
 

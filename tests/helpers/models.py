@@ -36,4 +36,4 @@ def packed_logits(model: Any, pieces: list[np.ndarray]) -> np.ndarray:
     tokens = torch.from_numpy(batch.tokens_T)
     with torch.no_grad():
         logits = model(tokens, layout, torch.arange(len(tokens)))
-    return logits[:, : model.vocab_size].numpy()
+    return logits[:, : model.vocab_size].float().numpy()

@@ -26,6 +26,21 @@ def global_batch(step: int, objective: str, vocab_size: int) -> list[PackedBatch
     return batches
 
 
+def fixed_plan(run: RunConfig) -> Any:
+    """Return the rows of each step of a run whose steps have --global-batch-size rows."""
+    from megatron_ettin.data.steps import BatchRule, StepPlan
+
+    rule = BatchRule(rows=run.training.global_batch_size, micro_rows=run.training.micro_batch_size)
+    return StepPlan(rule, NoSizes())
+
+
+class NoSizes:
+    """Stands where nothing may ask for the sizes of rows."""
+
+    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> Any:
+        raise AssertionError
+
+
 def start_training(run: RunConfig) -> Any:
     """Join the world and build this rank's Training."""
     from megatron_ettin.runtime.device import choose_device

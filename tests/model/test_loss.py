@@ -1,53 +1,102 @@
-"""The vocabulary-parallel loss against float64 arithmetic."""
+"""Output matrix and vocabulary-parallel loss against float64 arithmetic."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from tests.helpers.distributed import run_ranks
 
-VOCAB, SCORED = 24, 1500
+VOCAB, PADDING, SCORED, HIDDEN = 24, 7, 1500, 5
 
 
-def loss_of_part(logits: np.ndarray, labels: np.ndarray) -> tuple[float, int, np.ndarray]:
-    """Return loss, correct labels and this rank's part of the gradient."""
+class Part(NamedTuple):
+    """What one rank computed."""
+
+    loss: float
+    correct: int
+    hidden: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+def loss_of_part(
+    hidden: np.ndarray, weight: np.ndarray, bias: np.ndarray, labels: np.ndarray, rows: int, precision: str = "float32"
+) -> Part:
+    """Return loss, right labels and the gradients of twice the loss on this rank's part of the vocabulary.
+
+    ``rows`` is how many positions one piece of logits holds.
+    """
     import torch
 
-    from megatron_ettin.model.loss import scored_cross_entropy
+    from megatron_ettin.model import loss
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import join_world
 
     join_world(choose_device("cpu"))
     group = torch.distributed.group.WORLD
     assert group is not None
-    part = torch.tensor(np.split(logits, group.size(), axis=1)[group.rank()], requires_grad=True)
-    # Through one operation, as the output layer's logits come: a leaf may not be overwritten.
-    loss, correct = scored_cross_entropy(part * 1.0, torch.from_numpy(labels), group)
-    (2.0 * loss).backward()
-    return loss.item(), int(correct), part.grad.numpy()  # type: ignore[union-attr]
+    size, rank = group.size(), group.rank()
+    leaves = [hidden, np.split(weight, size)[rank], np.split(bias, size)[rank]]
+    dtype = getattr(torch, precision)
+    tensors = tuple(torch.tensor(leaf, dtype=dtype, requires_grad=True) for leaf in leaves)
+    states, matrix, offset = tensors
+    per_rank = VOCAB // size
+    true_rows = min(max(VOCAB - PADDING - rank * per_rank, 0), per_rank)
+    with mock.patch.object(loss, "LOGITS_PIECE_BYTES", {"cpu": rows * per_rank * dtype.itemsize}):
+        value, correct = loss.scored_cross_entropy(
+            states, matrix, offset, torch.from_numpy(labels), group, true_rows=true_rows
+        )
+    (2.0 * value).backward()
+    return Part(value.item(), int(correct), *(leaf.grad.float().numpy() for leaf in tensors))  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_equals_float64(world_size: int) -> None:
+@pytest.mark.parametrize(("world_size", "rows"), [(1, 10_000), (1, 64), (2, 1000), (4, 7)])
+def test_equals_float64(world_size: int, rows: int) -> None:
     rng = np.random.default_rng(0)
-    logits = 8 * rng.standard_normal((SCORED, VOCAB)).astype(np.float32)
-    logits[:, -7:] = -np.inf  # padding; with four ranks it fills the last one
-    labels = np.where(rng.random(SCORED) < 0.3, logits.argmax(-1), rng.integers(0, VOCAB - 7, SCORED))
-    results = run_ranks(world_size, loss_of_part, logits, labels)
+    hidden, weight = rng.standard_normal((SCORED, HIDDEN)), 3 * rng.standard_normal((VOCAB, HIDDEN))
+    bias = rng.standard_normal(VOCAB)
+    logits = (hidden @ weight.T + bias)[:, : VOCAB - PADDING]  # with four ranks, padding fills the last one
+    labels = np.where(rng.random(SCORED) < 0.3, logits.argmax(-1), rng.integers(0, VOCAB - PADDING, SCORED))
+    parts = run_ranks(world_size, loss_of_part, hidden, weight, bias, labels, rows)
 
-    exact = logits.astype(np.float64)
-    log_total = np.log(np.exp(exact).sum(-1))
-    expected_loss = (log_total - exact[np.arange(SCORED), labels]).sum()
-    softmax = np.exp(exact - log_total[:, None])
-    expected_gradient = 2.0 * (softmax - np.eye(VOCAB)[labels])
-    for loss, correct, _ in results:
-        np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
-        assert correct == (logits.argmax(-1) == labels).sum()
-    gradient = np.concatenate([part for *_, part in results], axis=1)
-    np.testing.assert_allclose(gradient, expected_gradient, atol=2e-6)
+    expected_loss, slope = exact(logits, labels)
+    for part in parts:
+        np.testing.assert_allclose(part.loss, expected_loss, rtol=1e-6)
+        assert part.correct == (logits.argmax(-1) == labels).sum()
+        np.testing.assert_allclose(part.hidden, slope @ weight, atol=2e-5)
+    np.testing.assert_allclose(np.concatenate([part.weight for part in parts]), slope.T @ hidden, atol=1e-3)
+    np.testing.assert_allclose(np.concatenate([part.bias for part in parts]), slope.sum(0), atol=1e-3)
+
+
+def exact(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the loss, and the gradient of twice the loss by all logits, those of padding included."""
+    log_total = np.log(np.exp(logits).sum(-1))
+    loss = float((log_total - logits[np.arange(len(logits)), labels]).sum())
+    slope = np.zeros((len(logits), VOCAB))
+    slope[:, : VOCAB - PADDING] = np.exp(logits - log_total[:, None]) - np.eye(VOCAB)[labels][:, : VOCAB - PADDING]
+    return loss, 2.0 * slope
+
+
+def test_bf16_is_as_near_as_its_rounding() -> None:
+    rng = np.random.default_rng(1)
+    # Values that bf16 holds exactly, so that only what is computed from them rounds.
+    hidden = rng.integers(-8, 9, (SCORED, HIDDEN)) / 8
+    weight, bias = rng.integers(-8, 9, (VOCAB, HIDDEN)) / 8, rng.integers(-8, 9, VOCAB) / 8
+    labels = rng.integers(0, VOCAB - PADDING, SCORED)
+    [part] = run_ranks(1, loss_of_part, hidden, weight, bias, labels, 64, "bfloat16")
+    loss, slope = exact((hidden @ weight.T + bias)[:, : VOCAB - PADDING], labels)
+    np.testing.assert_allclose(part.loss, loss, rtol=1e-3)
+    for got, wanted in ((part.hidden, slope @ weight), (part.weight, slope.T @ hidden), (part.bias, slope.sum(0))):
+        assert np.linalg.norm(got - wanted) < 1e-2 * np.linalg.norm(wanted)
 
 
 def test_nothing_scored_is_zero() -> None:
-    loss, correct, gradient = run_ranks(1, loss_of_part, np.zeros((0, 8), np.float32), np.zeros(0, np.int64))[0]
-    assert (loss, correct, gradient.shape) == (0.0, 0, (0, 8))
+    hidden, weight, bias = np.zeros((0, HIDDEN)), np.ones((VOCAB, HIDDEN)), np.ones(VOCAB)
+    part = run_ranks(1, loss_of_part, hidden, weight, bias, np.zeros(0, np.int64), 8)[0]
+    assert (part.loss, part.correct, part.hidden.shape) == (0.0, 0, (0, HIDDEN))
+    assert not part.weight.any()
+    assert not part.bias.any()

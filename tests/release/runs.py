@@ -13,9 +13,22 @@ from tests.convert.samples import their_model, write_hub_folder
 
 
 def write_run(
-    save: Path, objective: Objective = "mlm", *, phase: str = "pretrain", steps: Sequence[int] = (10, 20)
+    save: Path,
+    objective: Objective = "mlm",
+    *,
+    phase: str = "pretrain",
+    steps: Sequence[int] = (10, 20),
+    trained_by: str = "",
 ) -> None:
-    """Write a run's folder with a checkpoint for each step, all of different weights, and its metrics."""
+    """Write a run's folder with a checkpoint for each step, all of different weights, and its metrics.
+
+    Args:
+        save: the new folder.
+        objective: whose classes its weights are made with.
+        phase: of the recipe.
+        steps: one checkpoint each.
+        trained_by: the objective that it tells, where that is another one.
+    """
     import torch
 
     save.mkdir(parents=True)
@@ -33,7 +46,9 @@ def write_run(
         run = json.loads((folder / RUN_FILE).read_text())
         tokens = 1000 * step
         run |= {"step": step, "consumed_tokens": tokens, "consumed_samples": 8 * step, "validation_loss": 2.5}
-        run["lineage"] = [{"objective": objective, "steps": step, "tokens": tokens, "parent": "/home/me/runs/a/step_1"}]
+        run["objective"] = trained_by or objective
+        stretch = {"objective": run["objective"], "steps": step, "tokens": tokens, "phase": phase}
+        run["lineage"] = [stretch | {"parent": "/home/me/runs/a/step_1"}]
         run["config"]["training"]["phase"] = phase
         run["config"]["data"]["data_path"] = "3 /home/me/books 1 /home/me/web"
         (folder / RUN_FILE).write_text(json.dumps(run))

@@ -83,6 +83,22 @@ def test_every_checkpoint_becomes_a_revision_and_the_second_time_is_verified(
     assert files(tmp_path / "out") == before
 
 
+def test_a_run_by_mntp_becomes_encoders_without_head(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    write_run(tmp_path / "cross", phase="cross", steps=(4,), trained_by="mntp")
+    assert release.main(arguments([tmp_path / "cross"], tmp_path / "out")) == 0
+    for folder in (tmp_path / "out" / "main", tmp_path / "out" / "revisions" / "cross4"):
+        assert json.loads((folder / "config.json").read_text())["architectures"] == ["ModernBertModel"]
+        model, told = AutoModel.from_pretrained(folder, output_loading_info=True)
+        assert (type(model).__name__, any(told.values())) == ("ModernBertModel", False)
+        card = (folder / "README.md").read_text()
+        assert "pipeline_tag: feature-extraction" in card
+        assert "| cross | mntp | 4 | 4,000 (4K) | a/step_1 |" in card
+    table = list(csv.DictReader((tmp_path / "out" / "main" / "CHECKPOINTS.csv").open()))
+    assert [(row["revision"], row["phase"]) for row in table] == [("cross4", "cross")]
+
+
 def test_nothing_private_is_in_a_release(tmp_path: Path, runs: list[Path]) -> None:
     assert release.main(arguments(runs[1:], tmp_path / "out", "--no-check")) == 0
     text = [p.read_text() for p in (tmp_path / "out" / "main").rglob("*") if p.suffix in (".md", ".yaml", ".json")]

@@ -5,27 +5,36 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import zstandard
 
 from megatron_ettin.data.indexed import IndexedTokens
-from tests.helpers.corpora import write_word_tokenizer
+from megatron_ettin.data.manifest import Manifest
+from megatron_ettin.data.preprocess.sentences import load_splitter
+from tests.helpers.corpora import write_byte_tokenizer, write_word_tokenizer
 
 TOOLS = Path(__file__).parents[2] / "tools"
+MDS = Path(__file__).parents[1] / "data" / "fixtures" / "mds"
 TEXTS = ["a b c", "", "c c", "b a unknown", "a"]
 IDS = [[5, 6, 7], [], [7, 7], [6, 5, 0], [5]]
 
 
-def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOLS / "preprocess_data.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(TOOLS / "preprocess_data.py"), *map(str, arguments)]
+
+
+def call(*arguments: object, **how: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=100, check=False, **how)  # type: ignore[call-overload]
 
 
 @pytest.fixture
@@ -48,10 +57,28 @@ def documents(prefix: Path) -> list[list[int]]:
     return [found.document(number).tolist() for number in range(found.num_documents)]
 
 
+def written(folder: Path, name: str) -> dict[str, bytes]:
+    """Return the files of a run by the end of their names."""
+    return {path.name.removeprefix(name): path.read_bytes() for path in folder.glob(f"{name}_*")}
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.splitlines()[-1]
+
+
 def test_writes_what_the_tokenizer_says(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/out_text_document\n")
     assert documents(tmp_path / "out_text_document") == IDS
+    assert done.stderr.startswith("encoder: tokenizers ")
+    assert "5 documents, 9 tokens, " in done.stderr
+    assert last_line(done) == "1 documents are empty; they keep their place and have no token"
+    manifest = Manifest.load(tmp_path / "out_text_document")
+    assert manifest is not None
+    assert (manifest.documents, manifest.tokens, manifest.vocab_size) == (5, 9, 8)
+    assert sorted(path.name for path in tmp_path.glob("out*")) == [
+        f"out_text_document{suffix}" for suffix in (".bin", ".idx", ".manifest.json")
+    ]
 
 
 def test_end_of_document_and_several_keys(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
@@ -62,21 +89,72 @@ def test_end_of_document_and_several_keys(tmp_path: Path, corpus: Path, tokenize
     assert documents(tmp_path / "out_title_document") == [[5, 2]] * len(TEXTS)
 
 
-def test_any_number_of_workers_and_files_gives_the_same_bytes(tmp_path: Path, tokenizer: Path) -> None:
-    # Long enough for several blocks in each file.
-    lines = [json.dumps({"text": " ".join("abc"[(i * j) % 3] for j in range(400))}) for i in range(1500)]
-    plain = write_lines(tmp_path / "plain.jsonl", lines)
-    packed = tmp_path / "packed.jsonl.gz"
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
-    for workers in (1, 3):
-        prefix = tmp_path / f"w{workers}"
-        flags = ["--output-prefix", prefix, "--tokenizer-model", tokenizer, "--workers", workers]
-        done = call("--input", plain, packed, *flags)
+def words(number: int, length: int) -> str:
+    return " ".join("abc"[(number * place) % 3] for place in range(length))
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> tuple[list[Path], list[str]]:
+    """Inputs of every kind, small and larger than a part, and their texts."""
+    texts = [words(i, 1 + 7 * i % 800) for i in range(3000)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(lines)
+    (folder / "b.json.gz").write_bytes(gzip.compress(lines))
+    (folder / "c.jsonl.zst").write_bytes(zstandard.compress(lines))
+    for number in range(20):
+        (folder / f"d{number:02d}.jsonl").write_text(json.dumps({"text": texts[number]}) + "\n")
+    (folder / "e.txt").write_text(texts[-1])
+    return [folder / "a.jsonl", folder], [*texts * 4, *texts[:20], texts[-1]]
+
+
+def test_any_number_of_workers_and_parts_gives_the_same_bytes(
+    tmp_path: Path, mixed: tuple[list[Path], list[str]]
+) -> None:
+    inputs, texts = mixed
+    tokenizer = write_byte_tokenizer(tmp_path / "bytes")
+    found = []
+    for name, flags in (
+        ("one", ["--workers", 1]),
+        ("many", ["--workers", 5, "--part-megabytes", 1, "--partitions", 5]),
+        ("serial", ["--workers", 1, "--part-megabytes", 1]),
+    ):
+        done = call("--input", *inputs, "--output-prefix", tmp_path / name, "--tokenizer-model", tokenizer, *flags)
         assert done.returncode == 0, done.stderr
+        found.append(written(tmp_path, name))
+    tokens = IndexedTokens(tmp_path / "many_text_document")
+    expected = "".join(texts).replace(" ", "d").encode()
+    assert (np.asarray(tokens.tokens) == np.frombuffer(expected, np.uint8) - ord("a") + 5).all()
+    assert tokens.document_lengths.tolist() == [len(text) for text in texts]
+    assert found[1] == found[2]  # the manifest tells parts, which --part-megabytes sets and workers do not
+    assert all(
+        found[0][f"_text_document{suffix}"] == found[1][f"_text_document{suffix}"] for suffix in (".bin", ".idx")
+    )
+    manifest = Manifest.load(tmp_path / "many_text_document")
+    assert manifest is not None
+    assert len(manifest.parts) > 5
+
+
+def test_shares_of_machines_merge_to_the_whole(tmp_path: Path, mixed: tuple[list[Path], list[str]]) -> None:
+    inputs, _ = mixed
+    tokenizer = write_byte_tokenizer(tmp_path / "bytes")
+    base = ["--input", *inputs, "--tokenizer-model", tokenizer, "--part-megabytes", 1, "--workers", 2]
+    assert call(*base, "--output-prefix", tmp_path / "whole").returncode == 0
+    for index in range(3):
+        flags = ["--output-prefix", tmp_path / "share", "--shard-index", index, "--num-shards", 3]
+        done = call(*base, *flags)
+        assert done.stdout == f"{tmp_path}/share_0000{index}-of-00003_text_document\n", done.stderr
+    merge = [sys.executable, str(TOOLS / "merge_datasets.py"), "--output-prefix", str(tmp_path / "merged"), "--input"]
+    subprocess.run([*merge, *done_prefixes(tmp_path)], check=True, capture_output=True)
     for suffix in (".bin", ".idx"):
-        files = [(tmp_path / f"w{workers}_text_document{suffix}").read_bytes() for workers in (1, 3)]
-        assert files[0] == files[1]
-    assert len(documents(tmp_path / "w3_text_document")) == 2 * len(lines)
+        assert (tmp_path / f"merged{suffix}").read_bytes() == (tmp_path / f"whole_text_document{suffix}").read_bytes()
+    verify = [sys.executable, str(TOOLS / "verify_data.py"), str(tmp_path / "merged")]
+    assert subprocess.run(verify, capture_output=True, check=False).returncode == 0
+
+
+def done_prefixes(folder: Path) -> list[str]:
+    return sorted(str(path.with_suffix("")) for path in folder.glob("share_*.idx"))
 
 
 def test_special_tokens_of_a_post_processor_are_not_written(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
@@ -88,16 +166,45 @@ def test_special_tokens_of_a_post_processor_are_not_written(tmp_path: Path, corp
     assert documents(tmp_path / "out_text_document") == IDS
 
 
+def test_ready_ids_are_not_encoded_again(tmp_path: Path) -> None:
+    tokenizer = write_word_tokenizer(tmp_path / "t", [f"w{i}" for i in range(60)])
+    flags = ["--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--json-keys", "input_ids"]
+    assert call("--input", MDS / "ids_any", *flags).returncode == 0
+    # Document 1 begins with 1, which is [CLS]: rows bring their own.
+    expected = [list(range(i + (i == 1), i + 5 + i % 7)) for i in range(40)]
+    assert documents(tmp_path / "out_input_ids_document") == expected
+
+
+def test_sentences_are_sequences(tmp_path: Path, tokenizer: Path) -> None:
+    texts = [f"a b. c a! b {i}? c." for i in range(50)] + [""]
+    corpus = write_lines(tmp_path / "c.jsonl", [json.dumps({"text": text}) for text in texts])
+    flags = ["--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--append-eod"]
+    done = call(*flags, "--split-sentences", "--punkt-model", tmp_path / "none")
+    assert (done.returncode, done.stderr.split(":")[:2]) == (2, ["error", " --punkt-model " + str(tmp_path / "none")])
+    done = call(*flags, "--split-sentences", "--train-punkt")
+    assert done.stdout == f"{tmp_path}/out_text_sentence\n", done.stderr
+    assert (tmp_path / "out.punkt" / "punkt.json").is_file()
+    index = (tmp_path / "out_text_sentence.idx").read_bytes()
+    sequences, marks = np.frombuffer(index, "<u8", 2, offset=18)
+    splitter = load_splitter(str(tmp_path / "out.punkt"), "english", keep_newlines=False)
+    assert (sequences, marks) == (sum(len(splitter.split(text)) for text in texts), len(texts) + 1)
+    assert sequences > len(texts)
+    assert documents(tmp_path / "out_text_sentence")[0] == [5, 6, 0, 7, 5, 0, 6, 0, 0, 7, 0, 2]
+    again = call(*flags, "--split-sentences", "--punkt-model", tmp_path / "out.punkt")
+    assert again.returncode == 0
+    assert (tmp_path / "out_text_sentence.idx").read_bytes() == index
+
+
+BAD = [
+    ("{not json", "line 2: is not JSON"),
+    ('{"body": "a"}', 'line 2: is no JSON object with a text under "text"'),
+    ('{"text": 3}', 'line 2: is no JSON object with a text under "text"'),
+    ("[]", 'line 2: is no JSON object with a text under "text"'),
+]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ("{not json", "line 2: is not JSON"),
-        ('{"body": "a"}', 'line 2: is no JSON object with a text under "text"'),
-        ('{"text": 3}', 'line 2: is no JSON object with a text under "text"'),
-        ("[]", 'line 2: is no JSON object with a text under "text"'),
-    ],
-)
+@pytest.mark.parametrize(("line", "told"), BAD)
 def test_a_bad_line_is_named_and_nothing_is_left(
     tmp_path: Path, tokenizer: Path, line: str, told: str, workers: int
 ) -> None:
@@ -105,9 +212,31 @@ def test_a_bad_line_is_named_and_nothing_is_left(
     flags = ["--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--workers", workers]
     done = call("--input", bad, *flags)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: --input {bad} {told}"), done.stderr
-    assert done.stderr.count("\n") == 1
+    assert last_line(done).startswith(f"error: --input {bad} {told}"), done.stderr
     assert not list(tmp_path.glob("out*"))
+
+
+def test_bad_records_are_skipped_and_listed(tmp_path: Path, tokenizer: Path) -> None:
+    good = ['{"text": "a b"}'] * 60_000
+    lines = [*good, "{", *good, "", '{"text": "\\ud800"}', *good]
+    (tmp_path / "in").mkdir()
+    first = write_lines(tmp_path / "in" / "a.jsonl", lines)
+    second = tmp_path / "in" / "b.jsonl.gz"
+    second.write_bytes(gzip.compress(first.read_bytes())[:-20])
+    flags = ["--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--on-error", "skip"]
+    done = call("--input", tmp_path / "in", *flags, "--part-megabytes", 1, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    listed = [json.loads(line) for line in (tmp_path / "out.skipped.jsonl").read_text().splitlines()]
+    places = [(entry["file"], entry["line"]) for entry in listed]
+    assert places[:4] == [(str(file), line) for file in (first, second) for line in (60_001, 120_003)]
+    assert listed[4]["reason"].startswith("the gzip data is damaged (")
+    assert listed[4]["onwards"]
+    kept = documents(tmp_path / "out_text_document")
+    assert len(kept) == 180_000 + listed[4]["line"] - 1 - 3
+    assert last_line(done) == f"5 records were left out; all are listed in {tmp_path}/out.skipped.jsonl"
+    manifest = Manifest.load(tmp_path / "out_text_document")
+    assert manifest is not None
+    assert manifest.skipped == 5
 
 
 def test_wrong_flags_are_one_line(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
@@ -119,6 +248,8 @@ def test_wrong_flags_are_one_line(tmp_path: Path, corpus: Path, tokenizer: Path)
         ({"--output-prefx": "x"}, "error: --output-prefx: unknown flag; did you mean --output-prefix?"),
         ({"--workers": "0"}, "error: --workers: 0 is not a whole number above 0"),
         ({"--tokenizer-type": "Sentence"}, "error: --tokenizer-type"),
+        ({"--shard-index": "1"}, "error: --shard-index 1: must be from 0 to below --num-shards 1"),
+        ({"--punkt-model": "x"}, "error: --punkt-model: needs --split-sentences"),
     ]
     for change, told in cases:
         done = call(*[part for flag in {**good, **change}.items() for part in flag])
@@ -132,7 +263,15 @@ def test_append_eod_needs_a_separator(tmp_path: Path, corpus: Path, tokenizer: P
     content = (tokenizer / "tokenizer.json").read_text().replace("[SEP]", "[END]")
     (tokenizer / "tokenizer.json").write_text(content)
     done = call("--input", corpus, "--output-prefix", tmp_path / "o", "--tokenizer-model", tokenizer, "--append-eod")
-    assert (done.returncode, done.stderr.split(":")[:2]) == (2, ["error", " --append-eod"])
+    assert (done.returncode, last_line(done).split(":")[:2]) == (2, ["error", " --append-eod"])
+
+
+def test_help_is_there_at_once() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-X", "importtime", *command("--help")[1:]], capture_output=True, text=True, check=True
+    ).stderr
+    heavy = ("numpy", "torch", "tokenizers", "gigatoken", "pyarrow", "nltk", "orjson", "ray")
+    assert not [name for name in heavy if f"| {name}\n" in loaded]
 
 
 LINE = json.dumps({"text": "a b c " * 1000}).encode() + b"\n"
@@ -144,22 +283,20 @@ def running(tmp_path: Path, tokenizer: Path) -> Iterator[tuple[subprocess.Popen[
     pipe = tmp_path / "pipe.jsonl"
     os.mkfifo(pipe)
     flags = ["--input", pipe, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--workers", "2"]
-    command = [sys.executable, str(TOOLS / "preprocess_data.py"), *map(str, flags)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         writer = os.open(pipe, os.O_WRONLY)
         try:
-            for _ in range(2 * (1 << 20) // len(LINE) + 2):  # more than one block for each worker
+            for _ in range(2 * (1 << 20) // len(LINE) + 2):
                 os.write(writer, LINE)
-            yield process, writer, spawned_workers(process)
+            yield process, writer, workers_of(process)
         finally:
             process.kill()
 
 
-def spawned_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    deadline = time.monotonic() + 30
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        children = psutil.Process(process.pid).children()
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        workers = psutil.Process(process.pid).children()
         if len(workers) == 2:
             return workers
         time.sleep(0.05)
@@ -175,16 +312,22 @@ def test_workers_end_with_their_parent(tmp_path: Path, running, number: signal.S
     assert alive == []
     if number != signal.SIGKILL:
         assert not list(tmp_path.glob("out*"))
-        assert process.stderr.read() == ""
+        assert process.stderr.read().splitlines()[1:] == []
 
 
 def test_a_killed_worker_is_told(tmp_path: Path, running) -> None:  # type: ignore[no-untyped-def]
     process, writer, workers = running
-    workers[0].kill()
+    for worker in workers:
+        worker.kill()
     os.close(writer)
     assert process.wait(30) == 2
-    assert process.stderr.read() == "error: --workers 2: a worker was killed; fewer need less memory\n"
+    assert last_line(process_output(process)) == "error: --workers 2: a worker was killed; fewer need less memory"
     assert not list(tmp_path.glob("out*"))
+
+
+def process_output(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    assert process.stderr is not None
+    return subprocess.CompletedProcess([], process.returncode, "", process.stderr.read())
 
 
 def test_blank_lines_are_no_documents(tmp_path: Path, tokenizer: Path) -> None:
@@ -194,6 +337,129 @@ def test_blank_lines_are_no_documents(tmp_path: Path, tokenizer: Path) -> None:
     assert documents(tmp_path / "out_text_document") == [[5], [6]]
 
 
-def test_a_folder_is_no_input(tmp_path: Path, tokenizer: Path) -> None:
-    done = call("--input", tmp_path, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer)
-    assert (done.returncode, done.stderr) == (2, f"error: --input {tmp_path}: is a folder, not a file\n")
+# ---- interruptions: the same command goes on, and the result is that of a run that was not interrupted
+
+
+@pytest.fixture
+def long_run(tmp_path: Path, tokenizer: Path, mixed: tuple[list[Path], list[str]]) -> list[object]:
+    inputs, _ = mixed
+    return ["--input", *inputs, "--tokenizer-model", tokenizer, "--part-megabytes", 1, "--append-eod"]
+
+
+def finished_parts(folder: Path) -> int:
+    journal = folder / "journal.jsonl"
+    return journal.read_bytes().count(b'{"part"') if journal.is_file() else 0
+
+
+def kill_after(parts: int, flags: list[object], folder: Path) -> bool:
+    """Kill -9 a run and its workers when so many parts are there; whether it was still running."""
+    with subprocess.Popen(command(*flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and finished_parts(folder) < parts:
+            time.sleep(0.002)
+        process.kill()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
+def test_killed_again_and_again_the_result_is_the_same(tmp_path: Path, long_run: list[object], workers: int) -> None:
+    assert call(*long_run, "--output-prefix", tmp_path / "whole").returncode == 0
+    flags = [*long_run, "--output-prefix", tmp_path / "torn", "--workers", workers]
+    folder = tmp_path / "torn.parts"
+    killed = [kill_after(parts, flags, folder) for parts in (1, 3, 6)]
+    assert killed == [True] * 3
+    # What a kill in the middle of a write leaves: a torn line, and a copy that was begun.
+    with (folder / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"part": {"ta')
+    with (folder / "joined-0.bin").open("ab") as joined:
+        joined.write(b"\1\2\3")
+    done = call(*flags, "--workers", 2)  # another number of workers goes on all the same
+    assert done.returncode == 0, done.stderr
+    assert f"going on in {folder}: " in done.stderr
+    assert written(tmp_path, "torn") == written(tmp_path, "whole")
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_kill_between_the_last_renames(tmp_path: Path, long_run: list[object]) -> None:
+    flags = [*long_run, "--output-prefix", tmp_path / "out"]
+    assert call(*flags).returncode == 0
+    expected = written(tmp_path, "out")
+    kill_after(3, flags, tmp_path / "out.parts")
+    code = (
+        "import sys, os; sys.path.insert(0, sys.argv.pop(1)); import pathlib; real = pathlib.Path.replace\n"
+        "def once(self, target):\n"
+        "    real(self, target)\n"
+        "    if str(target).endswith('document.bin'): os._exit(9)\n"
+        "pathlib.Path.replace = once\n"
+        "import runpy; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    broken = subprocess.run([sys.executable, "-c", code, str(TOOLS.parent), *command(*flags)[1:]], check=False)
+    assert broken.returncode == 9
+    assert not (tmp_path / "out_text_document.idx").exists()
+    done = call(*flags)
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path, "out") == expected
+
+
+@pytest.mark.slow
+def test_parts_that_were_lost_are_made_again(tmp_path: Path, long_run: list[object]) -> None:
+    assert call(*long_run, "--output-prefix", tmp_path / "whole").returncode == 0
+    flags = [*long_run, "--output-prefix", tmp_path / "torn", "--workers", 3]
+    assert kill_after(7, flags, tmp_path / "torn.parts")
+    for path in (tmp_path / "torn.parts").glob("0*-0.bin"):
+        path.write_bytes(path.read_bytes()[:-2])
+    assert call(*flags).returncode == 0
+    assert written(tmp_path, "torn") == written(tmp_path, "whole")
+
+
+CHANGES: list[tuple[list[object], str]] = [
+    (["--on-error", "skip"], "--on-error: is skip and was stop"),
+    (["--json-keys", "text", "title"], "--json-keys: is text title and was text"),
+    (["--part-megabytes", "2"], "--part-megabytes: is 2097152 and was 1048576"),
+    (["--text-documents", "line"], "--text-documents: is line and was file"),
+]
+
+
+def test_other_flags_do_not_go_on(tmp_path: Path, long_run: list[object], tokenizer: Path) -> None:
+    flags = [*long_run, "--output-prefix", tmp_path / "out"]
+    assert kill_after(2, flags, tmp_path / "out.parts")
+    for change, told in CHANGES:
+        done = call(*flags, *change)
+        rule = f"when the run in {tmp_path}/out.parts began; repeat that command, or delete the folder"
+        assert (done.returncode, last_line(done)) == (2, f"error: {told} {rule}")
+    done = call(*[flag for flag in flags if flag != "--append-eod"])
+    assert last_line(done).startswith("error: --append-eod: is not given and was given when")
+    (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text().replace('"c": 7', '"d": 7'))
+    assert last_line(call(*flags)).startswith("error: --tokenizer-model: is ")
+    (tmp_path / "mixed" / "d00.jsonl").write_text('{"text": "b"}\n')
+    (tokenizer / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text().replace('"d": 7', '"c": 7'))
+    assert last_line(call(*flags)).startswith("error: --input: the files are not those it began with when")
+
+
+def limit_files(num_bytes: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, long_run: list[object], workers: int) -> None:
+    assert call(*long_run, "--output-prefix", tmp_path / "whole").returncode == 0
+    flags = [*long_run, "--output-prefix", tmp_path / "out", "--workers", workers]
+    # The joined file outgrows this, the files of the parts do not.
+    done = call(*flags, preexec_fn=limit_files(2_000_000))
+    assert done.returncode == 2
+    told = f"error: --output-prefix {tmp_path}/out: File too large; finished parts stay in {tmp_path}/out.parts, and"
+    assert last_line(done).startswith(told)
+    assert finished_parts(tmp_path / "out.parts") >= 2
+    assert call(*flags).returncode == 0
+    assert written(tmp_path, "out") == written(tmp_path, "whole")
+
+
+def test_two_runs_do_not_write_the_same(tmp_path: Path, running) -> None:  # type: ignore[no-untyped-def]
+    _, _, _ = running
+    corpus = write_lines(tmp_path / "c.jsonl", ['{"text": "a"}'])
+    done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tmp_path / "tokenizer")
+    assert (done.returncode, last_line(done)) == (
+        2,
+        f"error: --output-prefix: another run is writing in {tmp_path}/out.parts",
+    )

@@ -44,7 +44,10 @@ class Material:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    folder = tmp_path_factory.mktemp("material")
+    return write_material(tmp_path_factory.mktemp("material"))
+
+
+def write_material(folder: Path) -> Material:
     tokenizer = write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(TINY.vocab_size - 5)])
     return Material(
         write_corpus(folder / "corpus", [document.tolist() for document in babble(120, TINY.vocab_size)]),
@@ -75,10 +78,18 @@ def settings(material: Material, objective: str = "mlm", **overrides: Any) -> Ru
     return tiny_run(objective, **(small | overrides))
 
 
+PACE = ("tokens_per_second", "model_flops_per_second", "mfu", "data_wait_share", "memory_bytes")
+
+
 def metrics(save: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without the pace, which no two runs share."""
     lines = [json.loads(line) for line in (save / METRICS_FILE).read_text().splitlines()]
-    assert all(line.pop("tokens_per_second") > 0 for line in lines)
+    for line in lines:
+        pace = {name: line.pop(name) for name in PACE}
+        assert pace["tokens_per_second"] > 0
+        assert pace["mfu"] > 0
+        assert 0 <= pace["data_wait_share"] <= 1
+        assert pace["memory_bytes"] > 10_000_000, "a process with torch takes more"
     return lines
 
 
@@ -235,8 +246,9 @@ def test_histories_are_not_mixed(trained: Path, tmp_path: Path, material: Materi
     run_ranks(1, launch, settings(material, objective, save=str(other), train_iters=1))
     message = refusal(settings(material, objective, save=str(other), load=str(trained)))
     assert message.startswith(f"--save {other}:")
-    message = refusal(settings(material, objective, save=str(trained), load=str(trained), global_batch_size=8))
-    assert message.startswith("--global-batch-size 8:")
+    message = refusal(settings(material, objective, save=str(trained), load=str(trained), seed=22, seq_length=32))
+    assert message.startswith(f"--load {trained}")
+    assert "changed since then: --seq-length 32 (was 64), --seed 22 (was 21); --accept-data-change" in message
 
 
 def test_a_branch_goes_to_a_folder_of_its_own(trained: Path, tmp_path: Path, material: Material) -> None:
@@ -277,3 +289,12 @@ def fail_then_launch(run: RunConfig) -> list[int]:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
     launch(run)
     return [line["step"] for line in metrics(Path(run.checkpoint.save))]
+
+
+def test_a_trace_of_chosen_steps_is_written(tmp_path: Path, material: Material) -> None:
+    save = tmp_path / "run"
+    run_ranks(1, launch, settings(material, save=str(save), train_iters=4, eval_interval=0, profile_steps="2:3"))
+    [trace] = (save / "profile").iterdir()
+    assert trace.name == "steps_2_3_rank_0.json"
+    names = [event["name"] for event in json.loads(trace.read_text())["traceEvents"] if "name" in event]
+    assert names.count("Optimizer.step#FusedAdamW.step") == 2, "one for each step"

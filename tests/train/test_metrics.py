@@ -79,7 +79,7 @@ def result(loss_sum: float = 20.0) -> StepResult:
     ("objective", "quality_name", "value"), [("mlm", "masked_accuracy", 0.4), ("clm", "perplexity", math.e**2)]
 )
 def test_record_of_a_step(objective: str, quality_name: str, value: float) -> None:
-    record = step_record(objective, 7, 700, result(), learning_rate=1e-3, tokens_per_second=123.456)
+    record = step_record(objective, 7, 700, result(), learning_rate=1e-3)
     assert record == {
         "step": 7,
         "tokens": 700,
@@ -88,7 +88,6 @@ def test_record_of_a_step(objective: str, quality_name: str, value: float) -> No
         "scored_tokens": result().sums.scored_tokens,
         "learning_rate": 1e-3,
         "gradient_norm": 0.5,
-        "tokens_per_second": 123.5,
     }
 
 

@@ -1,0 +1,147 @@
+"""From an index on disk to the first row: the start of a run on 10^6, 10^7 and 10^8 documents, first and next time.
+
+Each start is a process of its own that does what training does before its first step: check the corpora, build or find
+the indices, and read the first rows. The .bin is sparse, so that 10^11 tokens take no room; documents have lengths of a
+log-normal law with a mean of 1000 tokens. Memory is the process's peak, mapped files counted.
+
+    python benchmarks/dataset_start.py --output benchmarks/results/dataset_start.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from megatron_ettin.data.indexed import IndexHeader
+
+MEAN_TOKENS = 1000
+SEQ_LENGTH = 1024
+_AT_ONCE = 1 << 22
+
+
+def write_index(prefix: Path, num_documents: int) -> int:
+    """Write a pair of so many documents, of which only the index takes room; return its tokens."""
+    header = IndexHeader(np.dtype(np.uint16), num_documents, num_documents + 1)
+    rng = np.random.default_rng(0)
+    with Path(f"{prefix}.idx").open("wb") as file:
+        file.write(header.to_bytes())
+        total = 0
+        for begin in range(0, num_documents, _AT_ONCE):
+            count = min(_AT_ONCE, num_documents - begin)
+            lengths = np.maximum(1, rng.lognormal(np.log(MEAN_TOKENS) - 0.5, 1.0, count)).astype(np.int32)
+            file.seek(header.lengths_at + 4 * begin)
+            file.write(lengths.tobytes())
+            ends = total + np.cumsum(lengths, dtype=np.int64)
+            file.seek(header.pointers_at + 8 * begin)
+            file.write((2 * (ends - lengths)).tobytes())
+            file.seek(header.marks_at + 8 * begin)
+            file.write(np.arange(begin, begin + count, dtype=np.int64).tobytes())
+            total = int(ends[-1])
+        file.write(np.array([num_documents], np.int64).tobytes())
+    with Path(f"{prefix}.bin").open("wb") as file:
+        file.truncate(2 * total)
+    return total
+
+
+def start(prefix: str) -> dict[str, float]:
+    """Do in this process what a run does with its corpus before the first step; return seconds and memory."""
+    from megatron_ettin.config.run import RunConfig
+    from megatron_ettin.data.tokenizer import TokenizerFiles
+    from megatron_ettin.train.inputs import check_corpus
+    from megatron_ettin.train.sources import build_training_rows, open_corpus
+
+    folder = Path(prefix).parent / "tokenizer"
+    values = {"data_path": prefix, "tokenizer_model": str(folder), "seq_length": SEQ_LENGTH, "objective": "mlm"}
+    run = RunConfig().with_values(values)
+    tokenizer = TokenizerFiles.load(folder)
+    begun = time.perf_counter()
+    check_corpus(run, tokenizer)
+    checked = time.perf_counter()
+    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    rows.rows(0, 1024)
+    ended = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds": ended - begun,
+        "of it checks": checked - begun,
+        "peak_bytes": peak,
+        "rows": rows.num_rows,
+        "fill_rate": rows.fill_rate,
+    }
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write the smallest tokenizer that a run accepts."""
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    added = [{"id": number, "content": token, "special": True} for number, token in enumerate(special)]
+    vocabulary = {token: number for number, token in enumerate(special)}
+    folder.mkdir()
+    content = {"added_tokens": added, "model": {"type": "WordLevel", "vocab": vocabulary}}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def measure(folder: Path, num_documents: int) -> str:
+    """Start twice on a fresh corpus and return a line of the table."""
+    prefix = folder / f"documents_{num_documents}"
+    tokens = write_index(prefix, num_documents)
+    found = []
+    for _ in range(2):
+        os.sync()  # a start shall not wait for what was written before it
+        command = [sys.executable, __file__, "--start", str(prefix)]
+        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    kept = sum(path.stat().st_size for path in Path(f"{prefix}.cache").rglob("*"))
+    shutil.rmtree(f"{prefix}.cache", ignore_errors=True)
+    for suffix in (".idx", ".bin"):
+        Path(f"{prefix}{suffix}").unlink()
+    first, later = found
+    assert first["rows"] == later["rows"]
+    return (
+        f"| {num_documents:,} | {tokens:,} | {first['rows']:,} | {first['fill_rate']:.2%} | {first['seconds']:.1f} | "
+        f"{first['peak_bytes'] / 2**30:.2f} | {later['seconds']:.2f} | {later['peak_bytes'] / 2**30:.2f} | "
+        f"{kept / 2**30:.2f} |"
+    )
+
+
+def main() -> None:
+    """Measure and print, and write the table where --output is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, nargs="+", default=[10**6, 10**7, 10**8])
+    parser.add_argument("--folder", help="where to write the corpora; default a temporary folder")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--start", metavar="PREFIX", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.start:
+        print(json.dumps(start(options.start)))
+        return
+    lines = [
+        "# Start of a run on a large corpus",
+        "",
+        f"Rows of {SEQ_LENGTH}, --packing best-fit, `.bin` sparse; each start is a process of its own: it checks "
+        "the corpus, builds or finds the indices, and reads 1024 rows. GiB are its peak, mapped files counted.",
+        "",
+        "| documents | tokens | rows | filled | first start, s | GiB | next start, s | GiB | kept on disk, GiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        write_tokenizer(Path(folder) / "tokenizer")
+        for count in options.documents:
+            lines.append(measure(Path(folder), count))
+            print(lines[-1], flush=True)
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.output:
+        options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

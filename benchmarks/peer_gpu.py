@@ -1,0 +1,104 @@
+"""transformers' ModernBERT classes trained on the same pieces: what a run without this trainer would get."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.flops import training_flops
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.train.feed import build_training_rows, open_corpus
+
+MICRO_BATCHES = 4
+IGNORED = -100
+
+
+def peer_step(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
+    """Time training steps of transformers' class of the run's shape: compiled, bf16, sdpa, fused AdamW.
+
+    The decoder's window and the encoder's are what the classes themselves make of the shape.
+    """
+    model = build_peer(run).cuda().to(torch.bfloat16).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    compiled = torch.compile(model)
+    batches = padded_batches(run)
+    seconds, tokens, flops, losses = [], [], [], []
+    for step in range(2 + steps):
+        taken = [batches[(step * MICRO_BATCHES + i) % len(batches)] for i in range(MICRO_BATCHES)]
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for batch in taken:
+            inputs = {name: torch.from_numpy(batch[name]).cuda() for name in ("input_ids", "attention_mask", "labels")}
+            loss = compiled(**inputs).loss / MICRO_BATCHES
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item() * MICRO_BATCHES)
+        if step >= 2:
+            seconds.append(time.perf_counter() - started)
+            lengths = [int(n) for batch in taken for n in batch["attention_mask"].sum(1)]
+            scored = sum(int((batch["labels"] != IGNORED).sum()) for batch in taken)
+            tokens.append(sum(lengths))
+            mask_kind = MASK_OF_OBJECTIVE[run.training.objective]
+            flops.append(training_flops(run.model, mask_kind, lengths, scored))
+    return {
+        "tokens_per_second": statistics.median(count / took for count, took in zip(tokens, seconds, strict=True)),
+        "model_flops_per_second": statistics.median(work / took for work, took in zip(flops, seconds, strict=True)),
+        "seconds_per_step": statistics.median(seconds),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+        "losses": losses,
+    }
+
+
+def build_peer(run: RunConfig) -> torch.nn.Module:
+    """Return the class of the run's objective in the run's shape, with random weights."""
+    from transformers import (
+        ModernBertConfig,
+        ModernBertDecoderConfig,
+        ModernBertDecoderForCausalLM,
+        ModernBertForMaskedLM,
+    )
+
+    model = run.model
+    shape = {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "max_position_embeddings": max(1024, run.data.seq_length),
+        "local_attention": model.sliding_window,
+        "attn_implementation": "sdpa",
+    }
+    if run.training.objective == "clm":
+        return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**shape))
+    return ModernBertForMaskedLM(ModernBertConfig(**shape, sparse_prediction=False))
+
+
+def padded_batches(run: RunConfig, wanted: int = 8) -> list[dict[str, np.ndarray]]:
+    """Return micro-batches of pieces, each a row padded to the sequence length; MLM hides 30% of the tokens."""
+    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
+    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    size, length = run.training.micro_batch_size // 2 or 1, run.data.seq_length
+    pieces = [piece for sample in range(2 * size * wanted) for piece in rows.row(sample)]
+    rng = np.random.default_rng(0)
+    batches = []
+    for first in range(0, size * wanted, size):
+        tokens = np.full((size, length), tokenizer.pad_id, dtype=np.int64)
+        mask = np.zeros((size, length), dtype=np.int64)
+        for row, piece in enumerate(pieces[first : first + size]):
+            ids = [tokenizer.cls_id, *piece.tokens[: length - 2], tokenizer.sep_id]
+            tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
+        labels = np.where(mask == 1, tokens, IGNORED)
+        if run.training.objective != "clm":
+            chosen = (mask == 1) & (rng.random(tokens.shape) < run.data.mlm_probability)
+            labels = np.where(chosen, tokens, IGNORED)
+            tokens = np.where(chosen, tokenizer.mask_id, tokens)
+        batches.append({"input_ids": tokens, "attention_mask": mask, "labels": labels})
+    return batches

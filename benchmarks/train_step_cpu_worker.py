@@ -1,0 +1,247 @@
+"""One measurement of benchmarks/train_step_cpu.py, in a process of its own; prints a JSON object last."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.flops import training_flops
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.data.tokenizer import TokenizerFiles
+
+WARM_UP = 3
+"""Steps that do not count."""
+
+
+def main() -> None:
+    """Do what the request says."""
+    request = json.loads(sys.argv[1])
+    torch.set_num_threads(request["threads"])
+    run = configure(request)
+    if request["task"] == "shares":
+        found: dict[str, Any] = shares(run, request["steps"])
+    elif request["name"] == "ours":
+        found = {"tokens_per_second": our_speed(run)}
+    else:
+        found = {"tokens_per_second": trainer_speed(run, request, sparse="sparse" in request["name"])}
+    print("\n" + json.dumps(found))
+
+
+def configure(request: dict[str, Any]) -> RunConfig:
+    """Return the run: the published recipe of the 17M model in small batches."""
+    settings = ["--preset", "ettin-17m", "--objective", request["objective"], "--device", "cpu"]
+    settings += ["--packing", "best-fit", "--micro-batch-size", request["rows"], "--global-batch-size", request["rows"]]
+    settings += ["--train-iters", WARM_UP + request["steps"], "--log-interval", 1, "--eval-interval", 0]
+    settings += ["--data-path", request["data"], "--tokenizer-model", request["tokenizer"]]
+    settings += ["--save", str(Path(request["folder"]) / "run")]
+    return parse_command([str(setting) for setting in settings]).run
+
+
+def our_speed(run: RunConfig) -> float:
+    """Train with the product's own loop and return the tokens per second that it tells, by the median step."""
+    from megatron_ettin.train.run import run as train
+
+    train(run)
+    lines = (Path(run.checkpoint.save) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[WARM_UP:])
+
+
+def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> float:
+    """Train with transformers' Trainer and return real tokens per second of the median step."""
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainerCallback
+    from transformers import TrainingArguments as Arguments
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(run.data.tokenizer_model)
+    causal = run.training.objective == "clm"
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=not causal, mlm_probability=run.data.mlm_probability)
+    counted: list[tuple[float, int]] = []
+
+    def collate_and_count(examples: list[dict[str, Any]]) -> Any:
+        batch = collate(examples)
+        counted.append((time.perf_counter(), int(batch["attention_mask"].sum())))
+        return batch
+
+    class Clock(TrainerCallback):
+        """Notes when each step ended."""
+
+        ends: list[float] = []  # noqa: RUF012
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.ends.append(time.perf_counter())
+
+    steps = WARM_UP + request["steps"]
+    clock = Clock()
+    Trainer(
+        model=build_peer(run, sparse=sparse),
+        args=Arguments(
+            output_dir=request["folder"],
+            use_cpu=True,
+            max_steps=steps,
+            per_device_train_batch_size=request["rows"],
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            learning_rate=1e-4,
+        ),
+        train_dataset=examples(run, 2 * steps * request["rows"]),
+        data_collator=collate_and_count,
+        callbacks=[clock],
+    ).train()
+    took = np.diff(clock.ends)[WARM_UP - 1 :]
+    tokens = [count for _, count in counted][WARM_UP : WARM_UP + len(took)]
+    return float(sum(tokens) / took.sum())
+
+
+def build_peer(run: RunConfig, *, sparse: bool) -> torch.nn.Module:
+    """Return transformers' class of the run's objective in the run's shape."""
+    from transformers import (
+        ModernBertConfig,
+        ModernBertDecoderConfig,
+        ModernBertDecoderForCausalLM,
+        ModernBertForMaskedLM,
+    )
+
+    model = run.model
+    shape = {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "local_attention": model.sliding_window,
+        "attn_implementation": "sdpa",
+    }
+    if run.training.objective == "clm":
+        return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**shape))
+    return ModernBertForMaskedLM(ModernBertConfig(**shape, sparse_prediction=sparse))
+
+
+def examples(run: RunConfig, wanted: int) -> list[dict[str, list[int]]]:
+    """Return the pieces of the first rows that our run trains on, each an example of its own."""
+    from megatron_ettin.train.feed import build_training_rows, open_corpus
+
+    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
+    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    found: list[dict[str, list[int]]] = []
+    sample = 0
+    while len(found) < wanted:
+        for piece in rows.row(sample):
+            ids = [tokenizer.cls_id, *piece.tokens.tolist(), tokenizer.sep_id]
+            found.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
+        sample += 1
+    return found[:wanted]
+
+
+def shares(run: RunConfig, steps: int) -> dict[str, Any]:
+    """Return which part of a step takes which share of it, and the rate of the model's work."""
+    from megatron_ettin.objectives.objective import build_objective
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import end_process, start_process
+    from megatron_ettin.train.build import build_training
+    from megatron_ettin.train.feed import build_ahead, build_training_rows, open_corpus, plan_steps, step_batches
+    from megatron_ettin.train.step import train_step
+
+    device = choose_device("cpu")
+    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
+    objective = build_objective(run, tokenizer)
+    ranks = start_process(run, device)
+    training = build_training(run, objective.mask_kind, device, ranks)
+    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    spent: dict[str, float] = {}
+    watch_parts(training, spent)
+    work, total = 0, 0.0
+    plan = plan_steps(run, rows, objective)
+    with build_ahead(
+        lambda step: step_batches(plan, rows, objective, ranks, step), range(WARM_UP + steps)
+    ) as batches_of:
+        for step in range(WARM_UP + steps):
+            if step == WARM_UP:
+                spent.clear()
+                work, total = 0, 0.0
+            started = time.perf_counter()
+            with timed(spent, "waiting for data"):
+                batches = batches_of(step)
+            train_step(training, batches, run.optimizer.lr / 100)
+            total += time.perf_counter() - started
+            for batch in batches:
+                lengths = np.diff(batch.cu_seqlens).tolist()
+                mask_kind = MASK_OF_OBJECTIVE[run.training.objective]
+                work += training_flops(run.model, mask_kind, lengths, len(batch.scored_K))
+    end_process()
+    spent["norms, residuals and the rest"] = total - sum(spent.values())
+    part = {name: seconds / total for name, seconds in spent.items()}
+    return {"shares": part, "flops_per_second": work / total, "peak": product_rate()}
+
+
+def watch_parts(training: Any, spent: dict[str, float]) -> None:
+    """Add the seconds of each part, forward and backward, to ``spent``."""
+    from megatron_ettin.model import ettin
+
+    model = training.model
+    for layer in model.transformer.layers:
+        watch(layer.self_attention, "attention and its projections", spent)
+        watch(layer.mlp, "MLP", spent)
+    watch(model.embedding, "embedding", spent)
+    watch(model.head, "head, output matrix and loss", spent)
+    loss, step = ettin.scored_cross_entropy, training.optimizer.step_with_ready_grads
+
+    def timed_call(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with timed(spent, name):
+                return function(*args, **kwargs)
+
+        return call
+
+    ettin.scored_cross_entropy = timed_call(loss, "head, output matrix and loss")
+    training.optimizer.step_with_ready_grads = timed_call(step, "optimizer")
+
+
+def watch(module: torch.nn.Module, name: str, spent: dict[str, float]) -> None:
+    """Time one module by hooks; on a CPU what a module does is done when it returns."""
+    started: list[float] = []
+
+    def begin(*args: Any) -> None:
+        started.append(time.perf_counter())
+
+    def end(*args: Any) -> None:
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - started.pop()
+
+    module.register_forward_pre_hook(begin)
+    module.register_forward_hook(end)
+    module.register_full_backward_pre_hook(begin)
+    module.register_full_backward_hook(end)
+
+
+@contextmanager
+def timed(spent: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds of what runs inside to ``spent[name]``."""
+    started = time.perf_counter()
+    yield
+    spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+
+
+def product_rate(size: int = 2048) -> float:
+    """Return the operations a second of an fp32 matrix product, the best of ten."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What ``--data-path`` names: one corpus, several, or a blend with weights or token targets."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.token_counts import format_token_count, parse_token_count
+
+DATA_PATH_RULE = (
+    "must be PREFIX, PREFIX PREFIX ..., or WEIGHT PREFIX WEIGHT PREFIX ...; in YAML also a list of "
+    "{path: PREFIX, weight: X} or {path: PREFIX, tokens: 5B}"
+)
+_SUFFIXES = "KMBTkmbt"
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """One corpus of a blend, and how much of it is wanted."""
+
+    path: str
+    """Prefix of the .bin/.idx pair."""
+    weight: Fraction | None = None
+    """Share of the rows, relative to the other weights."""
+    tokens: int | None = None
+    """Target in tokens, relative to the other targets."""
+
+
+def parse_sources(data_path: str) -> tuple[SourceRequest, ...]:
+    """Return the corpora that ``--data-path`` names, in order.
+
+    ``0.6 A 0.4 B`` weighs rows, ``5B A 2B B`` (numbers with a suffix) gives token targets, ``A B`` takes each with the
+    rows it has. A path with a space in it is quoted.
+
+    Raises:
+        ConfigError: a weight is not positive, or weights and targets are mixed.
+    """
+    words = _words(data_path)
+    requests = _weighted(words) if _is_blend(words) else tuple(SourceRequest(word) for word in words)
+    for request in requests:
+        if (request.weight is not None and request.weight <= 0) or request.tokens == 0:
+            raise ConfigError(f"--data-path {data_path}: the weight of {request.path} must be above 0")
+    if len({request.tokens is None for request in requests}) > 1:
+        raise ConfigError(f"--data-path {data_path}: give weights or token targets, not both")
+    return requests
+
+
+def join_sources(written: object) -> str | None:
+    """Return what a command line or a YAML file gives for ``--data-path`` as one text, or None where it is nothing."""
+    if isinstance(written, str):
+        return written if "\0" not in written else None
+    if not isinstance(written, list) or not written:
+        return None
+    if all(isinstance(word, str | int | float) and not isinstance(word, bool) for word in written):
+        words = [str(word) for word in written]
+        if len(words) == 1 and (len(_words(words[0])) == 1 or _is_blend(_words(words[0]))):
+            return words[0]
+        return shlex.join(words)
+    words = []
+    for entry in written:
+        found = _entry_words(entry)
+        if found is None:
+            return None
+        words += found
+    return shlex.join(words)
+
+
+def _entry_words(entry: object) -> list[str] | None:
+    """Return the words of one source of a YAML list."""
+    if not isinstance(entry, dict) or "path" not in entry:
+        return None
+    amounts = [key for key in entry if key != "path"]
+    if amounts == ["weight"] and _number(str(entry["weight"])) is not None:
+        return [str(entry["weight"]), str(entry["path"])]
+    if amounts == ["tokens"]:
+        tokens = parse_token_count(entry["tokens"])
+        if tokens is not None:
+            return [_with_suffix(tokens), str(entry["path"])]
+    return None
+
+
+def _with_suffix(tokens: int) -> str:
+    """Return a count as a text that tells it from a weight."""
+    spelled = format_token_count(tokens)
+    return spelled if spelled[-1] in _SUFFIXES else f"{tokens // 1000}.{tokens % 1000:03d}K"
+
+
+def _words(data_path: str) -> list[str]:
+    try:
+        return shlex.split(data_path)
+    except ValueError:  # a lone quote in a file's name
+        return [data_path]
+
+
+def _is_blend(words: Sequence[str]) -> bool:
+    numbers = words[::2]
+    return len(words) >= 2 and len(words) % 2 == 0 and all(_amount(word) is not None for word in numbers)
+
+
+def _weighted(words: Sequence[str]) -> tuple[SourceRequest, ...]:
+    requests = []
+    for amount, path in zip(words[::2], words[1::2], strict=True):
+        if amount[-1] in _SUFFIXES:
+            requests.append(SourceRequest(path, tokens=parse_token_count(amount)))
+        else:
+            requests.append(SourceRequest(path, weight=_number(amount)))
+    return tuple(requests)
+
+
+def _amount(word: str) -> Fraction | int | None:
+    return parse_token_count(word) if word and word[-1] in _SUFFIXES else _number(word)
+
+
+def _number(word: str) -> Fraction | None:
+    try:
+        return Fraction(word) if "/" not in word and "_" not in word else None
+    except (ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,65 @@
+"""What decides which tokens a sample number means, so that a resumed run can tell that it still means the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.data.tokenizer import TokenizerFiles
+
+_SAMPLED_BLOCKS = 256
+_BLOCK_BYTES = 2**14
+
+_FLAGS = (
+    "seq_length",
+    "packing",
+    "split",
+    "split_by",
+    "chunk_size",
+    "chunk_min_size",
+    "chunk_skip_size",
+    "chunk_at_sentences",
+)
+"""Settings of the data section that decide rows and their order."""
+
+
+def order_fingerprint(run: RunConfig, tokenizer: TokenizerFiles) -> dict[str, Any]:
+    """Return what decides the training order, one entry a cause, ready for JSON.
+
+    The paths of the files do not matter, only their content; of large files evenly spread blocks stand for the whole.
+    """
+    sources = parse_sources(run.data.data_path)
+    return {
+        "data files": [file_fingerprint(f"{source.path}{suffix}") for source in sources for suffix in (".idx", ".bin")],
+        "blend": [[str(source.weight or ""), source.tokens or 0] for source in sources],
+        "tokenizer": tokenizer.fingerprint,
+        **{name: getattr(run.data, name) for name in _FLAGS},
+        "seed": run.training.seed,
+        **({"shards": [Path(source.path).name for source in sources]} if run.data.split_by == "hash" else {}),
+    }
+
+
+def changed_causes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two fingerprints, each with both values."""
+    names = [*before, *(name for name in now if name not in before)]
+    return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
+
+
+def file_fingerprint(path: str) -> str:
+    """Return the size of a file and a checksum of it, or of blocks spread evenly over it."""
+    size = Path(path).stat().st_size
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        if size <= _SAMPLED_BLOCKS * _BLOCK_BYTES:
+            digest.update(file.read())
+        else:
+            for begin in np.linspace(0, size - _BLOCK_BYTES, _SAMPLED_BLOCKS).astype(np.int64).tolist():
+                file.seek(begin)
+                digest.update(file.read(_BLOCK_BYTES))
+    return f"{size}:{digest.hexdigest()[:32]}"

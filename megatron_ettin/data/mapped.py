@@ -1,0 +1,161 @@
+"""A corpus too large to read its index whole: both files stay on disk and are looked into where needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.indexed import IndexedTokens, IndexHeader
+from megatron_ettin.data.manifest import Manifest
+
+LARGE_DOCUMENTS = 2**20
+"""From so many documents on, an index is not read into memory."""
+
+_LOOKED_AT = 4096
+"""Documents by which one tells whether [SEP] closes them."""
+
+
+class MappedTokens:
+    """A .bin/.idx pair seen as :class:`IndexedTokens` shows it; opening takes the same time whatever its size.
+
+    Attributes:
+        tokens: all token ids, one after the other.
+        document_starts: indexed like an int64 array [D + 1].
+    """
+
+    def __init__(self, prefix: str | Path) -> None:
+        """Open ``prefix``.bin and ``prefix``.idx.
+
+        Raises:
+            ConfigError: a file is missing or damaged, or the tokens are fewer or more than the index says.
+        """
+        index_path, tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+        for path in (index_path, tokens_path):
+            if not path.is_file():
+                raise ConfigError(f"--data-path {prefix}: there is no file {path}")
+        header = IndexHeader.read(index_path)
+        self.document_starts = DocumentStarts(index_path, header)
+        expected = self.document_starts.num_tokens * header.dtype.itemsize
+        found = tokens_path.stat().st_size
+        if found != expected:
+            raise ConfigError(f"--data-path {prefix}: {tokens_path} has {found} bytes, its index says {expected}")
+        mapped = np.memmap(tokens_path, dtype=header.dtype, mode="r") if expected else np.zeros(0, header.dtype)
+        self.tokens: NDArray[np.integer] = np.asarray(mapped)
+
+        self.stored_tokens = StoredTokens(tokens_path, header.dtype, expected // header.dtype.itemsize)
+        """The same, read instead of mapped: what is looked at once does not stay in this process's memory."""
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents."""
+        return len(self.document_starts) - 1
+
+
+class StoredTokens:
+    """Tokens of a file, sliced like an array and read anew each time."""
+
+    def __init__(self, path: Path, dtype: np.dtype[np.integer], count: int) -> None:
+        """Name the file and how many tokens it holds."""
+        self._path = path
+        self._dtype = dtype
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, which: slice) -> NDArray[np.integer]:
+        begin, end, step = which.indices(self._count)
+        assert step == 1
+        return np.fromfile(self._path, self._dtype, max(0, end - begin), offset=begin * self._dtype.itemsize)
+
+
+class DocumentStarts:
+    """Where documents begin, in tokens, read from the index file on demand."""
+
+    def __init__(self, path: Path, header: IndexHeader) -> None:
+        """Map the tables of an index.
+
+        Raises:
+            ConfigError: its first and last entries contradict each other.
+        """
+        self._path = path
+        self._header = header
+        self._item = header.dtype.itemsize
+        self._pointers = self._map(np.int64, header.pointers_at, header.num_sequences)
+        self._marks = self._map(np.int64, header.marks_at, header.num_marks)
+        if len(self._marks) == 0 or self._marks[0] != 0 or self._marks[-1] != header.num_sequences:
+            raise ConfigError(f"--data-path: {path} has document marks that do not cover its sequences")
+        last = self._map(np.int32, header.lengths_at, header.num_sequences)[-1:]
+        self.num_tokens = int(self._pointers[-1]) // self._item + int(last[0]) if len(last) else 0
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def __getitem__(self, which: slice | int | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the starts of some documents.
+
+        Raises:
+            ConfigError: a stretch of them does not ascend.
+        """
+        if not isinstance(which, slice):
+            return self._of_marks(np.asarray(self._marks[which]), self._pointers, 0)
+        begin, end, step = which.indices(len(self))
+        assert step == 1
+        # Read, not mapped: what was looked at once shall not stay in this process's memory.
+        marks = np.fromfile(self._path, np.int64, max(0, end - begin), offset=self._header.marks_at + 8 * begin)
+        if len(marks) == 0:
+            return marks
+        if (np.diff(marks) < 0).any() or marks[-1] > self._header.num_sequences:
+            raise ConfigError(f"--data-path: {self._path} has document marks that do not ascend: it is damaged")
+        first, last = int(marks[0]), min(int(marks[-1]) + 1, self._header.num_sequences)
+        pointers = np.fromfile(self._path, np.int64, last - first, offset=self._header.pointers_at + 8 * first)
+        starts = self._of_marks(marks, pointers, first)
+        if (np.diff(starts) < 0).any():
+            raise ConfigError(f"--data-path: {self._path} holds a sequence of negative length: it is damaged")
+        return starts
+
+    def _of_marks(self, marks: NDArray[np.int64], pointers: NDArray[np.integer], first: int) -> NDArray[np.int64]:
+        """Return where the sequences of these numbers begin; behind the last one is the end."""
+        if len(pointers) == 0:
+            return np.full(marks.shape, self.num_tokens, np.int64)
+        inside = marks < self._header.num_sequences
+        starts = pointers[np.where(inside, marks - first, 0)] // self._item
+        return np.where(inside, starts, self.num_tokens)
+
+    def _map(self, kind: type[np.integer], offset: int, count: int) -> NDArray[np.integer]:
+        if count == 0:
+            return np.zeros(0, kind)
+        return np.asarray(np.memmap(self._path, kind, "r", offset, (count,)))
+
+
+def open_tokens(prefix: str | Path) -> IndexedTokens | MappedTokens:
+    """Open a corpus in the way that fits its size.
+
+    Raises:
+        ConfigError: a file is missing or damaged.
+    """
+    index = Path(f"{prefix}.idx")
+    if index.is_file() and IndexHeader.read(index).num_marks > LARGE_DOCUMENTS:
+        return MappedTokens(prefix)
+    return IndexedTokens(prefix)
+
+
+def all_documents_closed(corpus: IndexedTokens | MappedTokens, prefix: str | Path, sep_id: int | None) -> bool | None:
+    """Return whether every document ends with [SEP], or none does; None where each must be looked at.
+
+    Reading the last token of every document of a large corpus would touch most of its file. Its manifest tells whether
+    ``--append-eod`` was given; without one, documents spread evenly over it tell.
+    """
+    if sep_id is None or not isinstance(corpus, MappedTokens):
+        return None
+    manifest = Manifest.load(prefix)
+    told = manifest.settings.get("--append-eod") if manifest is not None else None
+    if isinstance(told, bool):
+        return told
+    some = np.unique(np.linspace(0, corpus.num_documents - 1, _LOOKED_AT).astype(np.int64))
+    starts, ends = corpus.document_starts[some], corpus.document_starts[some + 1]
+    closed = corpus.tokens[ends[ends > starts] - 1] == sep_id
+    return bool(closed.all()) if closed.all() or not closed.any() else None

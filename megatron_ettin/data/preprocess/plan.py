@@ -1,0 +1,102 @@
+"""The work cut into tasks. The cut depends on the inputs alone, never on how many workers there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.preprocess.inputs import InputFile
+
+SMALLEST_PART_BYTES = 32 << 20
+LARGEST_PART_BYTES = 1 << 30
+MOST_PARTS = 4096
+"""Parts grow with the inputs, so that there are not many more than these."""
+EXPANSION = {"": 1, "gz": 4, "zst": 4}
+"""Text in a compressed file against its size, roughly: for sharing out the work only."""
+LARGEST_DOCUMENT_FILE = 256 << 20
+"""A text file that is one document is held in memory."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of one input file."""
+
+    file: int
+    """Number of the file in the list of inputs."""
+    start: int
+    end: int | None
+    """Bytes of a file that can be cut; None for the whole file."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of work: the end of one file, some whole small files, or a stretch of a large one."""
+
+    number: int
+    spans: tuple[Span, ...]
+    weight: int
+    """Bytes of text in it, roughly."""
+
+
+def choose_part_bytes(inputs: Sequence[InputFile]) -> int:
+    """Return how much text a part holds."""
+    total = sum(map(_weight, inputs))
+    return min(max(SMALLEST_PART_BYTES, -(-total // MOST_PARTS)), LARGEST_PART_BYTES)
+
+
+def plan_tasks(inputs: Sequence[InputFile], part_bytes: int, text_documents: str) -> list[Task]:
+    """Cut the inputs into tasks of about ``part_bytes``.
+
+    A large plain file becomes several tasks and small files share one. A large file that can only be read from its
+    begin is one task, which yields several parts.
+
+    Raises:
+        ConfigError: a text file that would be one document is too large for that.
+    """
+    groups: list[tuple[list[Span], int]] = []
+    open_group: list[Span] = []
+    open_weight = 0
+    for number, file in enumerate(inputs):
+        whole = file.kind == "text" and text_documents == "file"
+        if whole and _weight(file) > LARGEST_DOCUMENT_FILE:
+            rule = "a file of this size cannot be one document; give --text-documents paragraph or line"
+            raise ConfigError(f"--input {file.path}: {rule}")
+        weight = _weight(file)
+        if open_group and open_weight + weight > part_bytes:
+            groups.append((open_group, open_weight))
+            open_group, open_weight = [], 0
+        if file.can_be_cut and not whole and weight > part_bytes:
+            groups += [([span], (span.end or 0) - span.start) for span in _cut(number, file, part_bytes)]
+        else:
+            open_group.append(Span(number, 0, None))
+            open_weight += weight
+    if open_group:
+        groups.append((open_group, open_weight))
+    return [Task(number, tuple(spans), weight) for number, (spans, weight) in enumerate(groups)]
+
+
+def share_of(tasks: Sequence[Task], shard_index: int, num_shards: int) -> list[Task]:
+    """Return the tasks of one of several machines: neighbours, so that the shares laid end to end are the whole.
+
+    A task belongs to the machine on whose stretch of the total weight its middle falls.
+    """
+    total = max(1, sum(task.weight for task in tasks))
+    chosen, before = [], 0
+    for task in tasks:
+        middle = 2 * before + task.weight
+        if min(middle * num_shards // (2 * total), num_shards - 1) == shard_index:
+            chosen.append(task)
+        before += task.weight
+    return chosen
+
+
+def _weight(file: InputFile) -> int:
+    return file.num_bytes * EXPANSION[file.compression]
+
+
+def _cut(number: int, file: InputFile, part_bytes: int) -> list[Span]:
+    count = -(-file.num_bytes // part_bytes)
+    edges = [file.num_bytes * place // count for place in range(count + 1)]
+    return [Span(number, start, end) for start, end in pairwise(edges)]

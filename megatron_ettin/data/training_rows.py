@@ -1,0 +1,102 @@
+"""The rows of all sources in the order in which they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.config.sources import SourceRequest
+from megatron_ettin.data.blend import Blend
+from megatron_ettin.data.rows import Row, RowDataset
+
+
+@dataclass(frozen=True)
+class Realised:
+    """What a source has given to a run so far."""
+
+    name: str
+    requested: float
+    """Share of the rows."""
+    rows: int
+    tokens: int
+    epochs: float
+
+
+class TrainingRows:
+    """Rows by global sample number: the same on any rank, at any place, whatever was asked for before."""
+
+    def __init__(self, requests: Sequence[SourceRequest], sources: Sequence[RowDataset]) -> None:
+        """Blend sources.
+
+        Args:
+            requests: how much of each is wanted.
+            sources: their rows.
+        """
+        self.requests = tuple(requests)
+        self.sources = tuple(sources)
+        self.blend = Blend([_row_weight(*pair) for pair in zip(requests, sources, strict=True)])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of one epoch of all sources together."""
+        return sum(source.num_rows for source in self.sources)
+
+    @property
+    def fill_rate(self) -> float:
+        """Share of the positions of all rows that hold a token, an epoch of each source counted."""
+        full = sum(source.num_positions / source.fill_rate for source in self.sources if source.fill_rate)
+        return sum(source.num_positions for source in self.sources) / max(1.0, full)
+
+    def row(self, sample: int) -> Row:
+        """Return the row of a global sample number."""
+        return self.rows(sample, sample + 1)[0]
+
+    def rows(self, start: int, stop: int) -> list[Row]:
+        """Return the rows of global sample numbers ``start`` to ``stop``."""
+        if len(self.sources) == 1:
+            return self.sources[0].rows(np.arange(start, stop))
+        sources, numbers = self.blend.sources(start, stop)
+        found: list[Row] = [()] * (stop - start)
+        for source in np.unique(sources).tolist():
+            mine = np.flatnonzero(sources == source)
+            for place, row in zip(mine.tolist(), self.sources[source].rows(numbers[mine]), strict=True):
+                found[place] = row
+        return found
+
+    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> NDArray[np.int64]:
+        """Return the tokens of rows, [CLS] and [SEP] counted; reads none of them."""
+        sources, numbers = self.blend.sources(start, stop)
+        found = np.empty(stop - start, np.int64)
+        for source in np.unique(sources).tolist():
+            mine = sources == source
+            rows = self.sources[source]
+            stored = rows.stored_numbers(numbers[mine])
+            found[mine] = rows.row_tokens(stored, close_every_piece=close_every_piece)
+        return found
+
+    def realised(self, samples: int, *, close_every_piece: bool) -> list[Realised]:
+        """Return what the first ``samples`` rows took from each source."""
+        shares, counts = self.blend.shares, self.blend.counts(samples)
+        return [
+            Realised(
+                name=request.path,
+                requested=float(share),
+                rows=count,
+                tokens=rows.tokens_before(count, close_every_piece=close_every_piece),
+                epochs=count / max(1, rows.num_rows),
+            )
+            for request, rows, share, count in zip(self.requests, self.sources, shares, counts, strict=True)
+        ]
+
+
+def _row_weight(request: SourceRequest, rows: RowDataset) -> Fraction:
+    """Return the weight of a source in rows: a target in tokens is met by fewer rows where these hold more."""
+    if request.weight is not None:
+        return request.weight
+    if request.tokens is not None:
+        return Fraction(request.tokens * rows.num_rows, max(1, rows.num_positions))
+    return Fraction(max(1, rows.num_rows))

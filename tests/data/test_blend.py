@@ -1,0 +1,119 @@
+"""Blends: within one row of the request at every step, and the same from any place on."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.sources import SourceRequest, join_sources, parse_sources
+from megatron_ettin.data.blend import Blend
+
+weights_of_sources = st.lists(st.integers(1, 60), min_size=1, max_size=25)
+
+
+def largest_miss(weights: list[Fraction], blend: Blend, rows: int) -> Fraction:
+    """Follow the rows one by one, in exact arithmetic, and return the largest distance from the request."""
+    shares = [weight / sum(weights) for weight in weights]
+    counts = [0] * len(weights)
+    worst = Fraction(0)
+    sources, numbers = blend.sources(0, rows)
+    for place, (source, number) in enumerate(zip(sources.tolist(), numbers.tolist(), strict=True), 1):
+        assert number == counts[source], "a source's own rows are numbered through"
+        counts[source] += 1
+        worst = max(worst, *(abs(count - share * place) for count, share in zip(counts, shares, strict=True)))
+    return worst
+
+
+@settings(deadline=None)
+@given(weights_of_sources, st.integers(1, 40))
+def test_every_source_is_within_one_row_at_every_step(weights: list[int], smallest_block: int) -> None:
+    blend = Blend(weights, smallest_block)
+    assert largest_miss([Fraction(weight) for weight in weights], blend, 600) < 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-9, 0), min_size=2, max_size=12))
+def test_extreme_weights_are_within_one_row_too(exponents: list[float]) -> None:
+    weights = [Fraction(f"{10**exponent:.12f}") for exponent in exponents]
+    weights = [weight or Fraction(1, 10**9) for weight in weights]
+    assert largest_miss(weights, Blend(weights), 1500) < 1
+
+
+@pytest.mark.parametrize("equal", [3, 7, 64])
+def test_equal_weights_take_turns(equal: int) -> None:
+    sources, _ = Blend([Fraction(1, equal)] * equal).sources(0, 10 * equal)
+    assert all(sorted(turn) == list(range(equal)) for turn in sources.reshape(10, equal).tolist())
+
+
+@settings(deadline=None)
+@given(weights_of_sources, st.lists(st.integers(0, 2000), min_size=1, max_size=6))
+def test_any_place_gives_what_the_walk_from_the_start_gives(weights: list[int], places: list[int]) -> None:
+    sources, numbers = Blend(weights, 50).sources(0, 2100)
+    other = Blend(weights, 50)
+    for place in places:  # forwards and backwards
+        found, own = other.sources(place, place + 100)
+        np.testing.assert_array_equal(found, sources[place : place + 100])
+        np.testing.assert_array_equal(own, numbers[place : place + 100])
+        assert other.counts(place) == np.bincount(sources[:place], minlength=len(weights)).tolist()
+
+
+def test_a_far_place_is_reached_at_once() -> None:
+    weights = [Fraction(number, 1000) for number in (491, 209, 155, 47, 34, 16, 11, 10, 7, 7, 4, 4, 3, 2)]
+    place = 10**12
+    counts = Blend(weights).counts(place)
+    assert sum(counts) == place
+    assert all(abs(count - weight / sum(weights) * place) < 1 for count, weight in zip(counts, weights, strict=True))
+
+
+def test_a_source_of_a_billionth_comes_once_in_a_billion_rows() -> None:
+    weights = [Fraction(1), Fraction(1, 10**9)]
+    blend = Blend(weights)
+    blend.remember(10**9 - 1000, [10**9 - 1000, 0])
+    sources, numbers = blend.sources(10**9 - 1000, 10**9 + 1000)
+    assert sources.sum() == 1
+    assert numbers[sources == 1].tolist() == [0]
+
+
+def test_a_state_that_cannot_be_is_not_remembered() -> None:
+    blend = Blend([1, 1])
+    blend.remember(10, [9, 1])
+    blend.remember(10, [5])
+    assert blend.counts(10) == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("a/b", [SourceRequest("a/b")]),
+        (["a/b"], [SourceRequest("a/b")]),
+        (["with space/b"], [SourceRequest("with space/b")]),
+        (["0.6", "A", "0.4", "B"], [SourceRequest("A", Fraction(3, 5)), SourceRequest("B", Fraction(2, 5))]),
+        ("1e-9 A 1 B", [SourceRequest("A", Fraction(1, 10**9)), SourceRequest("B", Fraction(1))]),
+        (["A", "B"], [SourceRequest("A"), SourceRequest("B")]),
+        (["5B", "A", "1.5K", "B"], [SourceRequest("A", tokens=5 * 10**9), SourceRequest("B", tokens=1500)]),
+        ([{"path": "A", "weight": 0.5}, {"path": "B c", "weight": 2}],
+         [SourceRequest("A", Fraction(1, 2)), SourceRequest("B c", Fraction(2))]),
+        ([{"path": "A", "tokens": "5B"}, {"path": "B", "tokens": 1234}],
+         [SourceRequest("A", tokens=5 * 10**9), SourceRequest("B", tokens=1234)]),
+    ],
+)  # fmt: skip
+def test_forms_of_a_blend(written: object, expected: list[SourceRequest]) -> None:
+    joined = join_sources(written)
+    assert joined is not None
+    assert list(parse_sources(joined)) == expected
+
+
+@pytest.mark.parametrize("written", ["0 A 1 B", "-1 A 2 B", "5B A 1 B", "0K A 1K B"])
+def test_senseless_amounts_are_refused(written: str) -> None:
+    with pytest.raises(ConfigError, match="--data-path"):
+        parse_sources(written)
+
+
+@pytest.mark.parametrize("written", [[], [{"path": "A"}], [{"path": "A", "weight": "x"}], [True], 3, [{"weight": 1}]])
+def test_what_is_no_blend(written: object) -> None:
+    assert join_sources(written) is None

@@ -1,0 +1,123 @@
+"""Chunks of long documents: nothing doubled, nothing over two documents, short ends filled up or left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_ettin.data.chunking import ChunkRule
+from megatron_ettin.data.indexed import IndexedTokens
+from megatron_ettin.data.pieces import PieceTable, cut_documents
+from megatron_ettin.data.rows import RowDataset
+from tests.data.test_rows import SEP, numbered, open_corpus
+
+lengths_of_documents = st.lists(st.integers(0, 300), min_size=1, max_size=25)
+
+
+def pieces_of(table: PieceTable, corpus: IndexedTokens) -> list[list[list[int]]]:
+    """The tokens of each document's pieces."""
+    found: list[list[list[int]]] = [[] for _ in range(corpus.num_documents)]
+    for number in range(len(table)):
+        piece = table.piece(number, corpus)
+        found[piece.document].append(piece.tokens.tolist())
+    return found
+
+
+def check_chunks(documents: list[list[int]], found: list[list[list[int]]], rule: ChunkRule) -> int:
+    """Check what holds of any cut, and return the tokens that were dropped."""
+    content, least, skipped = rule.size - 2, max(0, rule.min_size - 2), max(0, rule.skip_size - 2)
+    dropped = 0
+    for document, chunks in zip(documents, found, strict=True):
+        joined = [token for chunk in chunks for token in chunk]
+        lost = len(document) - len(joined)
+        assert joined == document[: len(joined)], "in order, nothing twice, nothing of another document"
+        assert lost == 0 or (0 < lost < skipped and chunks), "only a short end is left out, never a whole document"
+        assert all(0 < len(chunk) <= content for chunk in chunks)
+        assert all(len(chunk) >= least for chunk in chunks) or len(chunks) == 1
+        dropped += lost
+    return dropped
+
+
+@settings(deadline=None)
+@given(lengths_of_documents, st.integers(8, 60), st.data())
+def test_chunks_of_any_documents(lengths: list[int], size: int, data: st.DataObject) -> None:
+    rule = ChunkRule(size, data.draw(st.integers(0, size // 2)), data.draw(st.integers(0, size)))
+    documents = numbered(lengths)
+    corpus = open_corpus(documents)
+    table = cut_documents(corpus, range(len(lengths)), 64, SEP, rule)
+    dropped = check_chunks(documents, pieces_of(table, corpus), rule)
+    assert (table.dropped.tokens, table.dropped.of_tokens) == (dropped, sum(lengths))
+    assert bool(table.dropped.pieces) == bool(dropped)
+
+
+def test_the_recipes_chunks() -> None:
+    rule = ChunkRule(1024, 512, 128)
+    content = 1022
+    lengths = [100, 1022, 1022 + 125, 1022 + 126, 1022 + 509, 1022 + 510, 2 * 1022 + 300]
+    corpus = open_corpus(numbered(lengths))
+    found = [
+        [len(chunk) for chunk in chunks]
+        for chunks in pieces_of(cut_documents(corpus, range(7), 1024, SEP, rule), corpus)
+    ]
+    assert found[:3] == [[100], [content], [content]], "a first chunk is kept however short, an end of 125 is left out"
+    assert sum(found[3]) == content + 126
+    assert min(found[3]) >= 510, "both have at least the smallest size after tokens were moved"
+    assert found[5] == [content, 510]
+    assert found[6][0] == content
+    assert sum(found[6]) == 2 * content + 300
+
+
+def test_what_is_moved_differs_between_documents_and_not_between_runs() -> None:
+    rule = ChunkRule(64, 30, 0)
+    corpus = open_corpus(numbered([62 + 5] * 300))
+    moved = [cut_documents(corpus, range(300), 64, SEP, rule).lengths[1::2].tolist() for _ in range(2)]
+    assert moved[0] == moved[1]
+    assert set(moved[0]) == set(range(28, 40)), "5 and 23 more, up to what leaves the first chunk at 28"
+    # A part of the corpus is cut as the whole is.
+    part = cut_documents(corpus, range(100, 300), 64, SEP, rule)
+    assert part.lengths[1::2].tolist() == moved[0][100:]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(10, 30), max_size=200), min_size=1, max_size=8), st.integers(8, 40), st.data())
+def test_cuts_at_sentence_ends(documents: list[list[int]], size: int, data: st.DataObject) -> None:
+    ends = np.zeros(31, dtype=bool)
+    ends[[11, 17, 23]] = True
+    rule = ChunkRule(size, data.draw(st.integers(0, size // 4)), 0, ends)
+    corpus = open_corpus(documents)
+    found = pieces_of(cut_documents(corpus, range(len(documents)), 64, SEP, rule), corpus)
+    for document, chunks in zip(documents, found, strict=True):
+        assert [token for chunk in chunks for token in chunk] == document
+        assert all(0 < len(chunk) <= size - 2 for chunk in chunks)
+        if rule.min_size == 0:
+            for chunk, begin in zip(chunks[:-1], np.cumsum([0, *map(len, chunks)]), strict=False):
+                window = document[begin : begin + size - 2]
+                second_half = [
+                    place for place, token in enumerate(window, 1) if ends[token] and place > len(window) // 2
+                ]
+                assert len(chunk) == (second_half[-1] if second_half else size - 2)
+
+
+def test_the_published_chunks_drop_little_of_real_lengths() -> None:
+    lengths = np.random.default_rng(0).lognormal(6, 1, 3000).astype(int).clip(1)
+    corpus = open_corpus([[7] * length for length in lengths])
+    rows = RowDataset(corpus, range(3000), 1024, sep_id=SEP, rule=ChunkRule(1024, 512, 128), packing="none")
+    assert 0 < rows.dropped.share < 0.01
+    assert rows.dropped.of_tokens == lengths.sum()
+
+
+@pytest.mark.parametrize("packing", ["best-fit", "none"])
+def test_lengths_tell_what_batches_hold(packing: str) -> None:
+    documents = numbered([3, 0, 70, 31, 1, 200])
+    rows = RowDataset(open_corpus(documents), range(6), 32, sep_id=SEP, seed=3, packing=packing)
+    numbers = np.arange(rows.num_rows)
+    stored = rows.stored_rows(numbers)
+    encoder = [sum(len(piece.tokens) + 2 for piece in row) for row in stored]
+    decoder = [sum(len(piece.tokens) + 1 + piece.ends_document for piece in row) for row in stored]
+    assert rows.row_tokens(numbers, close_every_piece=True).tolist() == encoder
+    assert rows.row_tokens(numbers, close_every_piece=False).tolist() == decoder
+    place = rows.num_rows + 3
+    trained = [len(piece.tokens) + 2 for number in range(place) for piece in rows.row(number)]
+    assert rows.tokens_before(place, close_every_piece=True) == sum(trained)

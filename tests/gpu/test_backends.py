@@ -1,0 +1,232 @@
+"""Every kind of layer on a GPU: one model, whatever its kernels; held to the fp32 model that PyTorch computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.backend import TRANSFORMER_ENGINE, missing_hardware
+from megatron_ettin.config.run import RunConfig
+from tests.helpers.batches import packed_batch, random_pieces
+from tests.helpers.runs import TINY, tiny_run
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+
+SHAPE = replace(TINY, num_layers=5, hidden_size=256, ffn_hidden_size=384, vocab_size=512, sliding_window=32)
+LENGTHS = (1, 2, 40, 300, 17, 64, 129, 77)
+"""Shorter and longer than the window, on and beside the kernels' blocks; 630 tokens."""
+BF16_ERROR = 2e-2
+"""Relative error of bf16 logits: 2^-9 a rounding, a few roundings a layer."""
+
+
+def have_engine() -> bool:
+    from megatron_ettin.runtime.backend import engine_obstacle
+    from megatron_ettin.runtime.device import choose_device
+
+    return not engine_obstacle(choose_device("auto"))
+
+
+def kinds() -> list[dict[str, Any]]:
+    """What to compare with local fp32."""
+    found: list[dict[str, Any]] = [{"transformer_impl": "local", "bf16": True}]
+    if torch.cuda.is_available() and have_engine():
+        found.append({"transformer_impl": TRANSFORMER_ENGINE, "bf16": True})
+    return found
+
+
+def fp8_recipes() -> list[str]:
+    if not torch.cuda.is_available() or not have_engine():
+        return []
+    capability = torch.cuda.get_device_capability()
+    return [name for name in ("delayed", "tensorwise", "blockwise", "mxfp8") if not missing_hardware(name, capability)]
+
+
+@pytest.fixture(autouse=True)
+def needs_cuda() -> Iterator[None]:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    yield
+    from megatron_ettin.runtime.process import end_process
+
+    end_process()
+
+
+def build(run: RunConfig) -> Any:
+    """Join a world of one and build the run's Training."""
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import start_process
+    from megatron_ettin.train.build import build_training
+
+    device = choose_device("cuda")
+    return build_training(run, MASK_OF_OBJECTIVE[run.training.objective], device, start_process(run, device))
+
+
+def run_of(objective: str, **overrides: Any) -> RunConfig:
+    return tiny_run(objective, model=SHAPE, **{"device": "cuda", "transformer_impl": "local", **overrides})
+
+
+def logits_of(training: Any, pieces: list[np.ndarray], pad_multiple: int = 1) -> np.ndarray:
+    """Return logits [T, V] of all tokens of the packed pieces, without the filling."""
+    from megatron_ettin.model.packing import PackedLayout
+
+    batch = packed_batch(pieces, causal=True, pad_multiple=pad_multiple)
+    lengths = tuple(np.diff(batch.cu_seqlens).tolist())
+    tokens, starts, positions = (
+        torch.from_numpy(array).cuda() for array in (batch.tokens_T, batch.cu_seqlens, batch.positions_T)
+    )
+    layout = PackedLayout.build(starts, positions, lengths)
+    with torch.no_grad():
+        logits = training.model.eval()(tokens, layout, torch.arange(batch.real_tokens, device="cuda"))
+    return logits[:, : SHAPE.vocab_size].float().cpu().numpy()
+
+
+def pieces_of(seed: int = 0) -> list[np.ndarray]:
+    return random_pieces(np.random.default_rng(seed), LENGTHS, SHAPE.vocab_size)
+
+
+def error(got: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_logits_are_those_of_fp32(objective: str) -> None:
+    pieces = pieces_of()
+    exact = logits_of(build(run_of(objective)), pieces)
+    for kind in kinds():
+        assert error(logits_of(build(run_of(objective, **kind)), pieces), exact) < BF16_ERROR, kind
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+@pytest.mark.parametrize("recipe", ["delayed", "tensorwise", "blockwise", "mxfp8"])
+def test_fp8_logits_are_near(objective: str, recipe: str) -> None:
+    if recipe not in fp8_recipes():
+        pytest.skip(f"this machine cannot run {recipe}")
+    from megatron_ettin.config.backend import row_multiple
+
+    pieces = pieces_of()
+    exact = logits_of(build(run_of(objective)), pieces)
+    run = run_of(objective, transformer_impl=TRANSFORMER_ENGINE, bf16=True, fp8_format="hybrid", fp8_recipe=recipe)
+    # Three bits of mantissa: 2^-4 a rounding.
+    assert error(logits_of(build(run), pieces, row_multiple(run.backend)), exact) < 0.15
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_pieces_do_not_see_each_other(objective: str) -> None:
+    pieces = pieces_of()
+    others = pieces_of(seed=1)
+    for kind in kinds():
+        training = build(run_of(objective, **kind))
+        packed = logits_of(training, pieces)
+        alone = np.concatenate([logits_of(training, [piece]) for piece in pieces])
+        assert error(packed, alone) < BF16_ERROR / 2, kind
+        middle = slice(sum(LENGTHS[:3]), sum(LENGTHS[:4]))
+        changed = logits_of(training, [*others[:3], pieces[3], *others[4:]])
+        np.testing.assert_array_equal(changed[middle], packed[middle], err_msg=str(kind))
+
+
+def test_a_decoder_does_not_see_what_comes() -> None:
+    pieces = pieces_of()
+    changed = [piece.copy() for piece in pieces]
+    changed[3][150:] = changed[3][150:][::-1]
+    start = sum(LENGTHS[:3])
+    for kind in kinds():
+        training = build(run_of("clm", **kind))
+        before, after = logits_of(training, pieces), logits_of(training, changed)
+        np.testing.assert_array_equal(before[start : start + 150], after[start : start + 150], err_msg=str(kind))
+        assert not np.array_equal(before[start + 150 :], after[start + 150 :])
+
+
+def test_flex_attention_is_the_variable_length_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from megatron_ettin.model import flash
+
+    if not flash.has_windowed_varlen():
+        pytest.skip("this PyTorch has no windowed variable-length attention to compare with")
+    for objective in ("mlm", "clm"):
+        training = build(run_of(objective, bf16=True))
+        varlen = logits_of(training, pieces_of())
+        with monkeypatch.context() as patched:
+            patched.setattr(flash, "has_windowed_varlen", lambda: False)
+            flex = logits_of(training, pieces_of())
+        assert error(flex, varlen) < BF16_ERROR
+
+
+def parameters(training: Any) -> dict[str, tuple[tuple[int, ...], np.ndarray]]:
+    from megatron_ettin.checkpoint.tensors import weight_entries
+
+    return {
+        name: (tuple(entry.global_shape), entry.data.detach().float().cpu().numpy())
+        for name, entry in weight_entries(training.model).items()
+    }
+
+
+def test_all_kinds_hold_the_same_checkpoint() -> None:
+    exact = parameters(build(run_of("mlm", bf16=True)))
+    for kind in kinds():
+        found = parameters(build(run_of("mlm", **kind)))
+        assert found.keys() == exact.keys()
+        for name, (shape, value) in exact.items():
+            assert found[name][0] == shape, name
+            np.testing.assert_array_equal(found[name][1], value, err_msg=name)
+
+
+def losses(objective: str, steps: int = 100, **overrides: Any) -> list[float]:
+    """Train on rows with something to learn."""
+    from megatron_ettin.config.backend import row_multiple
+    from megatron_ettin.train.step import train_step
+
+    run = run_of(objective, lr=1e-3, **overrides)
+    training = build(run)
+    found = []
+    for step in range(steps):
+        rng = np.random.default_rng([step, 7])
+        pieces = [piece % (1 + piece % 17) + 5 for piece in random_pieces(rng, LENGTHS, SHAPE.vocab_size)]
+        batch = packed_batch(
+            pieces, causal=objective == "clm", seed=step, mask_id=4, pad_multiple=row_multiple(run.backend)
+        )
+        found.append(train_step(training, [batch], run.optimizer.lr).sums.loss)
+    return found
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_training_goes_the_same_way(objective: str) -> None:
+    exact = losses(objective)
+    assert np.mean(exact[-10:]) < 0.8 * exact[0]
+    runs: list[dict[str, Any]] = kinds()
+    runs += [
+        {"transformer_impl": TRANSFORMER_ENGINE, "bf16": True, "fp8_format": "hybrid", "fp8_recipe": recipe}
+        for recipe in fp8_recipes()
+    ]
+    for kind in runs:
+        curve = losses(objective, **kind)
+        # Means over ten steps: a single small batch strays by rounding.
+        wanted, got = (np.reshape(values, (-1, 10)).mean(1) for values in (exact, curve))
+        np.testing.assert_allclose(got, wanted, rtol=1e-2, err_msg=str(kind))
+
+
+def test_fp8_weights_with_the_distributed_optimizer() -> None:
+    if "tensorwise" not in fp8_recipes():
+        pytest.skip("this machine cannot run tensorwise FP8")
+    shared = {"transformer_impl": TRANSFORMER_ENGINE, "bf16": True, "fp8_format": "hybrid", "fp8_recipe": "tensorwise"}
+    wanted = losses("mlm", 30, **shared, use_distributed_optimizer=True)
+    got = losses("mlm", 30, **shared, use_distributed_optimizer=True, fp8_param_gather=True)
+    np.testing.assert_allclose(np.mean(got[-10:]), np.mean(wanted[-10:]), rtol=2e-2)
+
+
+def test_no_synchronisation_inside_a_pass() -> None:
+    from megatron_ettin.train.step import run_schedule
+
+    for kind in kinds():
+        training = build(run_of("mlm", **kind))
+        batches = [packed_batch(pieces_of(seed), causal=False, seed=seed) for seed in range(3)]
+        run_schedule(training, batches, forward_only=False)  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run_schedule(training, batches, forward_only=False)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

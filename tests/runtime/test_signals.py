@@ -1,0 +1,87 @@
+"""Stop signals: the first is noted, a second ends the process, whatever its main thread is doing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+BUSY_IN_C = """
+import ctypes, os, sys
+from megatron_ettin.runtime.signals import StopSignals, hold_signals
+hold_signals()
+with StopSignals(lambda name: os.write(1, f"heard {name}\\n".encode())) as signals:
+    os.write(1, b"ready\\n")
+    ends = os.pipe()
+    # Nothing comes, and Python's own handlers do not get to run in here, as in a collective.
+    ctypes.CDLL(None).read(ends[0], ctypes.create_string_buffer(1), 1)
+"""
+WAITS_FOR_ONE = """
+import os, time
+from megatron_ettin.runtime.signals import StopSignals, hold_signals
+hold_signals()
+os.kill(os.getpid(), {early})
+with StopSignals() as signals:
+    while not signals.received:
+        time.sleep(0.01)
+    os.write(1, signals.received.encode())
+"""
+FORKS = """
+import os, signal, time
+from megatron_ettin.runtime.signals import StopSignals
+with StopSignals() as signals:
+    child = os.fork()
+    if not child:
+        time.sleep(1.0)
+        os._exit(7)
+    time.sleep(0.3)
+    os.kill(child, signal.SIGTERM)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(code, repr(signals.received))
+"""
+
+
+def start(source: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_first_is_noted_and_a_second_ends_at_once(number: signal.Signals) -> None:
+    with start(BUSY_IN_C) as process:
+        assert line_of(process) == "ready"
+        process.send_signal(number)
+        assert line_of(process) == f"heard {number.name}"
+        # Handed on by a launcher too: the same request.
+        process.send_signal(number)
+        time.sleep(1.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=2) == 128 + signal.SIGTERM
+
+
+def test_signal_before_anybody_listens_is_kept() -> None:
+    with start(WAITS_FOR_ONE.format(early=int(signal.SIGUSR1))) as process:
+        assert line_of(process) == "SIGUSR1"
+    assert process.returncode == 0
+
+
+def test_forked_child_ends_with_its_work_and_does_not_speak_for_its_parent() -> None:
+    with start(FORKS) as process:
+        assert line_of(process) == "7 ''"
+
+
+def test_former_handlers_are_back_afterwards() -> None:
+    from megatron_ettin.runtime.signals import STOP_SIGNALS, StopSignals
+
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before

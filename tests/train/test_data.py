@@ -1,0 +1,183 @@
+"""Runs on blends, with batches in tokens, a warm-up of the batch and a schedule of masks, on any layout and resumed."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from megatron_ettin.checkpoint.layout import METRICS_FILE, read_run_json, resolve_checkpoint
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.data.tokenizer import TokenizerFiles
+from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import TINY, tiny_run
+
+BLEND = {"split_by": "hash", "split": "80,20"}
+IN_TOKENS = {
+    "packing": "none",
+    "chunk_min_size": 20,
+    "chunk_skip_size": 6,
+    "global_batch_tokens": 500,
+    "micro_batch_tokens": 150,
+    "batch_warmup_tokens": 1500,
+    "batch_warmup_start": 200,
+    "mlm_probability_schedule": "0:0.4,1000:0.2",
+}
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("material")
+    books, web = (
+        write_corpus(folder / name, babble(number, TINY.vocab_size, seed=number))
+        for name, number in (("books", 60), ("web", 90))
+    )
+    tokenizer = write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(TINY.vocab_size - 5)])
+    return {"data_path": f"0.7 {books} 0.3 {web}", "tokenizer_model": str(tokenizer)}
+
+
+def launch(run: RunConfig) -> int:
+    from megatron_ettin.train.run import run as launch_run
+
+    return launch_run(run)
+
+
+def settings(material: dict[str, str], objective: str, save: Path, **more: Any) -> RunConfig:
+    small: dict[str, Any] = {"micro_batch_size": 2, "global_batch_size": 4, "train_iters": 8, "log_interval": 1}
+    small |= {"eval_interval": 4, "save_interval": 4, "save": str(save)}
+    return tiny_run(objective, **(small | material | more))
+
+
+def metrics(save: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (save / METRICS_FILE).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize(("objective", "more"), [("mlm", IN_TOKENS), ("clm", IN_TOKENS), ("mlm", {})])
+def test_layout_and_resume_leave_a_run_as_it_is(
+    tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
+) -> None:
+    """One rank through, and two ranks stopped in between: the same rows, masks and losses."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_ranks(1, launch, settings(material, objective, whole, **BLEND, **more))
+    run_ranks(2, launch, settings(material, objective, parts, exit_interval=3, **BLEND, **more))
+    run_ranks(2, launch, settings(material, objective, parts, load=str(parts), **BLEND, **more))
+    for one, other in zip(metrics(whole), metrics(parts), strict=True):
+        assert one.keys() == other.keys()
+        for name in ("step", "tokens", "scored_tokens", *(["mask_ratio"] if objective == "mlm" else [])):
+            assert one[name] == other[name], name
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    described = [read_run_json(resolve_checkpoint(save)) for save in (whole, parts)]
+    for key in ("consumed_samples", "consumed_tokens", "source_rows", "data_order"):
+        assert described[0][key] == described[1][key]
+    assert described[0]["data_changes"] == []
+    rows = described[0]["source_rows"]
+    assert sum(rows) == described[0]["consumed_samples"]
+    assert abs(rows[0] - 0.7 * sum(rows)) < 1
+    last = metrics(whole)[-1]
+    assert last.keys() >= {"validation_loss", "validation_loss_books", "validation_loss_web"}
+    assert min(last["validation_loss_books"], last["validation_loss_web"]) <= last["validation_loss"]
+    if more and objective == "mlm":
+        steps = np.diff([0, *(line["tokens"] for line in metrics(whole))])
+        assert steps.max() <= 500
+        assert steps[0] <= 200 < steps[-1], "the batch grows"
+        assert [line["mask_ratio"] for line in metrics(whole)][::7] == [0.4, 0.2]
+
+
+def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict[str, str]) -> None:
+    from megatron_ettin.train.run import check_history
+
+    run_ranks(1, launch, settings(material, "mlm", tmp_path, train_iters=2))
+    words = material["data_path"].split()
+    other = material | {"data_path": f"0.6 {words[1]} 0.4 {words[3]}"}
+    resumed = settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=4)
+    with pytest.raises(ConfigError, match="changed since then: blend; --accept-data-change"):
+        check_history(resumed)
+    run_ranks(1, launch, settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=4, accept_data_change=True))
+    described = read_run_json(resolve_checkpoint(tmp_path))
+    [change] = described["data_changes"]
+    assert change["step"] == 2
+    assert change["changed"]["blend"] == {"was": [["7/10", 0], ["3/10", 0]], "is": [["3/5", 0], ["2/5", 0]]}
+    # It is what the run has from now on.
+    check_history(settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=6))
+
+
+def test_another_batch_size_goes_on_at_the_row_that_was_reached(tmp_path: Path, material: dict[str, str]) -> None:
+    run_ranks(1, launch, settings(material, "mlm", tmp_path, train_iters=2))
+    later = settings(material, "mlm", tmp_path, load=str(tmp_path), train_iters=4, global_batch_size=6)
+    run_ranks(1, launch, later)
+    assert read_run_json(resolve_checkpoint(tmp_path))["consumed_samples"] == 2 * 4 + 2 * 6
+
+
+def replay(record: list[dict[str, Any]], objective: Any, before: int) -> tuple[list[int], list[int], list[int]]:
+    """Make one batch of a step's records by the objective's own rule, from nothing but the records."""
+    from megatron_ettin.data.pieces import Piece
+
+    rows: dict[int, list[Any]] = {}
+    for each in record:
+        ids = each["input_ids"]
+        closed = ids[-1] == 2
+        tokens = np.array(ids[1 : len(ids) - closed])
+        rows.setdefault(each["row"], []).append(Piece(each["document"], each["piece"], tokens, closed))
+    batch = objective.train_batch([tuple(row) for row in rows.values()], list(rows), before)
+    return batch.tokens_T.tolist(), batch.scored_K.tolist(), batch.labels_K.tolist()
+
+
+@pytest.mark.parametrize(("objective", "more"), [("mlm", IN_TOKENS), ("clm", {})])
+def test_the_exported_order_replays_the_run(
+    tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
+) -> None:
+    from megatron_ettin.objectives.objective import build_objective
+    from megatron_ettin.train.feed import build_training_rows, open_corpus, plan_steps
+    from megatron_ettin.train.order_export import export_training_order
+
+    save, output = tmp_path / "run", tmp_path / "run" / "training_order"
+    run = settings(material, objective, save, **BLEND, **more)
+    run_ranks(1, launch, run)
+    export_training_order(save, output, lambda line: None)
+    folders = sorted(path.name for path in output.iterdir())
+    assert folders == ["steps_0000000-0000004", "steps_0000004-0000008"]
+    records = [record for folder in folders for record in pq.read_table(output / folder).to_pylist()]
+    assert sum(len(record["input_ids"]) for record in records) == metrics(save)[-1]["tokens"]
+    tokenizer = TokenizerFiles.load(material["tokenizer_model"])
+    builder = build_objective(run, tokenizer)
+    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    plan = plan_steps(run, rows, builder)
+    assert {record["source"] for record in records} == {"books", "web"}
+    for step in range(8):
+        own = [record for record in records if record["step"] == step]
+        whole = plan.of(step)
+        batch = builder.train_batch(
+            rows.rows(whole.start, whole.stop), range(whole.start, whole.stop), max(0, whole.tokens_before)
+        )
+        assert replay(own, builder, max(0, whole.tokens_before)) == (
+            batch.tokens_T.tolist(), batch.scored_K.tolist(), batch.labels_K.tolist()
+        )  # fmt: skip
+        assert all(record["position"] == 0 for record in own) or not more
+    # What is there is left alone, and what is missing is made again, the same.
+    kept = (output / folders[0] / "part-00000.parquet").read_bytes()
+    for path in (output / folders[0]).iterdir():
+        path.unlink()
+    lines: list[str] = []
+    export_training_order(save, output, lines.append)
+    assert lines[1] == f"{folders[1]}: was there before"
+    assert (output / folders[0] / "part-00000.parquet").read_bytes() == kept
+
+
+def test_an_order_of_other_corpora_is_not_exported(tmp_path: Path, material: dict[str, str]) -> None:
+    export_training_order = import_module("tools.export_training_order")
+
+    books = write_corpus(tmp_path / "books", babble(40, TINY.vocab_size))
+    run_ranks(1, launch, settings(material | {"data_path": books}, "mlm", tmp_path / "run", train_iters=1))
+    write_corpus(tmp_path / "books", babble(40, TINY.vocab_size, seed=9))
+    with pytest.raises(ConfigError, match="the corpora are not those it was trained on; changed: data files"):
+        export_training_order.main(["--load", str(tmp_path / "run")])
+    with pytest.raises(ConfigError, match="holds no whole checkpoint"):
+        export_training_order.main(["--load", str(tmp_path)])

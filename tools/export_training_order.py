@@ -1,0 +1,29 @@
+"""Write the tokens of a run in the order in which they were trained, as parquet, one folder a checkpoint interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.config.tool_cli import ToolParser, run_tool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Work the order out again from the checkpoints of --load and write it."""
+    parser = ToolParser(__doc__ or "")
+    parser.add_argument("--load", required=True, metavar="RUN", help="a --save folder with its checkpoints")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder to write; default RUN/training_order, where a release looks for it"
+    )
+    options = parser.parse(arguments)
+    from megatron_ettin.release.orders import TRAINING_ORDER_FOLDER
+    from megatron_ettin.train.order_export import export_training_order
+
+    save = Path(options.load)
+    output = Path(options.output) if options.output else save / TRAINING_ORDER_FOLDER
+    export_training_order(save, output, print)
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

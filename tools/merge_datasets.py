@@ -1,0 +1,38 @@
+"""Lay .bin/.idx pairs end to end in one pair, in a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.tool_cli import ToolParser, run_tool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Merge and say what was written."""
+    parser = ToolParser(__doc__ or "")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PREFIX",
+        help="pairs in their order, or a folder: its pairs by name",
+    )
+    parser.add_argument("--output-prefix", required=True, metavar="PREFIX", help="of the pair to write")
+    options = parser.parse(arguments)
+    from megatron_ettin.data.merge import merge_pairs, pairs_in
+
+    prefixes: list[str] = []
+    for given in options.input:
+        found = pairs_in(Path(given)) if Path(given).is_dir() else [given.removesuffix(".idx")]
+        if not found:
+            raise ConfigError(f"--input {given}: the folder holds no .idx file")
+        prefixes += found
+    header = merge_pairs(prefixes, options.output_prefix)
+    print(f"{options.output_prefix}: {len(prefixes)} pairs, {header.num_marks - 1:,} documents")
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

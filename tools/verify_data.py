@@ -1,0 +1,35 @@
+"""Check .bin/.idx pairs: sizes, index, token ids, checksums where there is a manifest. Exit code 1 if one is bad."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check all pairs and tell of each."""
+    parser = ToolParser(__doc__ or "")
+    parser.add_argument("prefix", nargs="+", metavar="PREFIX", help="of a pair, as given to --data-path")
+    parser.add_argument("--tokenizer-model", metavar="DIR", help="every token id must be one of this tokenizer")
+    parser.add_argument("--vocab-size", type=positive, metavar="N", help="every token id must be below this")
+    options = parser.parse(arguments)
+    from megatron_ettin.data.tokenizer import TokenizerFiles
+    from megatron_ettin.data.verify import BadPair, verify_pair
+
+    vocab_size = options.vocab_size
+    if vocab_size is None and options.tokenizer_model:
+        vocab_size = TokenizerFiles.load(options.tokenizer_model).size
+    code = 0
+    for prefix in options.prefix:
+        try:
+            print(verify_pair(prefix, vocab_size))
+        except BadPair as error:
+            print(f"bad: {error}", file=sys.stderr)
+            code = 1
+    return code
+
+
+if __name__ == "__main__":
+    run_tool(main)
