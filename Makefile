@@ -35,7 +35,7 @@ $(STAMP): setup.py constraints.txt
 install-clients: $(CLIENTS)
 
 $(CLIENTS): $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,clients,ray]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev,clients,ray,wandb]' --constraint constraints.txt
 	@touch $@
 
 quickstart: install

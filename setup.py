@@ -68,6 +68,7 @@ setup(
         "dev": DEVELOP,
         "clients": CLIENTS,
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
+        "wandb": ["wandb>=0.20"],
         "ray": ["ray>=2.40"],  # for preprocessing on a cluster; never imported otherwise
     },
 )

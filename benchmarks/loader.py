@@ -2,7 +2,7 @@
 
 Both get the same pieces of text in the same rows. Ours goes the way of training: row numbers, pieces of the mapped
 corpus, special tokens, masks, a PackedBatch. The collator gets each piece's ids with its special tokens, as lists and
-as arrays, and pads and masks them; reading and packing are not counted against it. Every figure is the median of several
+as arrays, and pads and masks them; reading and packing are not counted against it. Every figure is the median of some
 rounds in turns, in one process with one thread. The text is the Python standard library's.
 
     python benchmarks/loader.py --output benchmarks/results/loader.md

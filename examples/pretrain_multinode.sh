@@ -16,6 +16,8 @@ set -euo pipefail
 # When a rank or a machine fails, all start again from the latest checkpoint, at most this many times.
 restarts="${MAX_RESTARTS:-3}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# torchrun's machines would keep to the store of the first round, which may have died with its machine.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 # torchrun returns 1 when it was signalled, whatever its ranks did. So it is this shell that stays, hands signals on,
 # and looks at what was left.
@@ -27,9 +29,21 @@ torchrun --nnodes "${NNODES:?set it to the number of machines}" --nproc-per-node
   --config "$1" --data-path "$2" --tokenizer-model "$3" --save "$4" --load "$4" "${@:5}" &
 agent=$!
 signalled=0
+# To the ranks and not to torchrun: Slurm signals that too, and a second signal ends it before its ranks have saved.
+# shellcheck disable=SC2317  # the traps call it
+hand_on() {
+  local child children=() ranks=()
+  signalled=1
+  read -ra children 2>/dev/null <"/proc/$agent/task/$agent/children" || true # the list ends without a newline
+  for child in "${children[@]}"; do
+    if grep -qzs '^RANK=' "/proc/$child/environ"; then ranks+=("$child"); fi
+  done
+  # Before there are ranks there is nothing to save.
+  kill -s "$1" "${ranks[@]:-$agent}" 2>/dev/null || true
+}
 for name in TERM INT USR1; do
   # shellcheck disable=SC2064  # the name is that of now
-  trap "signalled=1; kill -$name $agent 2>/dev/null || true" "$name"
+  trap "hand_on $name" "$name"
 done
 
 code=0

@@ -34,11 +34,12 @@ def start(arguments: Sequence[str], launch: Launch) -> int:
     command = parse_command(arguments)
     from megatron_ettin.train.preflight import prepare_run  # imports numpy: not for --help
 
-    run, notes = prepare_run(command, launch.world_size)
+    cluster = command.cluster(launch.world_size)
+    run, notes = prepare_run(command, cluster.gpus if cluster else launch.world_size)
     if command.dry_run:
         from megatron_ettin.train.planning import plan_run
 
-        plan = plan_text(plan_run(run, launch.world_size, notes), command.dry_run)
+        plan = plan_text(plan_run(run, launch.world_size, notes, cluster), command.dry_run)
         sys.stdout.write(f"{plan}\n" if launch.rank == 0 else "")
         return 0
     from megatron_ettin.train.run import run as train

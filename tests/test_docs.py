@@ -18,9 +18,10 @@ OTHERS = {"--nproc-per-node", "--standalone", "--nnodes", "--gpus", "--logdir", 
 
 
 def known_flags() -> set[str]:
-    """Return the flags of the trainer, of every tool, and of the scripts."""
+    """Return the flags of the trainer, of every tool, the scripts and the benchmarks."""
     flags = {option for action in build_parser()._actions for option in action.option_strings}
-    for path in (*ROOT.glob("tools/*.py"), *ROOT.glob("megatron_ettin/**/*.py"), *ROOT.glob("examples/*.sh")):
+    sources = ("tools/*.py", "megatron_ettin/**/*.py", "examples/*.sh", "benchmarks/*.py")
+    for path in (path for pattern in sources for path in ROOT.glob(pattern)):
         flags |= set(re.findall(r"--[a-z][a-z0-9-]+", path.read_text()))
     return flags | OTHERS
 

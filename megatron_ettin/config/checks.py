@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from megatron_ettin.config.backend_checks import check_backend
@@ -186,6 +187,9 @@ def check_checkpoints(run: RunConfig) -> None:
     for name in ("load_step", "load_fallback"):
         if getattr(places, name) and not places.load:
             _refuse(run, name, "needs --load, the folder that holds the checkpoint")
+    parent = places.pretrained_checkpoint
+    if parent and (not places.load or Path(places.load) not in (Path(parent), Path(places.save))):
+        _refuse(run, "pretrained_checkpoint", "needs --load with the folder of --save, for which it stands in at first")
     for name in ("save_retain_interval", "save_retain_interval_tokens"):
         if getattr(places, name) and not places.keep_last_checkpoints:
             _refuse(run, name, "needs --keep-last-checkpoints, without which no checkpoint is deleted")

@@ -6,10 +6,11 @@ A value comes from the first of these that sets it: flag, YAML file, preset, def
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
+from megatron_ettin.config.cluster import PLAN_FLAGS, Cluster, parse_cluster
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import Value, run_options
 from megatron_ettin.config.flags import parse_flags
@@ -44,6 +45,16 @@ class Command:
     """Fields set by the user, each with where it was written: empty for a flag, else the preset or file."""
     dry_run: DryRun = ""
     preset: str = ""
+    plan_flags: Mapping[str, str] = field(default_factory=dict)
+    """What the user gave of PLAN_FLAGS, as written."""
+
+    def cluster(self, world_size: int) -> Cluster | None:
+        """Return what a dry run was asked to plan for, or None for this launch of ``world_size`` ranks.
+
+        Raises:
+            ConfigError: the GPUs are not as they must be.
+        """
+        return parse_cluster(self.plan_flags, world_size)
 
     def spell_given(self, name: str) -> str:
         """Return a given field as flag and value, with where it was written unless that is the command line."""
@@ -73,6 +84,10 @@ def parse_command(arguments: Sequence[str]) -> Command:
     """
     flags = parse_flags(arguments)
     config, preset, dry_run = (flags.pop(name, None) for name in ("config", PRESET_KEY, "dry_run"))
+    plan_flags = {name: str(flags.pop(name)) for name in PLAN_FLAGS if name in flags}
+    if plan_flags and dry_run is None:
+        name, value = next(iter(plan_flags.items()))
+        raise ConfigError(f"--{name.replace('_', '-')} {value}: belongs to --dry-run")
     written = read_yaml(str(config)) if config is not None else {}
     preset_in_file = written.pop(PRESET_KEY, None)
     preset = preset if preset is not None else preset_in_file
@@ -86,7 +101,8 @@ def parse_command(arguments: Sequence[str]) -> Command:
             given.pop(twin, None)
         values |= layer
         given |= dict.fromkeys(layer, origin)
-    return _resolve(_known_preset(preset), values, given, _dry_run_form(dry_run), {})
+    command = _resolve(_known_preset(preset), values, given, _dry_run_form(dry_run), {})
+    return replace(command, plan_flags=plan_flags)
 
 
 def _resolve(

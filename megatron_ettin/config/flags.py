@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
+from megatron_ettin.config.cluster import PLAN_FLAGS
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import Option, run_options, run_sections
 from megatron_ettin.config.names import suggestion
@@ -15,7 +16,7 @@ from megatron_ettin.config.presets import PRESETS
 
 
 def parse_flags(arguments: Sequence[str]) -> dict[str, object]:
-    """Return what the command line sets, by field name (and ``config``, ``preset``, ``dry_run``), as it was written.
+    """Return what the command line sets, as written, by field name (and config, preset, dry_run, PLAN_FLAGS).
 
     Raises:
         ConfigError: an unknown flag, or one without its value.
@@ -50,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="json",
         help="print layout, parameters, tokens, steps and memory, and train nothing; --dry-run=json prints one object",
     )
+    for name, (metavar, told) in PLAN_FLAGS.items():
+        group.add_argument(_spelled(name), metavar=metavar, help=told)
     for section, config in run_sections().items():
         group = parser.add_argument_group(section, (inspect.getdoc(config) or "").split("\n\n")[0])
         for option in run_options().values():
@@ -78,7 +81,12 @@ class _HelpFormatter(argparse.HelpFormatter):
 def _known_flags() -> list[str]:
     options = run_options().values()
     switched_off = [option.spell(False) for option in options if option.type is bool]
-    return ["--config", "--preset", "--dry-run", "--help", *(option.flag for option in options), *switched_off]
+    own = ["--config", "--preset", "--dry-run", "--help", *map(_spelled, PLAN_FLAGS)]
+    return [*own, *(option.flag for option in options), *switched_off]
+
+
+def _spelled(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, MASKING_OBJECTIVES, layer_pattern, local_window
+from megatron_ettin.config.cluster import LAYOUT_FIELDS, Cluster, fullest_rank
 from megatron_ettin.config.mask_schedule import mask_ratio
 from megatron_ettin.config.memory import MemoryEstimate, estimate_memory, micro_batches_per_step
 from megatron_ettin.config.parallel import data_parallel_size, stage_layers
@@ -58,6 +59,10 @@ class Plan:
     """The learning rate at chosen times."""
     notes: tuple[str, ...]
     """What was taken from elsewhere or assumed."""
+    cluster: Cluster | None = None
+    """The GPUs that were planned for, where they were told."""
+    recommended: RunConfig | None = None
+    """The same run laid out for them, where their memory was told."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -109,8 +114,19 @@ class Plan:
             "memory_bytes_per_rank": self.fullest_rank.total,
             "memory_bytes_by_part": asdict(self.fullest_rank),
             "notes": list(self.notes),
+            **({"cluster": self._cluster_facts(self.cluster)} if self.cluster else {}),
             "config": self.run.to_dict(),
         }
+
+    def _cluster_facts(self, cluster: Cluster) -> dict[str, Any]:
+        facts: dict[str, Any] = {**asdict(cluster), "usable_bytes": cluster.usable_bytes, "recommended": None}
+        if self.recommended:
+            memory = fullest_rank(self.recommended, cluster)
+            laid_out = self.recommended.to_dict()
+            values = {name: value for section in laid_out.values() for name, value in section.items()}
+            facts["recommended"] = {name: values[name] for name in LAYOUT_FIELDS}
+            facts["recommended_memory_bytes_by_part"] = asdict(memory)
+        return facts
 
 
 def build_plan(

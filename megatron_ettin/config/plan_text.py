@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.cluster import Cluster, fullest_rank, layout_flags
 from megatron_ettin.config.fields import run_options
 from megatron_ettin.config.plan import Moment, Plan
 from megatron_ettin.config.run import RunConfig
@@ -29,9 +30,19 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     memory = plan.fullest_rank
     yield "memory per rank", f"{_size(memory.total)}, estimated for the fullest rank"
     yield "", _parts({name: _size(held) for name, held in asdict(memory).items()})
+    if plan.cluster and plan.cluster.memory_bytes:
+        yield from _cluster_rows(plan, plan.cluster)
     yield "not the default", _changed(plan.run)
     for note in plan.notes:
         yield "note", note
+
+
+def _cluster_rows(plan: Plan, cluster: Cluster) -> Iterator[tuple[str, str]]:
+    yield "memory of a GPU", f"{_size(cluster.memory_bytes)}, {_size(cluster.usable_bytes)} of it for what is estimated"
+    if plan.recommended:
+        memory = fullest_rank(plan.recommended, cluster)
+        yield "recommended", layout_flags(plan.recommended)
+        yield "", f"{_size(memory.total)}: " + _parts({name: _size(held) for name, held in asdict(memory).items()})
 
 
 def _model_rows(plan: Plan) -> Iterator[tuple[str, str]]:

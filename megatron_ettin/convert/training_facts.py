@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.sources import parse_sources
+
 DEFAULT_PHASE = "pretrain"
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
@@ -70,11 +73,13 @@ def data_blend(run: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     given = _section(run, "data").get("data_path") or ""
     words = given.split() if isinstance(given, str) else [str(word) for word in given]
     try:
-        weights = [float(word) for word in words[::2]]
-        total = sum(weights)
-        return [(PurePath(name).name, weight / total) for weight, name in zip(weights, words[1::2], strict=True)]
-    except (ValueError, ZeroDivisionError):
+        sources = parse_sources(" ".join(words))
+    except ConfigError:
         return [(PurePath(word).name, None) for word in words]
+    names, amounts = [PurePath(source.path).name for source in sources], [s.weight or s.tokens for s in sources]
+    known = [amount for amount in amounts if amount is not None]
+    shares = [float(amount / sum(known)) for amount in known] if len(known) == len(names) else [None] * len(names)
+    return list(zip(names, shares, strict=True))
 
 
 def short_count(number: float) -> str:

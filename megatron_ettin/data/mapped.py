@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexedTokens, IndexHeader
@@ -14,8 +15,9 @@ from megatron_ettin.data.manifest import Manifest
 LARGE_DOCUMENTS = 2**20
 """From so many documents on, an index is not read into memory."""
 
-_LOOKED_AT = 4096
-"""Documents by which one tells whether [SEP] closes them."""
+_STRETCHES = 128
+_STRETCH = 32
+"""Documents, in stretches spread evenly, by which one tells whether [SEP] closes them."""
 
 
 class MappedTokens:
@@ -42,8 +44,7 @@ class MappedTokens:
         found = tokens_path.stat().st_size
         if found != expected:
             raise ConfigError(f"--data-path {prefix}: {tokens_path} has {found} bytes, its index says {expected}")
-        mapped = np.memmap(tokens_path, dtype=header.dtype, mode="r") if expected else np.zeros(0, header.dtype)
-        self.tokens: NDArray[np.integer] = np.asarray(mapped)
+        self.tokens = _map(tokens_path, header.dtype, 0, expected // header.dtype.itemsize)
 
         self.stored_tokens = StoredTokens(tokens_path, header.dtype, expected // header.dtype.itemsize)
         """The same, read instead of mapped: what is looked at once does not stay in this process's memory."""
@@ -84,11 +85,11 @@ class DocumentStarts:
         self._path = path
         self._header = header
         self._item = header.dtype.itemsize
-        self._pointers = self._map(np.int64, header.pointers_at, header.num_sequences)
-        self._marks = self._map(np.int64, header.marks_at, header.num_marks)
+        self._pointers = _map(path, np.int64, header.pointers_at, header.num_sequences)
+        self._marks = _map(path, np.int64, header.marks_at, header.num_marks)
         if len(self._marks) == 0 or self._marks[0] != 0 or self._marks[-1] != header.num_sequences:
             raise ConfigError(f"--data-path: {path} has document marks that do not cover its sequences")
-        last = self._map(np.int32, header.lengths_at, header.num_sequences)[-1:]
+        last = _map(path, np.int32, header.lengths_at, header.num_sequences)[-1:]
         self.num_tokens = int(self._pointers[-1]) // self._item + int(last[0]) if len(last) else 0
 
     def __len__(self) -> int:
@@ -125,10 +126,19 @@ class DocumentStarts:
         starts = pointers[np.where(inside, marks - first, 0)] // self._item
         return np.where(inside, starts, self.num_tokens)
 
-    def _map(self, kind: type[np.integer], offset: int, count: int) -> NDArray[np.integer]:
-        if count == 0:
-            return np.zeros(0, kind)
-        return np.asarray(np.memmap(self._path, kind, "r", offset, (count,)))
+
+def _map(path: Path, kind: DTypeLike, offset: int, count: int) -> NDArray[np.integer]:
+    """Map a table of a file in which a run jumps about: what lies around a page it needs is not read ahead."""
+    if count == 0:
+        return np.zeros(0, kind)
+    dtype = np.dtype(kind)
+    begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+    with path.open("rb") as file:
+        mapped = mmap.mmap(
+            file.fileno(), offset - begin + count * dtype.itemsize, access=mmap.ACCESS_READ, offset=begin
+        )
+    mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype, count, offset - begin)
 
 
 def open_tokens(prefix: str | Path) -> IndexedTokens | MappedTokens:
@@ -155,7 +165,9 @@ def all_documents_closed(corpus: IndexedTokens | MappedTokens, prefix: str | Pat
     told = manifest.settings.get("--append-eod") if manifest is not None else None
     if isinstance(told, bool):
         return told
-    some = np.unique(np.linspace(0, corpus.num_documents - 1, _LOOKED_AT).astype(np.int64))
-    starts, ends = corpus.document_starts[some], corpus.document_starts[some + 1]
-    closed = corpus.tokens[ends[ends > starts] - 1] == sep_id
+    # Read, not mapped, as what is looked at once; in stretches, which an index is read in.
+    begins = np.unique(np.linspace(0, max(0, corpus.num_documents - _STRETCH), _STRETCHES).astype(np.int64))
+    bounds = [corpus.document_starts[begin : begin + _STRETCH + 1] for begin in begins.tolist()]
+    ends = [int(end) for part in bounds for end in part[1:][np.diff(part) > 0]]
+    closed = np.array([corpus.stored_tokens[end - 1 : end][0] == sep_id for end in ends])
     return bool(closed.all()) if closed.all() or not closed.any() else None

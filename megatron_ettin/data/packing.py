@@ -8,6 +8,7 @@ number of pieces but with the number of different lengths.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,15 @@ def one_row_each(count: int) -> RowTable:
     return RowTable(np.arange(count, dtype=kind), np.arange(count + 1, dtype=kind))
 
 
-def pack_best_fit(sizes: NDArray[np.integer], row_size: int) -> RowTable:
+def pack_best_fit(
+    sizes: NDArray[np.integer], row_size: int, on_rows: Callable[[int], object] = lambda num_rows: None
+) -> RowTable:
     """Pack pieces whole into as few rows as best fit finds; those of a row ascend.
 
     Args:
         sizes: positions each piece needs, 1 to ``row_size``.
         row_size: positions of a row.
+        on_rows: told how many rows there will be as soon as that is known, long before they are.
     """
     if len(sizes) == 0:
         return RowTable(np.zeros(0, np.int32), np.zeros(1, np.int64))
@@ -61,6 +65,7 @@ def pack_best_fit(sizes: NDArray[np.integer], row_size: int) -> RowTable:
         if counts[size]:
             rooms.place(size, int(counts[size]))
     rows, ranks, filled = rooms.result()
+    on_rows(len(filled))
     starts = np.concatenate(([0], np.cumsum(filled, dtype=np.int64)))
     by_size = _longest_first(sizes, counts, rows.dtype)
     table = np.empty(len(sizes), rows.dtype)

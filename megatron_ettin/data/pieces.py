@@ -141,7 +141,7 @@ def cut_documents(
     narrow = content <= np.iinfo(np.uint16).max
     counts, lengths, dropped = [], [], Dropped()
     for block in _blocks(documents, corpus, rule):
-        starts, ends = _bounds(corpus, block)
+        starts, ends = document_bounds(corpus, block)
         sizes = ends - starts
         sizes -= _closed(corpus, sizes, ends, sep_id, all_closed)
         if rule.sentence_ends is None:
@@ -152,7 +152,7 @@ def cut_documents(
         lengths.append(pieces.astype(np.uint16 if narrow else np.int32))
         dropped += lost
     total = sum(map(len, lengths))
-    first_pieces = np.zeros(len(documents) + 1, np.int32 if total <= np.iinfo(np.int32).max else np.int64)
+    first_pieces: NDArray[Any] = np.zeros(len(documents) + 1, np.int32 if total <= np.iinfo(np.int32).max else np.int64)
     if counts:
         np.cumsum(np.concatenate(counts), out=first_pieces[1:])
     joined: NDArray[Any] = np.concatenate([np.zeros(0, np.uint16), *lengths])
@@ -174,8 +174,8 @@ def _blocks(documents: Documents, corpus: Corpus, rule: ChunkRule) -> Sequence[D
     return [documents[one:other] for one, other in pairwise(borders)]
 
 
-def _bounds(corpus: Corpus, block: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the documents of a block begin and end."""
+def document_bounds(corpus: Corpus, block: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where some documents begin and end."""
     if isinstance(block, range):
         bounds = np.asarray(corpus.document_starts[block.start : block.stop + 1])
         return bounds[:-1], bounds[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -69,11 +70,14 @@ class RowDataset:
         self._seed = seed
         self._source = source
         self._cache = cache
+        self._orders: OrderedDict[int, NDArray[np.integer]] = OrderedDict()
 
         def build() -> Arrays:
             closed = all_closed() if all_closed is not None else None
             pieces = cut_documents(corpus, documents, seq_length, sep_id, rule, all_closed=closed)
-            return _tables(pieces, seq_length, packing)
+            # Of a large corpus the first order takes as long as a part of the packing.
+            with ThreadPoolExecutor(1) as pool:
+                return _tables(pieces, seq_length, packing, lambda num_rows: pool.submit(self._order_ahead, num_rows))
 
         tables = cache.get(build) if cache is not None else build()
         lost = [int(figure) for figure in tables["totals"]]
@@ -84,7 +88,6 @@ class RowDataset:
         self._pieces = PieceTable(documents, *columns, self.dropped, source, coarse)
         self._rows = RowTable(tables["row_pieces"], tables["row_starts"])
         self.fill_rate = self.num_positions / max(1, len(self._rows) * seq_length)
-        self._orders: OrderedDict[int, NDArray[np.integer]] = OrderedDict()
 
     @property
     def num_rows(self) -> int:
@@ -159,26 +162,32 @@ class RowDataset:
         places = np.arange(int(counts.sum())) + np.repeat(starts - begins, counts)
         return self._rows.pieces[places], counts
 
+    def _order_ahead(self, num_rows: int) -> None:
+        """Make the order of the first epoch while rows are still being packed."""
+        self._orders[0] = self._make_order(0, num_rows)
+
     def _order(self, epoch: int) -> NDArray[np.integer]:
         """Return the rows in the order of an epoch."""
         if epoch not in self._orders:
-
-            def build() -> Arrays:
-                return {"order": epoch_order(self.num_rows, self._seed, epoch, self._source)}
-
-            told = {"seed": self._seed, "epoch": epoch, "source": self._source}
-            found = self._cache.knowing(order=told).get(build) if self._cache is not None else build()
-            self._orders[epoch] = found["order"]
+            self._orders[epoch] = self._make_order(epoch, self.num_rows)
             while len(self._orders) > _KEPT_EPOCHS:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 
+    def _make_order(self, epoch: int, num_rows: int) -> NDArray[np.integer]:
+        def build() -> Arrays:
+            return {"order": epoch_order(num_rows, self._seed, epoch, self._source)}
 
-def _tables(pieces: PieceTable, seq_length: int, packing: str) -> Arrays:
+        told = {"seed": self._seed, "epoch": epoch, "source": self._source}
+        found = self._cache.knowing(order=told).get(build) if self._cache is not None else build()
+        return found["order"]
+
+
+def _tables(pieces: PieceTable, seq_length: int, packing: str, on_rows: Callable[[int], object]) -> Arrays:
     """Return the tables of a set of rows as arrays that can be kept."""
     size_type: type[np.integer] = np.uint16 if seq_length <= np.iinfo(np.uint16).max else np.int32
     sizes: NDArray[Any] = pieces.lengths.astype(size_type, copy=False) + size_type(SPECIAL_POSITIONS)
-    table = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length)
+    table = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length, on_rows)
     kind = np.int32 if len(sizes) <= np.iinfo(np.int32).max else np.int64
     lost = pieces.dropped
     totals = [lost.pieces, lost.tokens, lost.of_tokens, int(sizes.sum(dtype=np.int64))]

@@ -107,6 +107,11 @@ class TokenizerFiles:
         return tuple(added["content"] for added in self._json["added_tokens"])
 
     @cached_property
+    def swallowing_tokens(self) -> tuple[str, ...]:
+        """Those of the added tokens that take the white space beside them along."""
+        return tuple(added["content"] for added in self._json["added_tokens"] if added["lstrip"] or added["rstrip"])
+
+    @cached_property
     def encoding_fingerprint(self) -> str:
         """SHA-256 of what decides the ids of a text: two files of the same are the same tokenizer for a corpus.
 

@@ -10,6 +10,7 @@ import torch.distributed
 from megatron.core import parallel_state
 
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.runtime.collectives import record_collectives
 from megatron_ettin.runtime.cpu import install_cpu_placement
 from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.groups import Ranks, ranks
@@ -22,6 +23,8 @@ def start_process(run: RunConfig, device: Device) -> Ranks:
 
     Reads torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without it the world is this process.
     """
+    if device.type == "cuda":
+        record_collectives(run)
     join_world(device, timeout_seconds=run.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS)
     return build_groups(run)
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch.distributed
 from torch.distributed import distributed_c10d
 
+from megatron_ettin.runtime.collectives import write_records
 from megatron_ettin.runtime.groups import Ranks
 from megatron_ettin.runtime.heartbeat import Beat, place_of, silent_ranks, verdict
 from megatron_ettin.runtime.signals import end_at_once
@@ -120,6 +121,7 @@ class Watchdog:
         line = f"error: rank {self._ranks.rank}, step {self._step}: no progress for {self._timeout:g} s "
         line += f"(--timeout-seconds), {self._work}: {told}\n"
         os.write(self._write, line.encode())
+        write_records(self._ranks.rank)
         if self._beats:
             self._beats.kill_silent_siblings()
         self._end(_EXIT_CODE)

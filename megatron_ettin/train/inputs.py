@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from megatron_ettin.data.index_cache import Arrays, IndexCache
 from megatron_ettin.data.indexed import IndexedTokens
 from megatron_ettin.data.manifest import Manifest
 from megatron_ettin.data.mapped import MappedTokens, StoredTokens, open_tokens
+from megatron_ettin.data.pieces import document_bounds
 from megatron_ettin.data.splits import Documents, split_corpus
 from megatron_ettin.data.tokenizer import TokenizerFiles
 
@@ -122,10 +124,8 @@ def _refuse_empty(
     """Refuse a split whose documents hold no token, or only the [SEP] behind an empty text."""
     closing = -1 if tokenizer is None or tokenizer.sep_id is None else tokenizer.sep_id
     for at in range(0, len(documents), _BLOCK_DOCUMENTS):
-        block = np.asarray(documents[at : at + _BLOCK_DOCUMENTS], dtype=np.int64)
-        starts, ends = corpus.document_starts[block], corpus.document_starts[block + 1]
-        singles = corpus.tokens[starts[ends - starts == 1]]
-        if (ends - starts > 1).any() or (singles != closing).any():
+        starts, ends = document_bounds(corpus, documents[at : at + _BLOCK_DOCUMENTS])
+        if (ends - starts > 1).any() or (corpus.tokens[starts[ends - starts == 1]] != closing).any():
             return
     raise ConfigError(f"--data-path {prefix}: all {len(documents)} documents for {needed} are empty")
 
@@ -146,6 +146,17 @@ def largest_token(tokens: NDArray[np.integer] | StoredTokens) -> int:
     looked_at = min(num_blocks, SCANNED_TOKENS // _BLOCK_TOKENS)
     starts = np.unique(np.linspace(0, num_blocks - 1, looked_at).astype(np.int64)) * _BLOCK_TOKENS
     return max((int(tokens[start : start + _BLOCK_TOKENS].max()) for start in starts), default=-1)
+
+
+def check_wandb(run: RunConfig) -> None:
+    """Refuse ``--wandb-project`` where the package is missing.
+
+    Raises:
+        ConfigError: names the flag and what to install.
+    """
+    project = run.checkpoint.wandb_project
+    if project and find_spec("wandb") is None:
+        raise ConfigError(f"--wandb-project {project}: needs the package wandb; pip install 'megatron-ettin[wandb]'")
 
 
 def check_save_folder(run: RunConfig) -> None:

@@ -49,6 +49,7 @@ from megatron_ettin.train.summary import summary
 from megatron_ettin.train.take_up import take_up
 from megatron_ettin.train.validate import validate_sources
 from megatron_ettin.train.verification import find_undamaged
+from megatron_ettin.train.wandb_run import open_wandb
 
 
 def launch_training(run: RunConfig, notes: Sequence[str], requests: StopRequests) -> int:
@@ -167,7 +168,7 @@ def _open_session(
         # Read now: a folder may be gone by the time of a save.
         tokenizer_files={name: path.read_bytes() for name, path in tokenizer.folder_files().items()},
         screen=screen,
-        metrics=MetricsLog(files, first_step=step + 1) if is_main else None,
+        metrics=MetricsLog(files, step + 1, open_wandb(run)) if is_main else None,
         requests=requests,
         watchdog=watchdog,
         pace=Pace(peak_rate(training.device, bf16=run.training.bf16)[0] * training.ranks.world_size),

@@ -55,13 +55,14 @@ class MetricsFiles:
 class MetricsLog:
     """Appends records; a step that is trained again replaces its former line."""
 
-    def __init__(self, files: MetricsFiles, first_step: int) -> None:
+    def __init__(self, files: MetricsFiles, first_step: int, wandb: Any | None = None) -> None:
         """Open the files.
 
         Args:
             files: where to write; folders are made.
             first_step: the first step that may still be written. Lines from there on, which a run left that was
                 stopped after its last checkpoint, are dropped.
+            wandb: a run of Weights & Biases that gets the figures too.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -69,6 +70,7 @@ class MetricsLog:
         _keep_lines_before(files.jsonl, first_step)
         self._jsonl = files.jsonl.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(files.tensorboard), purge_step=first_step)
+        self._wandb = wandb
 
     def write(self, record: Record) -> None:
         """Add one step's figures; they are in the file when this returns."""
@@ -79,11 +81,15 @@ class MetricsLog:
         for name, value in finite.items():
             if name != "step" and value is not None:
                 self._tensorboard.add_scalar(name, value, int(record["step"]))
+        if self._wandb is not None:
+            self._wandb.log(finite, step=int(record["step"]))
 
     def close(self) -> None:
         """Write out what is buffered."""
         self._jsonl.close()
         self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 def _keep_lines_before(path: Path, first_step: int) -> None:

@@ -13,7 +13,7 @@ from megatron_ettin.config.presets import ETTIN_VOCAB_SIZE
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.train.fallback import settle_step
 from megatron_ettin.train.inheritance import inherit_from_checkpoint
-from megatron_ettin.train.inputs import check_corpus, check_save_folder, load_tokenizer, resolve_vocabulary
+from megatron_ettin.train.inputs import check_corpus, check_save_folder, check_wandb, load_tokenizer, resolve_vocabulary
 
 
 class PreparedRun(NamedTuple):
@@ -35,10 +35,12 @@ def prepare_run(command: Command, world_size: int) -> PreparedRun:
     """
     notes = []
     if _nothing_saved_yet(command):
-        notes.append(f"--load {command.run.checkpoint.load} holds no whole checkpoint yet: starts with new weights")
+        parent = command.run.checkpoint.pretrained_checkpoint
+        begins = f"starts from {parent}" if parent else "starts with new weights"
+        notes.append(f"--load {command.run.checkpoint.load} holds no whole checkpoint yet: {begins}")
         half = half_written_folders(Path(command.run.checkpoint.save))
         notes += [f"half-written, not a checkpoint: {folder}" for folder in half]
-        command = replace(command, run=command.run.with_values({"load": ""}))
+        command = replace(command, run=command.run.with_values({"load": parent}))
     if command.run.checkpoint.load:
         step, passed_over = settle_step(command.run.checkpoint)
         notes += passed_over
@@ -54,6 +56,7 @@ def prepare_run(command: Command, world_size: int) -> PreparedRun:
         run = resolve_vocabulary(run, tokenizer)
     check_corpus(run, tokenizer)
     check_save_folder(run)
+    check_wandb(run)
     return PreparedRun(run, (*notes, *inherited))
 
 

@@ -10,9 +10,9 @@ import pytest
 from megatron_ettin.config.backend import FP8_ROW_MULTIPLE, missing_hardware, row_multiple
 from megatron_ettin.config.backend_checks import check_backend
 from megatron_ettin.config.errors import ConfigError
-from tests.helpers.runs import TINY, tiny_run
+from tests.helpers.runs import TINY, tiny_run, with_overrides
 
-FP8 = {"fp8_format": "hybrid", "bf16": True, "device": "cuda"}
+FP8: dict[str, Any] = {"fp8_format": "hybrid", "bf16": True, "device": "cuda"}
 WIDE = replace(TINY, hidden_size=128, ffn_hidden_size=192)
 
 
@@ -62,4 +62,4 @@ def test_recipes_of_a_gpu(capability: tuple[int, int], recipes: list[str]) -> No
 
 def test_rows_are_filled_up_for_fp8_alone() -> None:
     assert row_multiple(tiny_run("mlm").backend) == 1
-    assert row_multiple(tiny_run("mlm", **(FP8 | {"fp8_recipe": "mxfp8"})).backend) == 32
+    assert row_multiple(with_overrides(tiny_run("mlm", **FP8), fp8_recipe="mxfp8").backend) == 32

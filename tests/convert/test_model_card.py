@@ -101,6 +101,7 @@ def test_a_run_that_knows_little_gives_a_short_card() -> None:
         ("/a/books", [("books", None)]),
         ("/a/books /b/web", [("books", None), ("web", None)]),
         ("0.6 /a/books 0.2 web", [("books", 0.75), ("web", 0.25)]),
+        ("3B /a/books 1B web", [("books", 0.75), ("web", 0.25)]),
         ("0 /a/books", [("0", None), ("books", None)]),
         ("1 2 3", [("1", None), ("2", None), ("3", None)]),
     ],

@@ -29,14 +29,14 @@ def largest_miss(weights: list[Fraction], blend: Blend, rows: int) -> Fraction:
     return worst
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(weights_of_sources, st.integers(1, 40))
 def test_every_source_is_within_one_row_at_every_step(weights: list[int], smallest_block: int) -> None:
     blend = Blend(weights, smallest_block)
     assert largest_miss([Fraction(weight) for weight in weights], blend, 600) < 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(-9, 0), min_size=2, max_size=12))
 def test_extreme_weights_are_within_one_row_too(exponents: list[float]) -> None:
     weights = [Fraction(f"{10**exponent:.12f}") for exponent in exponents]
@@ -50,7 +50,7 @@ def test_equal_weights_take_turns(equal: int) -> None:
     assert all(sorted(turn) == list(range(equal)) for turn in sources.reshape(10, equal).tolist())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(weights_of_sources, st.lists(st.integers(0, 2000), min_size=1, max_size=6))
 def test_any_place_gives_what_the_walk_from_the_start_gives(weights: list[int], places: list[int]) -> None:
     sources, numbers = Blend(weights, 50).sources(0, 2100)

@@ -44,12 +44,27 @@ def test_gigatoken_is_taken_where_it_agrees(bpe: TokenizerFiles) -> None:
 def test_same_ids_on_any_text(bpe: TokenizerFiles, texts: list[str]) -> None:
     library = Tokenizer.from_file(str(bpe.path))
     expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
-    assert [ids.tolist() for ids in GigatokenEncoder(bpe.content).encode(texts)] == expected
+    assert [ids.tolist() for ids in GigatokenEncoder(bpe).encode(texts)] == expected
     assert [ids.tolist() for ids in LibraryEncoder(bpe).encode(texts)] == expected
 
 
+def test_a_mask_that_swallows_spaces_stands_before_tokens_that_are_spaces(bpe: TokenizerFiles, tmp_path: Path) -> None:
+    """As in ModernBERT's tokenizer, whose vocabulary has runs of spaces as added tokens."""
+    library = Tokenizer.from_file(str(bpe.path))
+    library.add_tokens(["  ", "    "])
+    library.save(str(tmp_path / "tokenizer.json"))
+    both = TokenizerFiles.load(tmp_path)
+    assert both.swallowing_tokens == ("[MASK]",)
+    text = "a  [MASK] b\n  c    [MASK]"
+    encoder, _ = choose_encoder(both, [text])
+    assert isinstance(encoder, GigatokenEncoder)
+    expected = library.encode(text, add_special_tokens=False).ids
+    first, _ = encoder.encode([text, "d  e"])
+    assert first.tolist() == expected
+
+
 def test_memory_of_the_fast_encoder_is_bounded(bpe: TokenizerFiles) -> None:
-    encoder = GigatokenEncoder(bpe.content, cache_bytes=32 << 20)
+    encoder = GigatokenEncoder(bpe, cache_bytes=32 << 20)
     rng = np.random.default_rng(0)
     (before,) = encoder.encode(["def f(x):\n"])
     start = largest = encoders.resident_bytes()
@@ -87,7 +102,7 @@ def test_a_difference_on_the_sample_falls_back(bpe: TokenizerFiles, monkeypatch:
 
 
 def block(bpe: TokenizerFiles, values: list[Any], *, append_eod: bool) -> tuple[list[int], list[int], list[int]]:
-    made = BlockEncoder(bpe, GigatokenEncoder(bpe.content), None, append_eod=append_eod).encode(values, "--input f")
+    made = BlockEncoder(bpe, GigatokenEncoder(bpe), None, append_eod=append_eod).encode(values, "--input f")
     assert made.ids.dtype == np.uint16
     return made.ids.tolist(), made.lengths.tolist(), made.counts.tolist()
 

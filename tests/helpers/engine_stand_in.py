@@ -342,7 +342,7 @@ class DotProductAttention(TransformerEngineBaseModule):
         )
         ATTENTION_CALLS.append(call)
         pieces = zip(*(x.split(lengths) for x in (query_layer, key_layer, value_layer)), strict=True)
-        return torch.cat([self.attend(*piece, window) for piece in pieces]).flatten(1)
+        return torch.cat([self.attend(q, k, v, window) for q, k, v in pieces]).flatten(1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: tuple[int, int]) -> Tensor:
         place = torch.arange(query.size(0))

@@ -39,17 +39,17 @@ def with_engine(task: str, folder: Path, world_size: int, worlds: int = 1) -> di
     launched = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0]}
     command = [sys.executable, "-W", "ignore", "-m", "tests.model.with_engine", task, str(folder), *ports]
     logs = [folder / f"rank{rank}.log" for rank in range(world_size)]
-    ranks = []
+    launched_ranks: list[subprocess.Popen[bytes]] = []
     for rank, log in enumerate(logs):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         with log.open("w") as file:
             environment = {**os.environ, **launched, **place}
-            ranks.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
+            launched_ranks.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
     try:
-        codes = [rank.wait(300) for rank in ranks]
+        codes = [process.wait(300) for process in launched_ranks]
     finally:
-        for rank in ranks:
-            rank.kill()
+        for process in launched_ranks:
+            process.kill()
     assert codes == [0] * world_size, "".join(log.read_text() for log in logs)
     found: dict[str, Any] = pickle.loads((folder / "result").read_bytes())
     return found

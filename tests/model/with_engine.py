@@ -191,7 +191,7 @@ def alone(folder: Path) -> dict[str, Any]:
 
 def shared(folder: Path) -> dict[str, Any]:
     """What two ranks show, each way in a world of its own."""
-    found = {}
+    found: dict[str, Any] = {}
     for port, (name, overrides) in zip(sys.argv[3:], SHARED.items(), strict=True):
         os.environ["MASTER_PORT"] = port
         found |= trained({name: overrides})

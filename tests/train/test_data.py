@@ -60,7 +60,10 @@ def metrics(save: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
 
 
-@pytest.mark.parametrize(("objective", "more"), [("mlm", IN_TOKENS), ("clm", IN_TOKENS), ("mlm", {})])
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [("mlm", IN_TOKENS), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("clm", IN_TOKENS), ("mlm", {})))],
+)
 def test_layout_and_resume_leave_a_run_as_it_is(
     tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
 ) -> None:

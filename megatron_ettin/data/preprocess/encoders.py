@@ -32,10 +32,13 @@ class GigatokenEncoder:
 
     The library keeps every word it has seen, without a bound: text of random letters fills 2 GB in 300 MB of it. So it
     is loaded anew, which takes a tenth of a second, when this process has grown by ``cache_bytes``.
+
+    Added tokens that swallow the white space beside them, as ModernBERT's [MASK] does, it takes after those that are
+    white space themselves, the tokenizers library before. Text that spells one is rare and goes to that library.
     """
 
-    def __init__(self, content: bytes, cache_bytes: int = 256 << 20) -> None:
-        """Load the content of a tokenizer.json.
+    def __init__(self, tokenizer: TokenizerFiles, cache_bytes: int = 256 << 20) -> None:
+        """Load the tokenizer.
 
         Raises:
             Exception: whatever the library says to a tokenizer that it does not support.
@@ -44,7 +47,10 @@ class GigatokenEncoder:
         from gigatoken.gigatoken_rs import load_hf_json
 
         self.name = f"gigatoken {version('gigatoken')}"
+        content = tokenizer.content
         self._load = lambda: load_hf_json(content)
+        self._swallowing = tokenizer.swallowing_tokens
+        self._library = LibraryEncoder(tokenizer) if self._swallowing else None
         self._tokenizer: Any = self._load()
         self._cache_bytes = cache_bytes
         self._process = self._limit_bytes = 0
@@ -54,7 +60,7 @@ class GigatokenEncoder:
         if self._process != os.getpid():  # the first text in this process, which may be a fork
             self._process, self._limit_bytes = os.getpid(), resident_bytes() + self._cache_bytes
         encode = self._tokenizer.encode
-        found: list[Ids] = [encode(text) for text in texts]
+        found: list[Ids] = [encode(text) if self._takes(text) else self._by_library(text) for text in texts]
         if resident_bytes() > self._limit_bytes:
             del encode
             self._tokenizer = None
@@ -62,6 +68,14 @@ class GigatokenEncoder:
             # Else what is held for other reasons would have it loaded again and again.
             self._limit_bytes = max(self._limit_bytes, resident_bytes() + self._cache_bytes)
         return found
+
+    def _takes(self, text: str) -> bool:
+        return not any(token in text for token in self._swallowing)
+
+    def _by_library(self, text: str) -> Ids:
+        assert self._library is not None
+        (ids,) = self._library.encode([text])
+        return ids
 
 
 class LibraryEncoder:
@@ -93,7 +107,7 @@ def choose_encoder(
     """
     judge = LibraryEncoder(tokenizer)
     try:
-        fast = GigatokenEncoder(tokenizer.content, cache_bytes)
+        fast = GigatokenEncoder(tokenizer, cache_bytes)
     except ImportError:
         return judge, "gigatoken is not installed"
     except Exception as error:
@@ -117,9 +131,7 @@ def load_encoder(tokenizer: TokenizerFiles, name: str) -> Encoder:
     Raises:
         ConfigError: this machine has another version of it.
     """
-    encoder: Encoder = (
-        GigatokenEncoder(tokenizer.content) if name.startswith("gigatoken") else LibraryEncoder(tokenizer)
-    )
+    encoder: Encoder = GigatokenEncoder(tokenizer) if name.startswith("gigatoken") else LibraryEncoder(tokenizer)
     if encoder.name != name:
         raise ConfigError(f"--executor ray: a worker has {encoder.name}, the run began with {name}")
     return encoder

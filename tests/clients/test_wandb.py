@@ -1,0 +1,76 @@
+"""Figures as Weights & Biases stores them, read back as its own messages; nothing is sent anywhere."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.metrics import MetricsFiles, MetricsLog
+from megatron_ettin.train.wandb_run import open_wandb
+
+pytestmark = pytest.mark.slow
+
+
+def write(save: Path, steps: dict[int, float]) -> str:
+    """Log losses as a launch does; return the run's id."""
+    run = RunConfig().with_values({"save": str(save), "wandb_project": "pairs", "lr": 1e-3})
+    opened: Any = open_wandb(run)
+    log = MetricsLog(MetricsFiles.of(str(save), ""), min(steps), opened)
+    for step, loss in steps.items():
+        log.write({"step": step, "loss": loss})
+    log.close()
+    return str(opened.id)
+
+
+def messages(file: Path) -> Iterator[bytes]:
+    """Yield what lies in a file of LevelDB's log format: blocks of 32 KiB, pieces with checksum, length and kind."""
+    content, place, message = file.read_bytes(), 7, b""  # behind the file's own mark
+    while place + 7 <= len(content):
+        if 2**15 - place % 2**15 < 7:
+            place += 2**15 - place % 2**15  # no piece begins so near the end of a block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        message += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield message
+            message = b""
+
+
+def stored(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the history and the config in the one file of an offline run."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [file] = folder.glob("*.wandb")
+    history: list[dict[str, Any]] = []
+    config: dict[str, Any] = {}
+    for message in messages(file):
+        record = Record()
+        record.ParseFromString(message)
+        if record.HasField("run"):
+            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key}
+        if record.HasField("history"):
+            items = record.history.item
+            history.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
+    return history, config
+
+
+def test_a_run_and_its_resume_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    first = write(tmp_path / "run", {1: 2.5, 2: float("nan")})
+    again = write(tmp_path / "run", {3: 2.0})
+    assert again == first != write(tmp_path / "other", {1: 1.0})
+    parts = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{first}"))
+    (whole, config), *later = map(stored, parts)
+    assert [(line["step"], line["loss"]) for line in whole] == [(1, 2.5), (2, None)]
+    assert config["optimizer"]["lr"] == 1e-3
+    for history, _ in later:
+        assert [(line["step"], line["loss"]) for line in history] == [(3, 2.0)]
