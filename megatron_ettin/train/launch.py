@@ -19,6 +19,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.steps import StepPlan
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.data.training_rows import TrainingRows
+from megatron_ettin.doctor.report import machine_lines
 from megatron_ettin.objectives.objective import Objective, build_objective
 from megatron_ettin.optim.schedules import build_schedule
 from megatron_ettin.runtime.backend import resolve_backend
@@ -62,12 +63,13 @@ def launch_training(run: RunConfig, notes: Sequence[str], requests: StopRequests
     """
     device, (run, kernels) = _choose(run)
     with _process(run, device) as (training, objective, tokenizer, watchdog):
+        machine = machine_lines(on_gpu=device.type == "cuda") if training.ranks.is_main else []
         found = take_up(training)
         told = note_data(run, tokenizer, found.state)
         corpus = open_corpus(run)
         rows = build_training_rows(run, corpus, tokenizer)
         plan = plan_steps(run, rows, objective, found.state)
-        found = replace(found, notes=(*notes, kernels, *found.notes, *told, *row_notes(rows)))
+        found = replace(found, notes=(*machine, kernels, *notes, *found.notes, *told, *row_notes(rows)))
         parts = (training, objective, tokenizer, corpus, rows, plan, found)
         with closing(_open_session(*parts, requests, watchdog)) as session:
             build_batches = partial(step_batches, plan, rows, objective, training.ranks)
