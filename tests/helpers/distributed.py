@@ -17,9 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 MAX_RANKS = 4
+MAX_THREADS = 250
+"""A worker with more is replaced: with the distributed optimizer, megatron-core's objects are never freed, nor are the
+process groups that they hold, each with dozens of gloo threads."""
 PRELOAD = ["tests.helpers.preload"]
 ERROR_GRACE_SECONDS = 2.0
 
@@ -75,6 +79,7 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
     results: dict[int, Any] = {}
     errors: dict[int, str] = {}
     deadline = time.monotonic() + timeout_seconds
+    is_worn = False
     while len(results) + len(errors) < len(workers) and time.monotonic() < deadline:
         waiting: dict[Any, int] = {
             w.pipe: rank for rank, w in enumerate(workers) if rank not in results and rank not in errors
@@ -82,9 +87,10 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
         for pipe in wait(list(waiting), timeout=0.5):
             rank = waiting[pipe]
             try:
-                ok, value = workers[rank].pipe.recv()
+                ok, value, threads = workers[rank].pipe.recv()
             except EOFError:
-                ok, value = False, "the process died"
+                ok, value, threads = False, "the process died", 0
+            is_worn |= threads > MAX_THREADS
             if ok:
                 results[rank] = value
             else:
@@ -92,6 +98,8 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
         if errors:
             # The others may wait for the failed rank for ever; give them a moment to fail on their own.
             deadline = min(deadline, time.monotonic() + ERROR_GRACE_SECONDS)
+    if is_worn:
+        stop_pool()
     if len(results) == len(workers):
         return [results[rank] for rank in range(len(workers))]
     missing = [rank for rank in range(len(workers)) if rank not in results and rank not in errors]
@@ -143,7 +151,11 @@ def _serve(pipe: Connection) -> None:
             end_process()
             # Training objects refer to one another, and the process groups they hold keep dozens of gloo threads each.
             gc.collect()
-        pipe.send(answer)
+        pipe.send((*answer, _num_threads()))
+
+
+def _num_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def _free_port() -> int:
