@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peer_model import build_peer
 
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.flops import training_flops
@@ -24,7 +25,7 @@ def peer_step(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
 
     The decoder's window and the encoder's are what the classes themselves make of the shape.
     """
-    model = build_peer(run).cuda().to(torch.bfloat16).train()
+    model = build_peer(run, sparse=False).cuda().to(torch.bfloat16).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     compiled = torch.compile(model)
     batches = padded_batches(run)
@@ -54,31 +55,6 @@ def peer_step(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
         "peak_memory_bytes": torch.cuda.max_memory_allocated(),
         "losses": losses,
     }
-
-
-def build_peer(run: RunConfig) -> torch.nn.Module:
-    """Return the class of the run's objective in the run's shape, with random weights."""
-    from transformers import (
-        ModernBertConfig,
-        ModernBertDecoderConfig,
-        ModernBertDecoderForCausalLM,
-        ModernBertForMaskedLM,
-    )
-
-    model = run.model
-    shape = {
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_attention_heads,
-        "max_position_embeddings": max(1024, run.data.seq_length),
-        "local_attention": model.sliding_window,
-        "attn_implementation": "sdpa",
-    }
-    if run.training.objective == "clm":
-        return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**shape))
-    return ModernBertForMaskedLM(ModernBertConfig(**shape, sparse_prediction=False))
 
 
 def padded_batches(run: RunConfig, wanted: int = 8) -> list[dict[str, np.ndarray]]:

@@ -59,6 +59,7 @@ def our_speed(run: RunConfig) -> float:
 
 def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> float:
     """Train with transformers' Trainer and return real tokens per second of the median step."""
+    from peer_model import build_peer
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainerCallback
     from transformers import TrainingArguments as Arguments
 
@@ -102,30 +103,6 @@ def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> f
     took = np.diff(clock.ends)[WARM_UP - 1 :]
     tokens = [count for _, count in counted][WARM_UP : WARM_UP + len(took)]
     return float(sum(tokens) / took.sum())
-
-
-def build_peer(run: RunConfig, *, sparse: bool) -> torch.nn.Module:
-    """Return transformers' class of the run's objective in the run's shape."""
-    from transformers import (
-        ModernBertConfig,
-        ModernBertDecoderConfig,
-        ModernBertDecoderForCausalLM,
-        ModernBertForMaskedLM,
-    )
-
-    model = run.model
-    shape = {
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_attention_heads,
-        "local_attention": model.sliding_window,
-        "attn_implementation": "sdpa",
-    }
-    if run.training.objective == "clm":
-        return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**shape))
-    return ModernBertForMaskedLM(ModernBertConfig(**shape, sparse_prediction=sparse))
 
 
 def examples(run: RunConfig, wanted: int) -> list[dict[str, list[int]]]:

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peer_gpu import peer_step
 
-from benchmarks.peer_gpu import peer_step
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.command import parse_command
 from megatron_ettin.config.flops import training_flops
