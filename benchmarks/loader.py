@@ -30,7 +30,8 @@ from megatron_ettin.data.steps import StepPlan
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
 from megatron_ettin.objectives.objective import build_objective
-from megatron_ettin.train.feed import build_training_rows, open_corpus, plan_steps
+from megatron_ettin.train.feed import plan_steps
+from megatron_ettin.train.sources import build_training_rows, open_corpus
 
 SEQ_LENGTH = 1024
 MICRO_BATCH = 32

@@ -14,7 +14,7 @@ from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.flops import training_flops
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.tokenizer import TokenizerFiles
-from megatron_ettin.train.feed import build_training_rows, open_corpus
+from megatron_ettin.train.sources import build_training_rows, open_corpus
 
 MICRO_BATCHES = 4
 IGNORED = -100

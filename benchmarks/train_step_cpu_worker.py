@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.flops import training_flops
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.tokenizer import TokenizerFiles
 
@@ -107,7 +105,7 @@ def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> f
 
 def examples(run: RunConfig, wanted: int) -> list[dict[str, list[int]]]:
     """Return the pieces of the first rows that our run trains on, each an example of its own."""
-    from megatron_ettin.train.feed import build_training_rows, open_corpus
+    from megatron_ettin.train.sources import build_training_rows, open_corpus
 
     tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
     rows = build_training_rows(run, open_corpus(run), tokenizer)
@@ -125,9 +123,11 @@ def shares(run: RunConfig, steps: int) -> dict[str, Any]:
     """Return which part of a step takes which share of it, and the rate of the model's work."""
     from megatron_ettin.objectives.objective import build_objective
     from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.peak import product_rate
     from megatron_ettin.runtime.process import end_process, start_process
     from megatron_ettin.train.build import build_training
-    from megatron_ettin.train.feed import build_ahead, build_training_rows, open_corpus, plan_steps, step_batches
+    from megatron_ettin.train.feed import build_ahead, plan_steps, step_batches
+    from megatron_ettin.train.sources import build_training_rows, open_corpus
     from megatron_ettin.train.step import train_step
 
     device = choose_device("cpu")
@@ -150,16 +150,13 @@ def shares(run: RunConfig, steps: int) -> dict[str, Any]:
             started = time.perf_counter()
             with timed(spent, "waiting for data"):
                 batches = batches_of(step)
-            train_step(training, batches, run.optimizer.lr / 100)
+            work += train_step(training, batches, run.optimizer.lr / 100).sums.model_flops
             total += time.perf_counter() - started
-            for batch in batches:
-                lengths = np.diff(batch.cu_seqlens).tolist()
-                mask_kind = MASK_OF_OBJECTIVE[run.training.objective]
-                work += training_flops(run.model, mask_kind, lengths, len(batch.scored_K))
+    peak = product_rate(device, torch.float32, size=2048, rounds=10)
     end_process()
     spent["norms, residuals and the rest"] = total - sum(spent.values())
     part = {name: seconds / total for name, seconds in spent.items()}
-    return {"shares": part, "flops_per_second": work / total, "peak": product_rate()}
+    return {"shares": part, "flops_per_second": work / total, "peak": peak}
 
 
 def watch_parts(training: Any, spent: dict[str, float]) -> None:
@@ -207,17 +204,6 @@ def timed(spent: dict[str, float], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
-
-
-def product_rate(size: int = 2048) -> float:
-    """Return the operations a second of an fp32 matrix product, the best of ten."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
 
 
 if __name__ == "__main__":

@@ -28,18 +28,17 @@ from typing import Any
 import torch
 from peer_gpu import peer_step
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.flops import training_flops
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.objectives.objective import build_objective
 from megatron_ettin.runtime.backend import resolve_backend
 from megatron_ettin.runtime.device import choose_device
+from megatron_ettin.runtime.peak import product_rate
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.train.build import Training, build_training
-from megatron_ettin.train.feed import build_ahead, build_training_rows, open_corpus, plan_steps, step_batches
+from megatron_ettin.train.feed import build_ahead, plan_steps, step_batches
+from megatron_ettin.train.sources import build_training_rows, open_corpus
 from megatron_ettin.train.step import train_step
 
 SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")
@@ -60,7 +59,7 @@ def main() -> None:
     """Measure what the command line names and write a JSON line for each."""
     arguments = parse_arguments()
     device = torch.cuda.get_device_name()
-    peak = measured_peak()
+    peak = product_rate(choose_device("cuda"), torch.bfloat16, rounds=13)
     print(f"{device}, torch {torch.__version__}, bf16 product {peak / 1e12:.0f} TFLOP/s", flush=True)
     results = []
     for size in arguments.sizes:
@@ -146,7 +145,7 @@ def measure(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
                 seconds.append(time.perf_counter() - started)
                 waits.append(waited)
                 tokens.append(result.sums.real_tokens)
-                flops.append(sum(batch_flops(run, batch) for batch in batches))
+                flops.append(result.sums.model_flops)
     return {
         "tokens_per_second": statistics.median(count / took for count, took in zip(tokens, seconds, strict=True)),
         "model_flops_per_second": statistics.median(work / took for work, took in zip(flops, seconds, strict=True)),
@@ -160,12 +159,6 @@ def measure(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     }
 
 
-def batch_flops(run: RunConfig, batch: PackedBatch) -> int:
-    """Return the operations that the objective defines for one micro-batch."""
-    lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).tolist()
-    return training_flops(run.model, MASK_OF_OBJECTIVE[run.training.objective], lengths, len(batch.scored_K))
-
-
 def optimizer_seconds(training: Training) -> float:
     """Return how long the optimizer's step takes by itself, once warm."""
     torch.cuda.synchronize()
@@ -173,20 +166,6 @@ def optimizer_seconds(training: Training) -> float:
     training.optimizer.step()
     torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def measured_peak(size: int = 8192) -> float:
-    """Return the operations a second of a bf16 matrix product of random values."""
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(13):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        a @ b
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1000)
-    return 2 * size**3 / statistics.median(times[3:])
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Writing a checkpoint: tensors by all ranks, then its description, then the marker that makes it one."""
+"""Writing a checkpoint: tensors by all ranks, then its description, then the marker that makes it one.
+
+``stage_checkpoint``, ``attempt_write``, ``commit_checkpoint``, in this order; training may go on beside the second.
+"""
 
 from __future__ import annotations
 
@@ -46,25 +49,6 @@ class StagedCheckpoint:
     description: dict[str, Any]
     """Of run.json."""
     writer: StateWriter
-
-
-def save_checkpoint(
-    save: Path,
-    run: RunConfig,
-    state: TrainingState,
-    model: MegatronModule,
-    optimizer: MegatronOptimizer,
-    ranks: Ranks,
-    device: Device,
-    tokenizer_files: Mapping[str, bytes],
-) -> Path:
-    """Write the checkpoint of ``state.step`` and return its folder; collective over the world.
-
-    Raises:
-        RunFailure: on all ranks, when there is no room or a rank could not write.
-    """
-    staged = stage_checkpoint(save, run, state, model, optimizer, ranks, device)
-    return commit_checkpoint(staged, attempt_write(staged, ranks), ranks, tokenizer_files)
 
 
 def stage_checkpoint(
@@ -133,16 +117,6 @@ def commit_checkpoint(
             shutil.rmtree(staged.folder, ignore_errors=True)
         raise RunFailure(f"--save {staged.folder.parent}: {outcome[0]}; former checkpoints are whole")
     return staged.folder
-
-
-def write_state(folder: Path, model: MegatronModule, optimizer: MegatronOptimizer, ranks: Ranks) -> None:
-    """Write weights, optimizer state and random states into an empty folder; returns when all ranks have."""
-    writer = _stage_state(folder, training_entries(model, optimizer), optimizer, ranks, None)
-    parts: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(parts, writer.write())
-    if ranks.is_main:
-        writer.write_index(parts)
-    torch.distributed.barrier()
 
 
 def _stage_state(

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.options import option
 
+SUPPORTED_CORE = "0.16.1"
+"""The megatron-core version that all was checked with: the CPU placement and the optimizer lean on its inside."""
+
 TRANSFORMER_ENGINE = "transformer_engine"
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.fields import spell
+from megatron_ettin.config.fields import refuse, spell
 from megatron_ettin.config.run import RunConfig
 
 _FP8_MULTIPLE = 16
@@ -19,36 +18,32 @@ def check_backend(run: RunConfig) -> None:
     """
     backend, parallel = run.backend, run.parallel
     if run.training.device == "cpu" and backend.transformer_impl == TRANSFORMER_ENGINE:
-        _refuse(run, "transformer_impl", "runs on CUDA devices only; got --device cpu")
+        refuse(run, "transformer_impl", "runs on CUDA devices only; got --device cpu")
     if parallel.overlap_param_gather and not (parallel.overlap_grad_reduce and parallel.use_distributed_optimizer):
-        _refuse(run, "overlap_param_gather", "needs --use-distributed-optimizer and --overlap-grad-reduce")
+        refuse(run, "overlap_param_gather", "needs --use-distributed-optimizer and --overlap-grad-reduce")
     if backend.recompute_num_layers and backend.recompute_granularity != "full":
-        _refuse(run, "recompute_num_layers", "belongs to --recompute-granularity full")
+        refuse(run, "recompute_num_layers", "belongs to --recompute-granularity full")
     if backend.fp8_format:
         _check_fp8(run)
         return
     for name in ("first_last_layers_bf16", "fp8_param_gather"):
         if getattr(backend, name):
-            _refuse(run, name, "belongs to --fp8-format")
+            refuse(run, name, "belongs to --fp8-format")
 
 
 def _check_fp8(run: RunConfig) -> None:
     backend = run.backend
     if backend.transformer_impl == "local":
-        _refuse(run, "fp8_format", f"needs Transformer Engine's layers; got {spell(run, 'transformer_impl')}")
+        refuse(run, "fp8_format", f"needs Transformer Engine's layers; got {spell(run, 'transformer_impl')}")
     if not run.training.bf16:
-        _refuse(run, "fp8_format", "needs --bf16, which everything outside the FP8 products computes in")
+        refuse(run, "fp8_format", "needs --bf16, which everything outside the FP8 products computes in")
     if backend.first_last_layers_bf16 and backend.fp8_recipe == "delayed":
-        _refuse(run, "first_last_layers_bf16", f"needs another recipe than {spell(run, 'fp8_recipe')}")
+        refuse(run, "first_last_layers_bf16", f"needs another recipe than {spell(run, 'fp8_recipe')}")
     if backend.fp8_param_gather and not run.parallel.use_distributed_optimizer:
-        _refuse(run, "fp8_param_gather", "needs --use-distributed-optimizer, which gathers the weights")
+        refuse(run, "fp8_param_gather", "needs --use-distributed-optimizer, which gathers the weights")
     tp = run.parallel.tensor_model_parallel_size
     for name in ("hidden_size", "ffn_hidden_size"):
         if getattr(run.model, name) % (_FP8_MULTIPLE * tp):
             split = spell(run, "tensor_model_parallel_size")
             rule = f"must leave a multiple of {_FP8_MULTIPLE} to every tensor-parallel rank; got {split}"
-            _refuse(run, name, f"with {spell(run, 'fp8_format')} {rule}")
-
-
-def _refuse(run: RunConfig, name: str, rule: str) -> None:
-    raise ConfigError(f"{spell(run, name)}: {rule}")
+            refuse(run, name, f"with {spell(run, 'fp8_format')} {rule}")

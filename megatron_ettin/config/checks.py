@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from megatron_ettin.config.backend_checks import check_backend
 from megatron_ettin.config.data_checks import check_data
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.fields import run_options, spell
+from megatron_ettin.config.fields import refuse, run_options, spell, value_of
 from megatron_ettin.config.parallel import data_parallel_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.step_ranges import parse_steps
@@ -55,7 +54,7 @@ def check_run(run: RunConfig, world_size: int, *, planning: bool = False) -> Non
 def check_ranges(run: RunConfig) -> None:
     """Every field by itself: choices and bounds. A run that was read from a checkpoint has not passed the flags."""
     for option in run_options().values():
-        value = getattr(getattr(run, option.section), option.name)
+        value = value_of(run, option.name)
         rule = option.broken_rule(value)
         if rule is not None:
             raise ConfigError(f"{option.spell(value)}: {rule}")
@@ -65,12 +64,12 @@ def check_supported(run: RunConfig) -> None:
     """Parallelism that Megatron has and this trainer has not, by name."""
     parallel = run.parallel
     if parallel.context_parallel_size != 1:
-        _refuse(run, "context_parallel_size", "context parallelism is not supported; leave it at 1")
+        refuse(run, "context_parallel_size", "context parallelism is not supported; leave it at 1")
     if parallel.num_layers_per_virtual_pipeline_stage != 0:
         name = "num_layers_per_virtual_pipeline_stage"
-        _refuse(run, name, "the interleaved pipeline is not supported; leave it at 0")
+        refuse(run, name, "the interleaved pipeline is not supported; leave it at 0")
     if parallel.use_torch_fsdp2:
-        _refuse(run, "use_torch_fsdp2", "FSDP is not supported; --use-distributed-optimizer shards optimizer state")
+        refuse(run, "use_torch_fsdp2", "FSDP is not supported; --use-distributed-optimizer shards optimizer state")
 
 
 def check_shape(run: RunConfig) -> None:
@@ -78,12 +77,12 @@ def check_shape(run: RunConfig) -> None:
     model = run.model
     if model.hidden_size % model.num_attention_heads:
         heads = spell(run, "num_attention_heads")
-        _refuse(run, "hidden_size", f"cannot be split over {heads}: the heads must share it evenly")
+        refuse(run, "hidden_size", f"cannot be split over {heads}: the heads must share it evenly")
     if model.head_size % 2:
         heads = spell(run, "num_attention_heads")
-        _refuse(run, "hidden_size", f"with {heads} makes heads of {model.head_size}: RoPE turns pairs, it must be even")
+        refuse(run, "hidden_size", f"with {heads} makes heads of {model.head_size}: RoPE turns pairs, it must be even")
     if model.sliding_window % 2:
-        _refuse(run, "sliding_window", "must be even: half of it lies to each side")
+        refuse(run, "sliding_window", "must be even: half of it lies to each side")
 
 
 def check_layout(run: RunConfig, world_size: int) -> None:
@@ -93,7 +92,7 @@ def check_layout(run: RunConfig, world_size: int) -> None:
     tp_flag, pp_flag = spell(run, "tensor_model_parallel_size"), spell(run, "pipeline_model_parallel_size")
     for name in ("num_attention_heads", "ffn_hidden_size"):
         if getattr(model, name) % tp:
-            _refuse(run, name, f"cannot be split over {tp_flag}")
+            refuse(run, name, f"cannot be split over {tp_flag}")
     if pp > model.num_layers:
         raise ConfigError(f"{pp_flag}: each stage needs a layer, but there are only {spell(run, 'num_layers')}")
     if world_size % (tp * pp):
@@ -102,7 +101,7 @@ def check_layout(run: RunConfig, world_size: int) -> None:
             f"--nnodes) has {world_size}, which is no multiple of that"
         )
     if parallel.sequence_parallel and tp == 1:
-        _refuse(run, "sequence_parallel", f"splits over the tensor-parallel ranks and needs 2 or more; got {tp_flag}")
+        refuse(run, "sequence_parallel", f"splits over the tensor-parallel ranks and needs 2 or more; got {tp_flag}")
 
 
 def check_batches(run: RunConfig, world_size: int) -> None:
@@ -118,29 +117,29 @@ def check_batches(run: RunConfig, world_size: int) -> None:
     micro = run.training.micro_batch_size
     if run.training.global_batch_size % (micro * dp):
         rows = f"{spell(run, 'micro_batch_size')} x {dp} data-parallel ranks = {micro * dp} rows"
-        _refuse(run, "global_batch_size", f"is no multiple of {rows}")
+        refuse(run, "global_batch_size", f"is no multiple of {rows}")
 
 
 def check_schedule(run: RunConfig) -> None:
     """Warm-up, plateau and decay follow each other."""
     optimizer = run.optimizer
     if optimizer.min_lr > optimizer.lr:
-        _refuse(run, "min_lr", f"must not exceed the peak, {spell(run, 'lr')}")
+        refuse(run, "min_lr", f"must not exceed the peak, {spell(run, 'lr')}")
     unit = schedule_unit(optimizer, run.training)
     warmup_name, decay_name = f"lr_warmup_{unit}", f"lr_wsd_decay_{unit}"
     warmup, decay = getattr(optimizer, warmup_name), getattr(optimizer, decay_name)
     if decay and optimizer.lr_decay_style != "WSD":
-        _refuse(run, decay_name, f"belongs to --lr-decay-style WSD; got {spell(run, 'lr_decay_style')}")
+        refuse(run, decay_name, f"belongs to --lr-decay-style WSD; got {spell(run, 'lr_decay_style')}")
     end = schedule_end(optimizer, run.training)
     end_name = f"lr_decay_{unit}" if getattr(optimizer, f"lr_decay_{unit}") else f"train_{unit}"
     if end == 0:
         _refuse_endless(run, unit)
         return
     if warmup > end:
-        _refuse(run, warmup_name, f"must not be longer than the schedule, {spell(run, end_name)}")
+        refuse(run, warmup_name, f"must not be longer than the schedule, {spell(run, end_name)}")
     if warmup + decay > end:
         together = f"and {spell(run, warmup_name)} together must not be longer than the schedule"
-        _refuse(run, decay_name, f"{together}, {spell(run, end_name)}")
+        refuse(run, decay_name, f"{together}, {spell(run, end_name)}")
 
 
 def _refuse_endless(run: RunConfig, unit: Unit) -> None:
@@ -148,37 +147,37 @@ def _refuse_endless(run: RunConfig, unit: Unit) -> None:
     if needs_end(run.optimizer, unit) and (run.training.train_iters or run.training.train_tokens):
         duration = "train_tokens" if run.training.train_tokens else "train_iters"
         lengths = ", ".join(f"{run_options()[f'{length}_{unit}'].flag}" for length in SCHEDULE_LENGTHS)
-        _refuse(run, duration, f"does not tell when a schedule ends that counts otherwise ({lengths}); give its end")
+        refuse(run, duration, f"does not tell when a schedule ends that counts otherwise ({lengths}); give its end")
 
 
 def check_time_units(run: RunConfig) -> None:
     """Each length is given in steps or in tokens, and the schedule's lengths all in the same."""
     for in_steps, in_tokens in IN_TOKENS.items():
-        if _value(run, in_steps) and _value(run, in_tokens):
-            _refuse(run, in_tokens, f"and {spell(run, in_steps)} say the same thing; give one of them")
+        if value_of(run, in_steps) and value_of(run, in_tokens):
+            refuse(run, in_tokens, f"and {spell(run, in_steps)} say the same thing; give one of them")
     unit = schedule_unit(run.optimizer, run.training)
     if unit == "tokens":
         for length in SCHEDULE_LENGTHS:
-            if _value(run, f"{length}_iters"):
-                tokens = [name for name in SCHEDULE_LENGTHS if _value(run, f"{name}_tokens")]
+            if value_of(run, f"{length}_iters"):
+                tokens = [name for name in SCHEDULE_LENGTHS if value_of(run, f"{name}_tokens")]
                 other = spell(run, f"{tokens[0]}_tokens")
-                _refuse(run, f"{length}_iters", f"and {other}: the schedule counts in steps or in tokens, not in both")
+                refuse(run, f"{length}_iters", f"and {other}: the schedule counts in steps or in tokens, not in both")
 
 
 def check_optimizer(run: RunConfig) -> None:
     """The optimizer computes the same at every layout that it is given."""
     optimizer, parallel = run.optimizer, run.parallel
     if optimizer.optimizer == "stable_adamw" and not (optimizer.max_lr or optimizer.lr):
-        _refuse(run, "lr", "must be above 0 with --optimizer stable_adamw, whose weight decay is relative to it")
+        refuse(run, "lr", "must be above 0 with --optimizer stable_adamw, whose weight decay is relative to it")
     if optimizer.max_lr and optimizer.optimizer != "stable_adamw":
-        _refuse(run, "max_lr", f"belongs to --optimizer stable_adamw; got {spell(run, 'optimizer')}")
+        refuse(run, "max_lr", f"belongs to --optimizer stable_adamw; got {spell(run, 'optimizer')}")
     if optimizer.optimizer != "muon":
         return
     if parallel.tensor_model_parallel_size > 1:
         split = spell(run, "tensor_model_parallel_size")
-        _refuse(run, "optimizer", f"needs whole matrices, and {split} splits them; use data or pipeline parallelism")
+        refuse(run, "optimizer", f"needs whole matrices, and {split} splits them; use data or pipeline parallelism")
     if parallel.use_distributed_optimizer:
-        _refuse(run, "optimizer", "needs whole matrices, and --use-distributed-optimizer splits them; leave it out")
+        refuse(run, "optimizer", "needs whole matrices, and --use-distributed-optimizer splits them; leave it out")
 
 
 def check_checkpoints(run: RunConfig) -> None:
@@ -186,13 +185,13 @@ def check_checkpoints(run: RunConfig) -> None:
     places = run.checkpoint
     for name in ("load_step", "load_fallback"):
         if getattr(places, name) and not places.load:
-            _refuse(run, name, "needs --load, the folder that holds the checkpoint")
+            refuse(run, name, "needs --load, the folder that holds the checkpoint")
     parent = places.pretrained_checkpoint
     if parent and (not places.load or Path(places.load) not in (Path(parent), Path(places.save))):
-        _refuse(run, "pretrained_checkpoint", "needs --load with the folder of --save, for which it stands in at first")
+        refuse(run, "pretrained_checkpoint", "needs --load with the folder of --save, for which it stands in at first")
     for name in ("save_retain_interval", "save_retain_interval_tokens"):
         if getattr(places, name) and not places.keep_last_checkpoints:
-            _refuse(run, name, "needs --keep-last-checkpoints, without which no checkpoint is deleted")
+            refuse(run, name, "needs --keep-last-checkpoints, without which no checkpoint is deleted")
 
 
 def parse_split(split: str) -> tuple[float, float, float]:
@@ -223,21 +222,11 @@ def check_completeness(run: RunConfig, *, planning: bool) -> None:
         return
     for name in _NEEDED_TO_EVALUATE if training.eval_only else _NEEDED_TO_TRAIN:
         option = run_options()[name]
-        if not getattr(getattr(run, option.section), name):
+        if not value_of(run, name):
             raise ConfigError(f"{option.flag} is missing: {option.help}")
     if not training.eval_only and not (training.train_iters or training.train_tokens):
         raise ConfigError("--train-iters is missing: steps to train; or --train-tokens, real tokens to train")
     part = parse_split(run.data.split)[1 if training.eval_only else 0]
     if part == 0:
         what = "validation part is 0, but --eval-only measures it" if training.eval_only else "training part is 0"
-        _refuse(run, "split", f"the {what}")
-
-
-def _refuse(run: RunConfig, name: str, rule: str) -> None:
-    """Raise the error about one field."""
-    raise ConfigError(f"{spell(run, name)}: {rule}")
-
-
-def _value(run: RunConfig, name: str) -> Any:
-    """Return the value of one field."""
-    return getattr(getattr(run, run_options()[name].section), name)
+        refuse(run, "split", f"the {what}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.fields import run_options, spell
+from megatron_ettin.config.fields import run_options, spell, value_of
 from megatron_ettin.config.memory import MemoryEstimate, estimate_memory
 from megatron_ettin.config.run import RunConfig
 
@@ -100,7 +100,7 @@ LAYOUT_FIELDS = (
 
 def layout_flags(run: RunConfig) -> str:
     """Return the flags that lay a run out; what is off is not told."""
-    values = {name: getattr(getattr(run, run_options()[name].section), name) for name in LAYOUT_FIELDS}
+    values = {name: value_of(run, name) for name in LAYOUT_FIELDS}
     return " ".join(run_options()[name].spell(value) for name, value in values.items() if value not in (False, ""))
 
 

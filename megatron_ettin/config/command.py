@@ -12,7 +12,7 @@ from typing import Literal
 
 from megatron_ettin.config.cluster import PLAN_FLAGS, Cluster, parse_cluster
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.fields import Value, run_options
+from megatron_ettin.config.fields import Value, run_options, value_of
 from megatron_ettin.config.flags import parse_flags
 from megatron_ettin.config.names import suggestion
 from megatron_ettin.config.presets import PRESETS, preset_values
@@ -58,7 +58,7 @@ class Command:
 
     def spell_given(self, name: str) -> str:
         """Return a given field as flag and value, with where it was written unless that is the command line."""
-        spelled = run_options()[name].spell(self._value(name))
+        spelled = run_options()[name].spell(value_of(self.run, name))
         origin = self.given[name]
         return f"{spelled} (from {origin})" if origin else spelled
 
@@ -66,12 +66,8 @@ class Command:
         """Return the command with its preset read for what a checkpoint was, where the user named no other."""
         preset_origin = f"--preset {self.preset}"
         own = {name: origin for name, origin in self.given.items() if origin != preset_origin}
-        values = {name: self._value(name) for name in own}
+        values = {name: value_of(self.run, name) for name in own}
         return _resolve(self.preset, values, own, self.dry_run, {"objective": objective, "phase": phase})
-
-    def _value(self, name: str) -> Value:
-        value: Value = getattr(getattr(self.run, run_options()[name].section), name)
-        return value
 
 
 def parse_command(arguments: Sequence[str]) -> Command:

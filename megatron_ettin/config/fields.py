@@ -6,8 +6,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
+from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.options import Bounds
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.token_counts import format_token_count
@@ -70,10 +71,19 @@ def run_sections() -> Mapping[str, type]:
     return {declared.name: types[declared.name] for declared in fields(RunConfig)}
 
 
+def value_of(run: RunConfig, name: str) -> Any:
+    """Return the value of the field ``name`` in ``run``, whichever section holds it."""
+    return getattr(getattr(run, run_options()[name].section), name)
+
+
 def spell(run: RunConfig, name: str) -> str:
     """Return the flag of the field ``name`` with its value in ``run``, for messages."""
-    chosen = run_options()[name]
-    return chosen.spell(getattr(getattr(run, chosen.section), name))
+    return run_options()[name].spell(value_of(run, name))
+
+
+def refuse(run: RunConfig, name: str, rule: str) -> NoReturn:
+    """Raise ConfigError naming the flag of the field ``name``, its value in ``run``, and the rule."""
+    raise ConfigError(f"{spell(run, name)}: {rule}")
 
 
 def _section_options(section: str, config: type) -> Iterator[Option]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.cluster import Cluster, fullest_rank, layout_flags
-from megatron_ettin.config.fields import run_options
+from megatron_ettin.config.fields import run_options, value_of
 from megatron_ettin.config.plan import Moment, Plan
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_unit
@@ -135,7 +135,7 @@ def _packing(run: RunConfig) -> str:
 
 
 def _changed(run: RunConfig) -> str:
-    values = {option: getattr(getattr(run, option.section), option.name) for option in run_options().values()}
+    values = {option: value_of(run, option.name) for option in run_options().values()}
     return " ".join(option.spell(value) for option, value in values.items() if value != option.default)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,3 +31,8 @@ class PackedBatch:
     """The right token at each scored position."""
     real_tokens: int
     """Tokens that are not filling."""
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each piece, the filling one included."""
+        return tuple((self.cu_seqlens[1:] - self.cu_seqlens[:-1]).tolist())

@@ -16,17 +16,8 @@ from megatron_ettin.data.tokenizer import TokenizerFiles
 _SAMPLED_BLOCKS = 256
 _BLOCK_BYTES = 2**14
 
-_FLAGS = (
-    "seq_length",
-    "packing",
-    "split",
-    "split_by",
-    "chunk_size",
-    "chunk_min_size",
-    "chunk_skip_size",
-    "chunk_at_sentences",
-)
-"""Settings of the data section that decide rows and their order."""
+ROW_SETTINGS = ("seq_length", "packing", "split", "split_by", "chunk_size", "chunk_min_size", "chunk_skip_size")
+"""Settings of the data section that decide rows and their order; where sentences end, the tokenizer decides as well."""
 
 
 def order_fingerprint(run: RunConfig, tokenizer: TokenizerFiles) -> dict[str, Any]:
@@ -39,7 +30,7 @@ def order_fingerprint(run: RunConfig, tokenizer: TokenizerFiles) -> dict[str, An
         "data files": [file_fingerprint(f"{source.path}{suffix}") for source in sources for suffix in (".idx", ".bin")],
         "blend": [[str(source.weight or ""), source.tokens or 0] for source in sources],
         "tokenizer": tokenizer.fingerprint,
-        **{name: getattr(run.data, name) for name in _FLAGS},
+        **{name: getattr(run.data, name) for name in (*ROW_SETTINGS, "chunk_at_sentences")},
         "seed": run.training.seed,
         **({"shards": [Path(source.path).name for source in sources]} if run.data.split_by == "hash" else {}),
     }

@@ -49,18 +49,12 @@ class IndexedTokens:
         Raises:
             ConfigError: a file is missing or damaged, or the tokens are fewer or more than the index says.
         """
-        index_path, tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-        for path in (index_path, tokens_path):
-            if not path.is_file():
-                raise ConfigError(f"--data-path {prefix}: there is no file {path}")
+        index_path, tokens_path = pair_paths(prefix)
         dtype, lengths, documents = _read_index(index_path)
         starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-        expected = int(starts[-1]) * np.dtype(dtype).itemsize
-        found = tokens_path.stat().st_size
-        if found != expected:
-            raise ConfigError(f"--data-path {prefix}: {tokens_path} has {found} bytes, its index says {expected}")
+        check_token_bytes(prefix, int(starts[-1]) * dtype.itemsize)
         # A plain array over the mapped file: slicing numpy's memmap class costs several times as much.
-        self.tokens = np.asarray(np.memmap(tokens_path, dtype=dtype, mode="r")) if expected else np.zeros(0, dtype)
+        self.tokens = np.asarray(np.memmap(tokens_path, dtype=dtype, mode="r")) if starts[-1] else np.zeros(0, dtype)
         self.document_starts = starts[documents]
 
     @property
@@ -76,6 +70,27 @@ class IndexedTokens:
     def document(self, number: int) -> NDArray[np.integer]:
         """Return the tokens of one document, as a view of the file."""
         return self.tokens[self.document_starts[number] : self.document_starts[number + 1]]
+
+
+def pair_paths(prefix: str | Path) -> tuple[Path, Path]:
+    """Return where the index and the tokens of a pair lie.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    paths = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"--data-path {prefix}: there is no file {path}")
+    return paths
+
+
+def check_token_bytes(prefix: str | Path, expected: int) -> None:
+    """Raise ConfigError unless the .bin of a pair is as long as its index says, in bytes."""
+    path = Path(f"{prefix}.bin")
+    found = path.stat().st_size
+    if found != expected:
+        raise ConfigError(f"--data-path {prefix}: {path} has {found} bytes, its index says {expected}")
 
 
 @dataclass(frozen=True)

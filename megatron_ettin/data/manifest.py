@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -89,12 +88,6 @@ class Manifest:
 def manifest_path(prefix: str | Path) -> Path:
     """Return where the manifest of a pair lies."""
     return Path(f"{prefix}.manifest.json")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def join_manifests(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> Manifest:

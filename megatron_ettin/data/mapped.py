@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.indexed import IndexedTokens, IndexHeader
+from megatron_ettin.data.indexed import IndexedTokens, IndexHeader, check_token_bytes, pair_paths
 from megatron_ettin.data.manifest import Manifest
 
 LARGE_DOCUMENTS = 2**20
@@ -34,19 +34,14 @@ class MappedTokens:
         Raises:
             ConfigError: a file is missing or damaged, or the tokens are fewer or more than the index says.
         """
-        index_path, tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-        for path in (index_path, tokens_path):
-            if not path.is_file():
-                raise ConfigError(f"--data-path {prefix}: there is no file {path}")
+        index_path, tokens_path = pair_paths(prefix)
         header = IndexHeader.read(index_path)
         self.document_starts = DocumentStarts(index_path, header)
-        expected = self.document_starts.num_tokens * header.dtype.itemsize
-        found = tokens_path.stat().st_size
-        if found != expected:
-            raise ConfigError(f"--data-path {prefix}: {tokens_path} has {found} bytes, its index says {expected}")
-        self.tokens = _map(tokens_path, header.dtype, 0, expected // header.dtype.itemsize)
+        num_tokens = self.document_starts.num_tokens
+        check_token_bytes(prefix, num_tokens * header.dtype.itemsize)
+        self.tokens = _map(tokens_path, header.dtype, 0, num_tokens)
 
-        self.stored_tokens = StoredTokens(tokens_path, header.dtype, expected // header.dtype.itemsize)
+        self.stored_tokens = StoredTokens(tokens_path, header.dtype, num_tokens)
         """The same, read instead of mapped: what is looked at once does not stay in this process's memory."""
 
     @property

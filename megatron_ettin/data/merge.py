@@ -12,9 +12,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexHeader
-from megatron_ettin.data.manifest import Manifest, file_sha256, join_manifests, manifest_path
+from megatron_ettin.data.manifest import Manifest, join_manifests, manifest_path
 
 _CHUNK = 1 << 20
 """Entries of an index table held at a time."""

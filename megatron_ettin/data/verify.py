@@ -10,9 +10,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexHeader
-from megatron_ettin.data.manifest import Manifest, Part, file_sha256
+from megatron_ettin.data.manifest import Manifest, Part
 from megatron_ettin.data.merge import read_table
 
 _CHUNK_BYTES = 8 << 20

@@ -11,12 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.backend import FP8_ROW_MULTIPLE, missing_hardware
+from megatron_ettin.config.backend import FP8_ROW_MULTIPLE, SUPPORTED_CORE, missing_hardware
 from megatron_ettin.doctor.finding import Finding, no, yes
 
 _DRIVER = Path("/proc/driver/nvidia/version")
-SUPPORTED_CORE = "0.16.1"
-"""megatron-core is exact; runtime/cpu.py says why."""
 _INSTALL = "make install"
 _IMAGE = "docker build -t megatron_ettin ."
 _ENGINE_WAY = f"pip install --no-build-isolation --editable '.[te]', or {_IMAGE}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.layout import MARKER_FILE, RUN_FILE, write_json_atomic
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.release.revisions import Revision
 
 _WEIGHTS_SUFFIX = ".safetensors"
@@ -80,9 +81,3 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     """Return size and checksum of every file in a folder by its path there."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,8 +17,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.release.manifest import file_sha256
 from megatron_ettin.release.targets import PushTarget
 
 _KEPT_REMOTE = ".gitattributes"

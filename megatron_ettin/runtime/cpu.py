@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-SUPPORTED_CORE = "0.16.1"
-"""The megatron-core version whose placements were checked."""
+from megatron_ettin.config.backend import SUPPORTED_CORE
 
 _CUDA_TYPE_NAMES = {
     "torch.FloatTensor": "torch.cuda.FloatTensor",

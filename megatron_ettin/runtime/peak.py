@@ -26,11 +26,12 @@ _DENSE_BF16: Mapping[str, float] = MappingProxyType(
 )
 """Part of a GPU's name -> dense bf16 operations a second, by the vendors' data sheets; the first match counts."""
 
+_GPU_SIZE = 8192
 _CPU_SIZE = 768
 
 
-def peak_rate(device: Device, *, bf16: bool) -> tuple[float, str]:
-    """Return the operations a second of one rank's device at best, and where the figure comes from.
+def peak_rate(device: Device, *, bf16: bool) -> float:
+    """Return the operations a second of one rank's device at best.
 
     A GPU that the table knows is held to its data sheet in bf16; all else to a matrix product timed here.
 
@@ -42,13 +43,20 @@ def peak_rate(device: Device, *, bf16: bool) -> tuple[float, str]:
         name = torch.cuda.get_device_name(device.index)
         for part, rate in _DENSE_BF16.items():
             if part in name:
-                return rate, f"data sheet of {part}"
-    return product_rate(device, torch.bfloat16 if bf16 else torch.float32), "a matrix product timed here"
+                return rate
+    return product_rate(device, torch.bfloat16 if bf16 else torch.float32)
 
 
-def product_rate(device: Device, dtype: torch.dtype, rounds: int = 4) -> float:
-    """Return the operations a second of a matrix product of random values: the fastest of a few rounds."""
-    size = 8192 if device.type == "cuda" else _CPU_SIZE
+def product_rate(device: Device, dtype: torch.dtype, *, size: int = 0, rounds: int = 4) -> float:
+    """Return the operations a second of a product of two square matrices of random values, the fastest of a few rounds.
+
+    Args:
+        device: where to multiply.
+        dtype: of the values.
+        size: rows and columns; 0 takes what shows a device of this type at its best within a blink.
+        rounds: how often.
+    """
+    size = size or (_GPU_SIZE if device.type == "cuda" else _CPU_SIZE)
     own = torch.Generator().manual_seed(0)  # the process's own generator belongs to dropout
     a, b = (torch.randn(size, size, generator=own).to(device.torch_device, dtype) for _ in range(2))
     best = float("inf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron_ettin.config.fields import run_options, spell
+from megatron_ettin.config.fields import run_options, spell, value_of
 from megatron_ettin.config.run import RunConfig
 
 _SECTIONS = ("model", "data", "training", "optimizer")
@@ -39,10 +39,6 @@ def changed_settings(before: dict[str, dict[str, Any]], run: RunConfig) -> str:
         for name, option in run_options().items()
         if option.section in _SECTIONS
         and name not in _EXPECTED
-        and before.get(option.section, {}).get(name, _now(run, name)) != _now(run, name)
+        and before.get(option.section, {}).get(name, value_of(run, name)) != value_of(run, name)
     ]
     return ", ".join(differing)
-
-
-def _now(run: RunConfig, name: str) -> Any:
-    return getattr(getattr(run, run_options()[name].section), name)

@@ -13,9 +13,7 @@ from megatron_ettin.data.steps import StepPlan
 from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.runtime.groups import Ranks
-from megatron_ettin.train.sources import batch_rule, build_training_rows, build_validation_rows, open_corpus
-
-__all__ = ["build_ahead", "build_training_rows", "build_validation_rows", "open_corpus", "plan_steps", "step_batches"]
+from megatron_ettin.train.sources import batch_rule
 
 
 def plan_steps(

@@ -173,7 +173,7 @@ def _open_session(
         metrics=MetricsLog(files, step + 1, open_wandb(run)) if is_main else None,
         requests=requests,
         watchdog=watchdog,
-        pace=Pace(peak_rate(training.device, bf16=run.training.bf16)[0] * training.ranks.world_size),
+        pace=Pace(peak_rate(training.device, bf16=run.training.bf16) * training.ranks.world_size),
         profiler=Profiler(run, training.device, training.ranks),
     )
 

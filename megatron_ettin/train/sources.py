@@ -11,6 +11,7 @@ from megatron_ettin.config.sources import SourceRequest, parse_sources
 from megatron_ettin.config.token_counts import format_token_count
 from megatron_ettin.data.chunking import ChunkRule, Dropped
 from megatron_ettin.data.evaluation import EvaluationRows, evaluation_rows
+from megatron_ettin.data.fingerprint import ROW_SETTINGS
 from megatron_ettin.data.index_cache import IndexCache
 from megatron_ettin.data.indexed import IndexedTokens
 from megatron_ettin.data.mapped import MappedTokens, all_documents_closed, open_tokens
@@ -123,18 +124,7 @@ def _source_rows(run: RunConfig, source: Source, tokenizer: TokenizerFiles, rule
     path, data = source.request.path, run.data
     cache = None
     if data.data_cache_path or isinstance(source.tokens, MappedTokens):
-        facts = {
-            name: getattr(data, name)
-            for name in (
-                "seq_length",
-                "packing",
-                "split",
-                "split_by",
-                "chunk_size",
-                "chunk_min_size",
-                "chunk_skip_size",
-            )
-        }
+        facts = {name: getattr(data, name) for name in ROW_SETTINGS}
         facts["sentences"] = tokenizer.fingerprint if data.chunk_at_sentences else ""
         cache = IndexCache.of_corpus(path, data.data_cache_path).knowing(**facts, sep_id=tokenizer.sep_id)
     return RowDataset(

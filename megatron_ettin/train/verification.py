@@ -19,7 +19,7 @@ from megatron_ettin.checkpoint.layout import (
     step_folder_name,
 )
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.fields import run_options, spell
+from megatron_ettin.config.fields import spell, value_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.runtime.groups import Ranks
 from megatron_ettin.train.fallback import passed_over
@@ -66,13 +66,9 @@ def _check_together(folder: Path, ranks: Ranks) -> None:
 def _refuse_other_settings(former: Path, damaged: Path, step: int) -> None:
     """What this run has taken from the damaged checkpoint's (undamaged) run.json must hold for the other one."""
     one, other = (RunConfig.from_dict(read_run_json(folder)["config"]) for folder in (damaged, former))
-    differing = [spell(other, name) for name in (*FIXED, *INHERITED) if _value(one, name) != _value(other, name)]
+    differing = [spell(other, name) for name in (*FIXED, *INHERITED) if value_of(one, name) != value_of(other, name)]
     if differing:
         raise ConfigError(
             f"--load-fallback: {damaged} is damaged, and the one before was trained otherwise "
             f"({' '.join(differing)}); go on from {former} by --load-step {step}"
         )
-
-
-def _value(run: RunConfig, name: str) -> Any:
-    return getattr(getattr(run, run_options()[name].section), name)

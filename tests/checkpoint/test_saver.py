@@ -30,7 +30,7 @@ from megatron_ettin.convert.read import CheckpointReader
 from tests.checkpoint.test_save import stored_tensors
 from tests.checkpoint.training import Case, start
 from tests.helpers.distributed import run_ranks
-from tests.helpers.training import train_steps
+from tests.helpers.training import save_training, train_steps
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one": (1, {}),
@@ -113,10 +113,7 @@ def save_both_ways(folder: str, overrides: dict[str, Any]) -> None:
 
 
 def save_now(folder: str, training: Any, state: Any) -> None:
-    from megatron_ettin.checkpoint.save import save_checkpoint
-
-    parts = (training.model, training.optimizer, training.ranks, training.device)
-    save_checkpoint(Path(folder), training.run, state, *parts, tokenizer_files={"tokenizer.json": b"{}"})
+    save_training(Path(folder), training, state, {"tokenizer.json": b"{}"})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

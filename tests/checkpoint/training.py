@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.runs import TINY, tiny_run
-from tests.helpers.training import MICRO_BATCHES, start_training, train_steps
+from tests.helpers.training import MICRO_BATCHES, save_training, start_training, train_steps
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ def start(case: Case) -> Any:
 def launch(case: Case) -> dict[str, Any]:
     """Train from ``case.load`` (or from fresh weights) to step ``case.steps``; return what can be compared."""
     from megatron_ettin.checkpoint.load import LoadResult, load_training
-    from megatron_ettin.checkpoint.save import save_checkpoint
 
     training, state = start(case)
     run = training.run
@@ -52,6 +51,6 @@ def launch(case: Case) -> dict[str, Any]:
             state.count_step(MICRO_BATCHES, result.sums.real_tokens)
             losses.append(result.sums.loss)
         if case.save and stop == (case.save_at or case.steps):
-            folder = str(save_checkpoint(Path(case.save), run, state, *parts, *here, tokenizer_files={}))
+            folder = str(save_training(Path(case.save), training, state))
     weights = {name: value.detach().float().numpy().copy() for name, value in training.model.named_parameters()}
     return {"losses": losses, "weights": weights, "state": state, "notes": found.notes, "folder": folder}

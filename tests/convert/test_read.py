@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_ettin.checkpoint.layout import resolve_checkpoint
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.convert.archive import FileSpan
 from megatron_ettin.convert.metadata import read_metadata
@@ -21,7 +22,7 @@ from megatron_ettin.convert.state import write_state
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
 from tests.helpers.shards import Shard, assemble, rank_shards
-from tests.helpers.training import start_training, train_steps
+from tests.helpers.training import save_training, start_training, train_steps
 
 ODD_VOCABULARY = replace(TINY, vocab_size=101)
 
@@ -32,22 +33,21 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def train_and_save(overrides: dict[str, Any], state: Path) -> list[Shard]:
+def train_and_save(overrides: dict[str, Any], save: Path) -> list[Shard]:
     """Train a step and write weights, optimizer and random state; return this rank's weights."""
-    from megatron_ettin.checkpoint.save import write_state as write_training_state
+    from megatron_ettin.checkpoint.state import TrainingState
 
     training = start_training(tiny_run("mlm", model=ODD_VOCABULARY, **overrides))
     train_steps(training, range(1))
-    write_training_state(state, training.model, training.optimizer, training.ranks)
+    save_training(save, training, TrainingState.start("mlm"))
     return rank_shards(training.model)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_trained_checkpoint_is_read_whole_whatever_its_layout(tmp_path: Path, layout: str) -> None:
     world_size, overrides = LAYOUTS[layout]
-    (tmp_path / "state").mkdir()
-    weights = assemble(run_ranks(world_size, train_and_save, overrides, tmp_path / "state"))
-    reader, names = CheckpointReader(tmp_path), tensor_names("mlm", ODD_VOCABULARY)
+    weights = assemble(run_ranks(world_size, train_and_save, overrides, tmp_path))
+    reader, names = CheckpointReader(resolve_checkpoint(tmp_path)), tensor_names("mlm", ODD_VOCABULARY)
     reader.check(names)
     assert {name.ours for name in names} == weights.keys()
     for name in names:

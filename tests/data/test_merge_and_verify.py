@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexedTokens, IndexedWriter, IndexHeader
-from megatron_ettin.data.manifest import Manifest, Part, file_sha256
+from megatron_ettin.data.manifest import Manifest, Part
 from megatron_ettin.data.merge import merge_pairs, pairs_in
 from megatron_ettin.data.verify import BadPair, verify_pair
 from tests.helpers.corpora import write_corpus, write_word_tokenizer

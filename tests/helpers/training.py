@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,3 +64,13 @@ def train_steps(training: Any, steps: range) -> list[Any]:
         batches = global_batch(step, run.training.objective, run.model.vocab_size)
         results.append(train_step(training, batches[ranks.dp_rank :: ranks.dp_size], learning_rate=run.optimizer.lr))
     return results
+
+
+def save_training(save: Path, training: Any, state: Any, tokenizer_files: Mapping[str, bytes] | None = None) -> Path:
+    """Write the checkpoint of ``state.step`` while training waits; return its folder."""
+    from megatron_ettin.checkpoint.save import attempt_write, commit_checkpoint, stage_checkpoint
+
+    ranks = training.ranks
+    parts = (training.model, training.optimizer, ranks, training.device)
+    staged = stage_checkpoint(save, training.run, state, *parts)
+    return commit_checkpoint(staged, attempt_write(staged, ranks), ranks, tokenizer_files or {})

@@ -19,9 +19,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.convert.options import ExportOptions
-from megatron_ettin.release.manifest import file_sha256, read_manifest
+from megatron_ettin.release.manifest import read_manifest
 from megatron_ettin.release.revisions import find_revisions
 from tests.convert.test_tools import BLOCKED, ROOT, run
 from tests.release.runs import write_run

@@ -138,8 +138,9 @@ def test_the_exported_order_replays_the_run(
     tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
 ) -> None:
     from megatron_ettin.objectives.objective import build_objective
-    from megatron_ettin.train.feed import build_training_rows, open_corpus, plan_steps
+    from megatron_ettin.train.feed import plan_steps
     from megatron_ettin.train.order_export import export_training_order
+    from megatron_ettin.train.sources import build_training_rows, open_corpus
 
     save, output = tmp_path / "run", tmp_path / "run" / "training_order"
     run = settings(material, objective, save, **BLEND, **more)

@@ -44,7 +44,7 @@ class BlockEncoder:
         self.dtype = token_dtype(tokenizer.size)
         self._splitter = splitter
         self._end = tokenizer.sep_id if append_eod else None
-        self._sep, self._cls, self._size = tokenizer.sep_id, tokenizer.cls_id, tokenizer.size
+        self._cls, self._size = tokenizer.cls_id, tokenizer.size
 
     def encode(self, values: Sequence[Value], where: str) -> Block:
         """Return the ids of the documents' texts; ready ids stay as they are, but for a [CLS] in front.

@@ -54,7 +54,6 @@ class _Pool:
 
     def __init__(self, job: Job, num_workers: int) -> None:
         context = get_context("fork")
-        self._job = job
         self._hungry = context.Semaphore(0)
         self._workers: list[_Worker] = []
         for _ in range(num_workers):

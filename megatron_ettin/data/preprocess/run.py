@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.manifest import Manifest, file_sha256, manifest_path
+from megatron_ettin.data.manifest import Manifest, manifest_path
 from megatron_ettin.data.merge import write_joined_index
 from megatron_ettin.data.preprocess.batches import record_name
 from megatron_ettin.data.preprocess.block_encoder import BlockEncoder
