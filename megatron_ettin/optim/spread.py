@@ -38,7 +38,8 @@ class Spread:
         counted = [float(_counts(parameter)) for _, parameter in named]
         self._counted = torch.tensor(counted, dtype=torch.float64, device=device)
         self._groups = list(_reductions(optimizer))
-        self._shared = [index for index, (_, value) in enumerate(named) if getattr(value, "shared_embedding", False)]
+        shared = [index for index, (_, value) in enumerate(named) if getattr(value, "shared_embedding", False)]
+        self._shared = torch.tensor(shared, dtype=torch.int64, device=device)
 
     def means(self, tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
         """Return the mean over the whole parameter of each tensor; collective over the ranks of the stage.
@@ -47,7 +48,9 @@ class Spread:
             tensors: those that this rank steps.
             sums: the sum over each of them, [tensors] in float64.
         """
-        places = torch.tensor([self._index[tensor] for tensor in tensors], dtype=torch.int64, device=self._sizes.device)
+        # Without waiting: a step would stand still until the device has caught up.
+        indices = torch.tensor([self._index[tensor] for tensor in tensors], dtype=torch.int64)
+        places = indices.to(self._sizes.device, non_blocking=True)
         totals = torch.zeros_like(self._sizes)
         totals[places] = sums.to(totals.device)
         totals *= self._counted
@@ -58,7 +61,7 @@ class Spread:
 
     def _agree_on_tied_copies(self, totals: Tensor) -> None:
         """Give first and last stage the same sum for the tied matrix, to the bit, lest their copies drift apart."""
-        if self._shared and parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        if len(self._shared) and parallel_state.get_pipeline_model_parallel_world_size() > 1:
             tied = totals[self._shared]
             group = parallel_state.get_embedding_group()
             torch.distributed.all_reduce(tied, op=torch.distributed.ReduceOp.MAX, group=group)

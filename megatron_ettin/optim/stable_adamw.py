@@ -35,7 +35,8 @@ _DEVICE_CHUNK_ELEMENTS = 1 << 24
 
 def local_means(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
     """Return the means where every tensor is a whole parameter."""
-    return sums / torch.tensor([tensor.numel() for tensor in tensors], dtype=sums.dtype, device=sums.device)
+    sizes = torch.tensor([tensor.numel() for tensor in tensors], dtype=sums.dtype)
+    return sums / sizes.to(sums.device, non_blocking=True)
 
 
 class StableAdamW(FusedAdamW):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -15,8 +15,10 @@ from megatron_ettin.model.core_config import build_core_config
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialization import initialize_weights
 from megatron_ettin.optim.build import build_optimizer
+from megatron_ettin.optim.finalize import GradientFinalizer
 from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.groups import Ranks
+from megatron_ettin.runtime.stopwatch import Stopwatch
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Training:
     wrapped: DistributedDataParallel
     """The same stage inside megatron-core's data parallelism: for stepping."""
     optimizer: MegatronOptimizer
+    stopwatch: Stopwatch
+    """Marks where this rank's part of a step ends and its wait for the others begins."""
 
 
 def build_training(run: RunConfig, mask_kind: MaskKind, device: Device, ranks: Ranks) -> Training:
@@ -57,12 +61,13 @@ def build_training(run: RunConfig, mask_kind: MaskKind, device: Device, ranks: R
         module=Float16Module(core_config, model) if run.training.bf16 else model,
     )
     optimizer = build_optimizer(run, [wrapped])
-    core_config.finalize_model_grads_func = finalize_model_grads
+    stopwatch = Stopwatch(device)
+    core_config.finalize_model_grads_func = GradientFinalizer(stopwatch.arrive)
     if run.parallel.overlap_grad_reduce:
         # Only the last micro-batch's backward may start to sum gradients.
         core_config.no_sync_func = wrapped.no_sync
     core_config.grad_scale_func = optimizer.scale_loss
-    return Training(run, device, ranks, core_config, model, wrapped, optimizer)
+    return Training(run, device, ranks, core_config, model, wrapped, optimizer, stopwatch)
 
 
 def build_model(

@@ -34,6 +34,7 @@ from megatron_ettin.train.feed import plan_steps, step_batches
 from megatron_ettin.train.loop import train
 from megatron_ettin.train.metrics import MetricsFiles, MetricsLog, quality
 from megatron_ettin.train.pace import Pace
+from megatron_ettin.train.pinned import pinned
 from megatron_ettin.train.profile import Profiler
 from megatron_ettin.train.screen import Goal, open_screen
 from megatron_ettin.train.session import Session
@@ -48,6 +49,7 @@ from megatron_ettin.train.sources import (
 from megatron_ettin.train.stop import StopRequests, write_stop
 from megatron_ettin.train.summary import summary
 from megatron_ettin.train.take_up import take_up
+from megatron_ettin.train.text_bytes import bits_per_byte, count_scored_bytes
 from megatron_ettin.train.validate import validate_sources
 from megatron_ettin.train.verification import find_undamaged
 from megatron_ettin.train.wandb_run import open_wandb
@@ -73,7 +75,7 @@ def launch_training(run: RunConfig, notes: Sequence[str], requests: StopRequests
         parts = (training, objective, tokenizer, corpus, rows, plan, found)
         with closing(_open_session(*parts, requests, watchdog)) as session:
             build_batches = partial(step_batches, plan, rows, objective, training.ranks)
-            train(session, build_batches, build_schedule(run.optimizer, run.training))
+            train(session, pinned(build_batches, device), build_schedule(run.optimizer, run.training))
             if training.ranks.is_main:
                 for note in blend_notes(rows, session.state.consumed_samples, objective.closes_every_piece):
                     session.screen.note(note)
@@ -95,11 +97,14 @@ def launch_evaluation(run: RunConfig) -> int:
         load_weights(folder, training.model)
         rows = build_validation_rows(run, open_corpus(run), tokenizer)
         sums, by_source = validate_sources(training, objective, rows, 0)
+        scored_bytes = count_scored_bytes(objective, rows, tokenizer) if training.ranks.is_main else None
         report = {
             "objective": run.training.objective,
             "validation_loss": sums.loss,
             "scored_tokens": sums.scored_tokens,
             **quality(run.training.objective, sums),
+            "bits_per_byte": bits_per_byte(sums.loss_sum, scored_bytes),
+            "scored_bytes": scored_bytes,
             "tokens": sums.real_tokens,
             **({"validation_losses": {name: own.loss for name, own in by_source.items()}} if by_source else {}),
             "checkpoint": str(folder),

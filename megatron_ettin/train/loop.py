@@ -30,6 +30,7 @@ def train(
     with build_ahead(build_batches, steps) as batches_of:
         for step in steps:
             started = time.perf_counter()
+            session.training.stopwatch.begin()
             # The first step also compiles and warms up.
             session.watchdog.mark(step + 1, "training", limited=step > steps[0])
             rate = rate_of(step, session.state.consumed_tokens)

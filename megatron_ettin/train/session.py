@@ -30,6 +30,7 @@ from megatron_ettin.train.profile import Profiler
 from megatron_ettin.train.results import StepResult
 from megatron_ettin.train.screen import Screen
 from megatron_ettin.train.stop import StopRequests, reason_of
+from megatron_ettin.train.stragglers import Stragglers
 from megatron_ettin.train.validate import validate_sources
 
 
@@ -58,6 +59,7 @@ class Session:
     stop_reason: str = field(init=False, default="")
     """Why all ranks were asked to stop, once they were."""
     guard: StepGuard = field(init=False)
+    _stragglers: Stragglers = field(init=False)
     _saver: Saver = field(init=False)
     _first_step: int = field(init=False)
     _tokens_before: int = field(init=False, default=0)
@@ -66,7 +68,9 @@ class Session:
     def __post_init__(self) -> None:
         self._first_step = self.state.step
         self.guard = StepGuard(self.run.training, self.state)
-        parts = (self.training.model, self.training.optimizer, self.training.ranks, self.training.device)
+        here = (self.training.ranks, self.training.device)
+        self._stragglers = Stragglers(*here, self.run.parallel.straggler_threshold)
+        parts = (self.training.model, self.training.optimizer, *here)
         self._saver = Saver(self.run, *parts, self.tokenizer_files, tell=self.screen.note)
 
     @property
@@ -96,6 +100,7 @@ class Session:
         self._tokens_before = self.state.consumed_tokens
         self.state.count_step(len(self.plan.of(self.state.step)), result.sums.real_tokens)
         self.pace.add(result.sums, seconds, waited_seconds)
+        self._stragglers.add(self.training.stopwatch.seconds(), seconds)
         name = self.run.training.objective
         self.record = step_record(name, self.state.step, self.state.consumed_tokens, result, learning_rate)
         self.record |= self.pace.figures()
@@ -143,9 +148,13 @@ class Session:
         if due or self.is_complete or self.record.keys() & {"validation_loss", "skipped"}:
             self.record["parameter_norm"] = parameter_norm(self.training.model)
             self.record["memory_bytes"] = peak_memory_bytes(self.training.device)
+            slowest, told = self._stragglers.report()
+            self.record |= slowest
             if self.metrics is not None:
                 self.metrics.write(self.record)
             self.screen.show(self.record)
+            if told:
+                self.screen.note(told)
             self.pace.start_over()
 
     def save(self) -> None:

@@ -21,7 +21,7 @@ from megatron_ettin.config.flops import training_flops
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.model.packing import PackedLayout
-from megatron_ettin.optim.apply import apply_gradients, gradient_norm
+from megatron_ettin.optim.apply import apply_gradients, squared_gradient_norm
 from megatron_ettin.train.build import Training
 from megatron_ettin.train.results import StepResult, Sums
 
@@ -38,6 +38,8 @@ def train_step(
 ) -> StepResult:
     """Run forward and backward over this rank's micro-batches and apply one optimizer step, if it is fit to be made.
 
+    The host waits for the device once: for norm, totals and votes together, between backward and optimizer.
+
     Args:
         training: what to step.
         batches: this rank's micro-batches.
@@ -49,17 +51,17 @@ def train_step(
     training.wrapped.zero_grad_buffer()
     training.optimizer.zero_grad()
     reports = run_schedule(training, batches, forward_only=False)
-    norm = gradient_norm(training.optimizer)
+    square = squared_gradient_norm(training.optimizer)
     work = sum(_model_flops(training.run, batch) for batch in batches)
-    sums, (broken, *agreed) = _total(training, batches, reports, (not math.isfinite(norm), *votes()), work)
+    told = _total(training, batches, reports, square, work, votes())
     # Totals and votes are those of all ranks: each decides alike.
-    finite = not broken and math.isfinite(sums.loss_sum)
-    applied = finite and allows(sums)
+    finite = not told.broken and math.isfinite(told.sums.loss_sum)
+    applied = finite and allows(told.sums)
     if applied:
         for group in training.optimizer.param_groups:
             group["lr"] = learning_rate
-        apply_gradients(training.optimizer, norm)
-    return StepResult(sums, norm, applied, finite, tuple(agreed))
+        apply_gradients(training.optimizer, told.norm)
+    return StepResult(told.sums, told.norm, applied, finite, told.agreed)
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def evaluate_batches(training: Training, batches: Sequence[PackedBatch]) -> Sums
     training.wrapped.eval()
     reports = run_schedule(training, batches, forward_only=True) if batches else []
     training.wrapped.train()
-    return _total(training, batches, reports)[0]
+    return _total(training, batches, reports, torch.zeros((), device=training.device.torch_device)).sums
 
 
 def run_schedule(training: Training, batches: Sequence[PackedBatch], *, forward_only: bool) -> list[Tensor]:
@@ -98,8 +100,7 @@ def _to_device(batch: PackedBatch, training: Training) -> _DeviceBatch:
     def move(array: Any) -> Tensor:
         return torch.from_numpy(array).to(training.device.torch_device, non_blocking=True)
 
-    lengths = tuple((batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).tolist())
-    layout = PackedLayout.build(move(batch.cu_seqlens), move(batch.positions_T), lengths)
+    layout = PackedLayout.build(move(batch.cu_seqlens), move(batch.positions_T), batch.lengths)
     return _DeviceBatch(move(batch.tokens_T), layout, move(batch.scored_K), move(batch.labels_K))
 
 
@@ -117,29 +118,44 @@ def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tu
 
 
 def _model_flops(run: RunConfig, batch: PackedBatch) -> int:
-    lengths = (batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).tolist()
-    return training_flops(run.model, MASK_OF_OBJECTIVE[run.training.objective], lengths, len(batch.scored_K))
+    return training_flops(run.model, MASK_OF_OBJECTIVE[run.training.objective], batch.lengths, len(batch.scored_K))
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """What all ranks know after a step's backward pass."""
+
+    sums: Sums
+    norm: float
+    """Of the gradients of this rank's replica."""
+    broken: bool
+    """Whether it is not finite on any rank."""
+    agreed: tuple[bool, ...]
+    """What any rank voted for."""
 
 
 def _total(
     training: Training,
     batches: Sequence[PackedBatch],
     reports: list[Tensor],
-    votes: Sequence[bool] = (),
+    squared_norm: Tensor,
     work: int = 0,
-) -> tuple[Sums, list[bool]]:
-    """Add the reports up over the world, and find which votes any rank gave.
+    votes: Sequence[bool] = (),
+) -> _Totals:
+    """Add the reports up over the world, and read all that a step has to tell from the device at once.
 
     One rank of each data-parallel replica speaks for its tokens; every rank votes.
     """
-    here = training.ranks
-    total = torch.zeros(5 + len(votes), dtype=torch.float64, device=training.device.torch_device)
-    total[5:] = torch.tensor(votes, dtype=torch.float64)
-    if here.is_last_stage and here.tp_rank == 0:
-        for report in reports:
-            total[:3] += report
-        total[3] = sum(batch.real_tokens for batch in batches)
-        total[4] = work
+    here, device = training.ranks, training.device.torch_device
+    speaks = here.is_last_stage and here.tp_rank == 0
+    reported = torch.zeros(3, dtype=torch.float64, device=device)
+    for report in reports if speaks else ():
+        reported += report
+    own = (sum(batch.real_tokens for batch in batches), work) if speaks else (0, 0)
+    from_host = torch.tensor([*own, *votes], dtype=torch.float64).to(device, non_blocking=True)
+    total = torch.cat((reported, from_host, ~squared_norm.isfinite().reshape(1)))
     torch.distributed.all_reduce(total)
-    loss_sum, scored, correct, real, flops, *voted = total.tolist()
-    return Sums(loss_sum, int(scored), int(correct), int(real), int(flops)), [count > 0 for count in voted]
+    values = torch.cat((total, squared_norm.reshape(1))).tolist()
+    loss_sum, scored, correct, real, flops, *voted, broken, square = values
+    sums = Sums(loss_sum, int(scored), int(correct), int(real), int(flops))
+    return _Totals(sums, square**0.5, broken > 0, tuple(count > 0 for count in voted))

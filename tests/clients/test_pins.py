@@ -1,4 +1,4 @@
-"""The versions of the clients: everything that ``.[clients]`` installs has a marked pin, and no such pin is idle."""
+"""The versions of clients and evaluation: what ``.[clients]`` and ``.[eval]`` install has a pin, and no pin is idle."""
 
 from __future__ import annotations
 
@@ -48,9 +48,12 @@ def closure(extra: str) -> dict[str, list[Requirement]]:
     return found
 
 
-def test_clients_are_pinned_and_every_pin_fits() -> None:
+@pytest.mark.parametrize(("extra", "shared"), [("clients", []), ("eval", ["clients"])])
+def test_extras_are_pinned_and_every_pin_fits(extra: str, shared: list[str]) -> None:
     pytest.importorskip("sentence_transformers")
-    needed, marked, all_pins = closure("clients"), pins("  # clients"), pins("") | pins("  # clients")
+    needed, marked, all_pins = closure(extra), pins(f"  # {extra}"), pins("") | pins(f"  # {extra}")
+    for other in shared:
+        all_pins |= pins(f"  # {other}")
     assert needed, "megatron_ettin is installed without its extras: make install-clients"
     assert sorted(needed.keys() - all_pins.keys()) == []
     assert sorted(marked.keys() - needed.keys()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_ettin.checkpoint.layout import METRICS_FILE, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.layout import read_run_json, resolve_checkpoint
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
+from tests.train.test_launch import metrics
 
 BLEND = {"split_by": "hash", "split": "80,20"}
 IN_TOKENS = {
@@ -53,11 +53,6 @@ def settings(material: dict[str, str], objective: str, save: Path, **more: Any) 
     small: dict[str, Any] = {"micro_batch_size": 2, "global_batch_size": 4, "train_iters": 8, "log_interval": 1}
     small |= {"eval_interval": 4, "save_interval": 4, "save": str(save)}
     return tiny_run(objective, **(small | material | more))
-
-
-def metrics(save: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (save / METRICS_FILE).read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
 
 
 @pytest.mark.parametrize(

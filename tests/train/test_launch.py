@@ -79,6 +79,7 @@ def settings(material: Material, objective: str = "mlm", **overrides: Any) -> Ru
 
 
 PACE = ("tokens_per_second", "model_flops_per_second", "mfu", "data_wait_share", "memory_bytes")
+SLOWEST = ("slowest_rank", "slowest_rank_ratio", "slowest_rank_step_share")
 
 
 def metrics(save: Path) -> list[dict[str, Any]]:
@@ -86,6 +87,8 @@ def metrics(save: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (save / METRICS_FILE).read_text().splitlines()]
     for line in lines:
         pace = {name: line.pop(name) for name in PACE}
+        for name in SLOWEST:
+            line.pop(name, None)
         assert pace["tokens_per_second"] > 0
         assert pace["mfu"] > 0
         assert 0 <= pace["data_wait_share"] <= 1

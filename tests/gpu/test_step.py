@@ -1,0 +1,113 @@
+"""A training step on a GPU: the host waits for it once, batches come from page-locked memory, work is timed there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_ettin.data.batch import PackedBatch
+from tests.gpu.test_backends import build, kinds, pieces_of, run_of
+from tests.helpers.batches import packed_batch
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+
+OPTIMIZERS = (
+    {"optimizer": "adamw", "clip_grad": 1e-3},
+    {"optimizer": "stable_adamw", "clip_grad": 0.0},
+    {"optimizer": "stable_adamw", "clip_grad": 0.0, "use_distributed_optimizer": True},
+    {"optimizer": "muon"},
+)
+
+
+def batches_of(step: int, objective: str = "mlm") -> list[PackedBatch]:
+    return [
+        packed_batch(pieces_of(10 * step + part), causal=objective == "clm", seed=part, mask_id=4) for part in range(3)
+    ]
+
+
+@contextmanager
+def synchronisations(mode: str) -> Iterator[list[str]]:
+    """List what made the host wait for the GPU; with mode ``error`` that raises."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            found += [str(each.message) for each in caught if "synchronizing CUDA operation" in str(each.message)]
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_nothing_waits_inside_a_pass(objective: str) -> None:
+    from megatron_ettin.train.step import run_schedule
+
+    for kind in kinds():
+        training = build(run_of(objective, **kind))
+        run_schedule(training, batches_of(0, objective), forward_only=False)  # compiles
+        with synchronisations("error"):
+            run_schedule(training, batches_of(0, objective), forward_only=False)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_a_step_waits_once(optimizer: dict[str, Any]) -> None:
+    from megatron_ettin.train.step import train_step
+
+    for kind in kinds():
+        training = build(run_of("mlm", **{**kind, **optimizer}))
+        for step in range(3):
+            train_step(training, batches_of(step), 1e-3)
+        training.stopwatch.begin()
+        with synchronisations("warn") as found:
+            result = train_step(training, batches_of(3), 1e-3)
+            assert training.stopwatch.seconds() > 0
+        assert result.applied
+        assert len(found) == 1, (kind, found)
+
+
+def test_page_locked_batches_train_alike() -> None:
+    from megatron_ettin.train.feed import build_ahead
+    from megatron_ettin.train.pinned import pinned
+    from megatron_ettin.train.step import train_step
+
+    losses = []
+    for lock in (False, True):
+        training = build(run_of("mlm", bf16=True))
+        prepare = pinned(batches_of, training.device) if lock else batches_of
+        with build_ahead(prepare, range(20)) as batches:
+            curve = []
+            for step in range(20):
+                given = batches(step)
+                arrays = [given[0].tokens_T, given[0].scored_K, given[0].cu_seqlens]
+                assert all(torch.from_numpy(array).is_pinned() == lock for array in arrays)
+                curve.append(train_step(training, given, 1e-3).sums.loss)
+        losses.append(curve)
+    # Sums of gradients differ from run to run where kernels add atomically.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_work_is_timed_on_the_gpu_without_waiting() -> None:
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.stopwatch import Stopwatch
+
+    watch = Stopwatch(choose_device("cuda"))
+    spin = partial(torch.cuda._sleep, 200_000_000)  # cycles: about 0.1 s
+    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with synchronisations("error"):
+        started.record()
+        watch.begin()
+        spin()
+        watch.arrive()
+        ended.record()
+        spin()
+    torch.cuda.synchronize()
+    assert watch.seconds() == pytest.approx(started.elapsed_time(ended) / 1e3, rel=0.05)
+    assert watch.seconds() == 0.0, "each step is told once"

@@ -1,0 +1,133 @@
+"""The slowest rank is named, and looking for it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from megatron_ettin.checkpoint.layout import METRICS_FILE
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.stragglers import Straggler, Work, slowest
+from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import TINY, tiny_run
+from tests.train.test_launch import SLOWEST, launch, metrics
+
+SLEEP_SECONDS = 0.5
+"""Of the slowed rank in each micro-batch, against some tens of milliseconds of work; more on a busy machine."""
+THRESHOLD = 1.05
+LINE = re.compile(r"slowest rank (.*): ([\d.]+) x the median rank's work, (\d+)% of the step")
+
+
+def works(*own_seconds: float, parts: int = 1) -> list[Work]:
+    return [Work((rank % parts, 0), seconds, 4.0) for rank, seconds in enumerate(own_seconds)]
+
+
+def test_slowest_is_measured_by_the_median_of_its_peers() -> None:
+    assert slowest(works(1.0, 2.0, 3.0, 1.5, 1.8)) == Straggler(2, 3.0 / 1.8, 3.0 / 4.0)
+    # Of two, the other one.
+    assert slowest(works(1.0, 3.0)) == Straggler(1, 3.0, 0.75)
+    # Stages differ by nature: ranks 0, 2, 4 are compared, and 1, 3, 5.
+    assert slowest(works(1.0, 3.0, 1.2, 3.3, 1.0, 3.0, parts=2)) == Straggler(2, 1.2, 0.3)
+
+
+def test_ranks_without_peers_are_not_compared() -> None:
+    assert slowest(works(1.0, 3.0, parts=2)) is None
+    assert slowest([Work((0, 0), 0.0, 0.0)] * 2) is None
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("material")
+    tokenizer = write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(TINY.vocab_size - 5)])
+    documents = [document.tolist() for document in babble(120, TINY.vocab_size)]
+    return {"data_path": write_corpus(folder / "corpus", documents), "tokenizer_model": str(tokenizer)}
+
+
+def launch_slowed(run: RunConfig, slow_rank: int) -> str:
+    """Launch on this rank; the forward pass of ``slow_rank`` sleeps."""
+    import torch.distributed
+
+    from megatron_ettin.model.ettin import EttinModel
+
+    real = EttinModel.forward
+
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        if torch.distributed.get_rank() == slow_rank:
+            time.sleep(SLEEP_SECONDS)
+        return real(self, *arguments, **named)
+
+    with patch.object(EttinModel, "forward", forward):
+        return launch(run)
+
+
+def settings(material: dict[str, str], save: Path, **more: Any) -> RunConfig:
+    small: dict[str, Any] = {"micro_batch_size": 1, "global_batch_size": 4, "train_iters": 3, "log_interval": 2}
+    small |= {"eval_interval": 0, "attention_output_dropout": 0.1, "save": str(save)}
+    return tiny_run("mlm", **(small | material | more))
+
+
+def slowest_of(save: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (save / METRICS_FILE).read_text().splitlines()]
+    return [{name: line[name] for name in SLOWEST if name in line} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "slow_rank", "layout"),
+    [
+        (3, 2, {"global_batch_size": 6}),
+        (4, 2, {"pipeline_model_parallel_size": 2}),
+        pytest.param(4, 3, {"tensor_model_parallel_size": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["three-replicas", "two-pipelines", "two-tensor-groups"],
+)
+def test_a_slow_rank_is_named_and_training_is_the_same(
+    tmp_path: Path, material: dict[str, str], world_size: int, slow_rank: int, layout: dict[str, Any]
+) -> None:
+    slow, plain = tmp_path / "slow", tmp_path / "plain"
+    run = settings(material, slow, straggler_threshold=THRESHOLD, **layout)
+    out = run_ranks(world_size, launch_slowed, run, slow_rank)[0]
+    run_ranks(world_size, launch, settings(material, plain, straggler_threshold=0.0, **layout))
+    assert metrics(slow) == metrics(plain), "to the bit"
+    assert slowest_of(plain) == [{}] * 2
+    told = [line for line in out.splitlines() if line.startswith("slowest rank")]
+    found = slowest_of(slow)
+    assert len(told) == len(found) == 2
+    for line, figures in zip(told, found, strict=True):
+        rank, ratio, share = (figures[name] for name in SLOWEST)
+        assert replica_of(rank, layout) == replica_of(slow_rank, layout)
+        assert ratio > THRESHOLD
+        assert 0.3 < share <= 1
+        shared = "" if world_size == 3 else f", replica {replica_of(slow_rank, layout)} of the model"
+        written = LINE.fullmatch(line)
+        assert written
+        assert written[1] == f"{rank} ({socket.gethostname()}{shared})"
+        assert float(written[2]) == pytest.approx(ratio, abs=0.006)
+        assert float(written[3]) == pytest.approx(100 * share, abs=0.6)
+
+
+def replica_of(rank: int, layout: dict[str, Any]) -> int:
+    """Tensor-parallel ranks are neighbours, pipeline stages of a world of four are two apart."""
+    if "pipeline_model_parallel_size" in layout:
+        return rank % 2
+    return rank // layout.get("tensor_model_parallel_size", 1)
+
+
+def test_ranks_that_are_alike_are_not_told_of(tmp_path: Path, material: dict[str, str]) -> None:
+    """Figures stand in the metrics all the same; the threshold is one that a busy machine does not reach."""
+    out = run_ranks(2, launch, settings(material, tmp_path, straggler_threshold=100.0))[0]
+    assert "slowest" not in out
+    assert all(1 <= figures["slowest_rank_ratio"] < 100 for figures in slowest_of(tmp_path))
+
+
+def test_one_replica_has_nobody_to_compare_with(tmp_path: Path, material: dict[str, str]) -> None:
+    out = run_ranks(2, launch, settings(material, tmp_path, straggler_threshold=1.0, tensor_model_parallel_size=2))[0]
+    assert "slowest" not in out
+    assert slowest_of(tmp_path) == [{}] * 2
