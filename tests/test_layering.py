@@ -23,7 +23,7 @@ ROOMS = {
     "model": {"config", "runtime"},
     "convert": {"config", "checkpoint.layout"},
     "release": {"config", "convert", "checkpoint.layout"},
-    "evaluation": {"config"},
+    "evaluation": {"config", "checkpoint.layout"},
     "objectives": {"config", "runtime", "data", "model"},
     "optim": {"config", "runtime"},
     "checkpoint": {"config", "runtime"},

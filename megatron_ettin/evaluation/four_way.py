@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from megatron_ettin.evaluation.figures import finish_token_axes
 from megatron_ettin.evaluation.loss_curve import LossCurve
 
-_COLORS = {
+KIND_COLORS = {
     "encoder": "#1f6fb4",
     "decoder": "#d1495b",
-    "encoder from decoder": "#3a7d44",
+    "encoder from decoder": "#44bfa3",
     "decoder from encoder": "#e07b00",
 }
+"""Far apart for any common colour vision."""
 _PANELS = {"mlm": "masked tokens (MLM)", "clm": "next token (CLM)"}
 
 
@@ -52,7 +53,7 @@ def draw_four_lines(models: Sequence[FourWayModel], path: Path) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     for axes, (objective, title) in zip(figure.subplots(1, 2), _PANELS.items(), strict=True):
         for model in models:
-            color, loss = _COLORS[model.name], model.measured[objective]["validation_loss"]
+            color, loss = KIND_COLORS[model.name], model.measured[objective]["validation_loss"]
             label = f"{model.name}, {loss:.2f}"
             if model.life[-1].objective == objective:
                 tokens, losses = _validation_over_life(model, objective)

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from megatron_ettin.evaluation.four_way import FourWayModel, LifeStretch, draw_four_lines, four_way_text
 from megatron_ettin.evaluation.loss_curve import LossCurve, LossPoint
 
-COLORS = ("#1f6fb4", "#d1495b", "#3a7d44", "#e07b00")
+COLORS = ("#1f6fb4", "#d1495b", "#44bfa3", "#e07b00")
 
 
 def stretch(phase: str, objective: str, start: float) -> LifeStretch:

@@ -1,0 +1,77 @@
+"""The look of the comparison's figures, and how figures and text get to the disk: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from megatron_ettin.evaluation.four_way import KIND_COLORS
+from megatron_ettin.evaluation.suites.kinds import KINDS, Kind
+
+FIGURE_SUFFIXES = (".png", ".pdf")
+QUIET = "#5f6368"
+"""Of words that are not about a line."""
+
+
+@dataclass(frozen=True)
+class KindLook:
+    """How a kind of model is drawn; markers and dashes tell kinds apart without colour."""
+
+    color: str
+    marker: str
+    line: Literal["-", "--"]
+
+
+_LINES: Sequence[Literal["-", "--"]] = ("-", "-", "--", "--")
+LOOKS: Mapping[Kind, KindLook] = {
+    kind: KindLook(KIND_COLORS[kind.replace("-", " ")], marker, line)
+    for kind, marker, line in zip(KINDS, "osD^", _LINES, strict=True)
+}
+
+
+def finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """Label axes and give them the look of all pictures."""
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def say_nothing_here(axes: Axes, text: str) -> None:
+    """Say in an empty panel why it is empty."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=QUIET, fontsize=10)
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and PDF; the same figure makes the same bytes."""
+    paths = [stem.with_name(stem.name + suffix) for suffix in FIGURE_SUFFIXES]
+    for path in paths:
+        metadata: dict[str, Any] = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+        with whole_file(path) as partial:
+            figure.savefig(partial, dpi=200, format=path.suffix[1:], metadata=metadata)
+    return paths
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Hand out a path beside ``path`` to write to, and move it there when the block ends; drop it when it raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,108 @@
+"""The suite ``bias``: which pronouns a model prefers in sentences about occupations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from typing import Any
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.names import suggestion
+from megatron_ettin.evaluation.suites.bias.shares import preference_result
+from megatron_ettin.evaluation.suites.bias.winogender import GENDERS, Schema, read_schemas, schemas_of_rows
+from megatron_ettin.evaluation.suites.results import TaskResult
+from megatron_ettin.evaluation.suites.subject import Subject, check_head, load_language_model
+from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
+
+TASK = "winogender"
+DATASET = "oskarvanderwal/winogender"
+_AT_A_TIME = 60
+"""Sentences that are scored and kept together."""
+
+
+@dataclass(frozen=True)
+class WinogenderTask:
+    """All schemas, in their three variants."""
+
+    schemas: Sequence[Schema]
+    source: str
+    seed: int
+    batch_size: int
+    device: str
+    name: str = TASK
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The data by checksum and what the intervals are drawn by; the size of a batch changes no result."""
+        told = json.dumps([[s.name, s.variants, s.gotcha] for s in self.schemas], sort_keys=True)
+        checksum = hashlib.sha256(told.encode()).hexdigest()
+        protocol = "encoder: differing words by mask prediction; decoder: likelihood of the sentence"
+        return {"data": self.source, "data_checksum": checksum, "protocol": protocol, "seed": self.seed}
+
+    def check(self, subject: Subject) -> None:
+        """Raise ConfigError where the model has no prediction head."""
+        check_head(subject)
+
+    def run(self, subject: Subject, run: TaskRun) -> TaskResult:
+        """Score every variant and count which is preferred."""
+        model = cache(lambda: load_language_model(subject, self.device))
+        scores: list[list[float]] = []
+        for start in range(0, len(self.schemas), _AT_A_TIME):
+            run.progress("sentences", start, len(self.schemas))
+            groups = [[s.variants[g] for g in GENDERS] for s in self.schemas[start : start + _AT_A_TIME]]
+            score = partial(self._score, model, groups, is_encoder=subject.is_encoder)
+            scores += run.memory.recall(f"sentences from {start}", score)
+        return preference_result(self.schemas, scores, self.seed)
+
+    def _score(
+        self, model: Callable[[], tuple[Any, Any]], groups: Sequence[Sequence[str]], *, is_encoder: bool
+    ) -> list[list[float]]:
+        from megatron_ettin.evaluation.suites.bias.preference import score_causal, score_masked
+
+        if is_encoder:
+            return score_masked(*model(), groups)
+        return score_causal(*model(), groups, self.batch_size)
+
+
+class BiasSuite:
+    """WinoGender from local files or the Hub."""
+
+    name = "bias"
+
+    def add_flags(self, add: Callable[..., Any]) -> None:
+        """Add none."""
+
+    def build_tasks(self, options: SuiteOptions) -> Sequence[WinogenderTask]:
+        """Read the sentences.
+
+        Raises:
+            ConfigError: a file, column or task name is wrong, or the Hub cannot be reached.
+        """
+        for name in options.tasks:
+            if name != TASK:
+                raise ConfigError(f"--tasks {name}: the bias suite has {TASK} only{suggestion(name, [TASK])}")
+        if options.data is None:
+            schemas, source = _load_from_hub(), DATASET
+        else:
+            schemas, source = read_schemas(options.data / self.name), "local"
+        return [WinogenderTask(schemas, source, options.seeds[0], options.batch_size, options.device)]
+
+
+def _load_from_hub() -> list[Schema]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        rows = [datasets.load_dataset(DATASET, subset, split="test") for subset in ("all", "gotcha")]
+    except Exception as error:  # the library raises what its transport raises: connection, timeout, offline, missing
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"--suite bias: {DATASET} cannot be loaded from the Hub ({reason}); or give --data"
+        ) from error
+    return schemas_of_rows(rows[0], rows[1], DATASET)
+
+
+SUITE = BiasSuite()

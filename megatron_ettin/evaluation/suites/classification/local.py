@@ -1,0 +1,143 @@
+"""Labelled tasks from files: DIR/classification/TASK/{train,validation,test}.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.names import suggestion
+from megatron_ettin.evaluation.suites.classification.data import LabelledTask, Purposes, Split, Text, hold_out
+from megatron_ettin.evaluation.suites.classification.labels import GivenLabel, LabelScheme, check_label, read_scheme
+
+FOLDER = "classification"
+TEXT_COLUMNS: Sequence[tuple[str, ...]] = (("text",), ("premise", "hypothesis"), ("sentence1", "sentence2"))
+"""What an item may be made of; the first that the first line has is asked of all lines."""
+LABEL = "label"
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """One file, read and checked."""
+
+    texts: list[Text]
+    labels: list[GivenLabel]
+
+
+def find_local_tasks(data: Path, wanted: Sequence[str]) -> list[Path]:
+    """Return the folders of the tasks wanted, or of all.
+
+    Raises:
+        ConfigError: there is no such folder or task.
+    """
+    root = data / FOLDER
+    if not root.is_dir():
+        raise ConfigError(f"--data {data}: has no folder {FOLDER}, with a folder a task and train.jsonl in each")
+    found = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
+    if not found:
+        raise ConfigError(f"--data {data}: {root} holds no folder of a task")
+    for name in wanted:
+        if name not in found:
+            known = ", ".join(found)
+            raise ConfigError(f"--tasks {name}: is not in {root}, which has {known}{suggestion(name, found)}")
+    return [found[name] for name in wanted or found]
+
+
+def read_local_task(folder: Path, held_out_share: float) -> LabelledTask:
+    """Read a task and say which items serve for what.
+
+    Where there is test.jsonl, it is reported and validation.jsonl chooses. Where one of them is missing, the other is
+    reported, and a share of the training items chooses.
+
+    Raises:
+        ConfigError: a file is missing or empty, or a line is wrong; the message names file and line.
+    """
+    paths = {name: folder / f"{name}.jsonl" for name in ("train", "validation", "test")}
+    if not paths["train"].is_file():
+        raise ConfigError(f"{folder}: has no train.jsonl")
+    reported = next((name for name in ("test", "validation") if paths[name].is_file()), None)
+    if reported is None:
+        raise ConfigError(f"{folder}: has neither test.jsonl nor validation.jsonl to report on")
+    lines = {name: _read_lines(path) for name, path in paths.items() if path.is_file()}
+    scheme = read_scheme(lines["train"].labels)
+    splits = {name: _numbered(read, scheme) for name, read in lines.items()}
+    train, origins = splits["train"], {"train": "train.jsonl", "reported": f"{reported}.jsonl"}
+    if reported == "test" and "validation" in splits:
+        choice, origins["choice"] = splits["validation"], "validation.jsonl"
+    else:
+        if len(train) < 2 * len(scheme.classes or "ab"):
+            raise ConfigError(f"{paths['train']}: {len(train)} items are too few to hold some out to choose on")
+        train, choice = hold_out(train, held_out_share, is_regression=scheme.is_regression)
+        origins["choice"] = "train.jsonl, a share held out"
+    purposes = Purposes(train, choice, {"": splits[reported]}, origins)
+    return LabelledTask(folder.name, scheme.classes, purposes)
+
+
+def _read_lines(path: Path) -> _Lines:
+    texts: list[Text] = []
+    labels: list[GivenLabel] = []
+    columns: tuple[str, ...] | None = None
+    for place, row in _rows(path):
+        columns = columns or _columns_of(row, place)
+        texts.append(tuple(_text(row, column, place) for column in columns))
+        if LABEL not in row:
+            raise ConfigError(f"{place}: {_lacks(row, LABEL)}")
+        labels.append(GivenLabel(check_label(row[LABEL], place), place))
+    if not texts:
+        raise ConfigError(f"{path}: is empty")
+    return _Lines(texts, labels)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield ``FILE:LINE`` and the object of each line that is not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{place}: is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{place}: holds no JSON object")
+        yield place, row
+
+
+def _columns_of(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    for columns in TEXT_COLUMNS:
+        if all(column in row for column in columns):
+            return columns
+    for columns in TEXT_COLUMNS:  # half of a pair
+        for column in columns:
+            if any(other in row for other in columns):
+                missing = next(name for name in columns if name not in row)
+                raise ConfigError(f"{place}: {_lacks(row, missing)} beside {column!r}")
+    forms = " or ".join(" and ".join(columns) for columns in TEXT_COLUMNS)
+    raise ConfigError(f"{place}: needs {forms}; it has {_named(row)}")
+
+
+def _text(row: Mapping[str, Any], column: str, place: str) -> str:
+    if column not in row:
+        raise ConfigError(f"{place}: {_lacks(row, column)}")
+    if not isinstance(row[column], str):
+        raise ConfigError(f"{place}: {column} must be a string, and is {json.dumps(row[column])[:40]}")
+    return str(row[column])
+
+
+def _lacks(row: Mapping[str, Any], column: str) -> str:
+    return f"has no {column!r}, only {_named(row)}"
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, row)) or "no columns"
+
+
+def _numbered(lines: _Lines, scheme: LabelScheme) -> Split:
+    return Split(lines.texts, scheme.number(lines.labels))

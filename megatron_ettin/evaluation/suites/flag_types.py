@@ -1,0 +1,61 @@
+"""Types of the suites' flags for argparse, beside those that all tools share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from megatron_ettin.config.tool_cli import positive
+
+MIN_LENGTH = 8
+"""Tokens of an input that hold a word or two beside the special ones."""
+
+
+def number(text: str) -> float:
+    """Parse a finite number."""
+    try:
+        parsed = float(text)
+    except ValueError:
+        parsed = math.nan
+    if not math.isfinite(parsed):
+        raise argparse.ArgumentTypeError(f"{text} is not a number")
+    return parsed
+
+
+def above_zero(text: str) -> float:
+    """Parse a number above 0."""
+    parsed = number(text)
+    if parsed <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return parsed
+
+
+def not_negative(text: str) -> float:
+    """Parse a number that is 0 or above."""
+    parsed = number(text)
+    if parsed < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return parsed
+
+
+def share(text: str) -> float:
+    """Parse a number between 0 and 1, neither of them."""
+    parsed = number(text)
+    if not 0 < parsed < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return parsed
+
+
+def token_length(text: str) -> int:
+    """Parse how many tokens of an input are read."""
+    length = positive(text)
+    if length < MIN_LENGTH:
+        raise argparse.ArgumentTypeError(f"{text} is below {MIN_LENGTH}, which special tokens nearly fill")
+    return length
+
+
+def count(text: str) -> int:
+    """Parse a whole number that is 0 or above."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
+    return int(text)

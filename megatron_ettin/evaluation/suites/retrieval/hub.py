@@ -1,0 +1,167 @@
+"""What retrieval takes from the hub: triplets to learn from, and mteb's tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.names import suggestion
+from megatron_ettin.config.tool_cli import positive
+from megatron_ettin.evaluation.suites.retrieval.pairs import HELD_OUT_SEED, Retrieval
+
+TRAIN_DATA = "sentence-transformers/msmarco-co-condenser-margin-mse-sym-mnrl-mean-v1:triplet-hard"
+TRAIN_ROWS = 1_250_000
+DEFAULT_TASKS = ("MSMARCO",)
+"""Its dev split: the paper's Figure 1."""
+QUERY_COLUMNS = ("query", "anchor")
+POSITIVE = "positive"
+
+
+@dataclass(frozen=True)
+class HubTraining:
+    """A data set of the hub with queries, positives and, in any further columns, negatives."""
+
+    given: str
+    """NAME or NAME:SUBSET."""
+    num_rows: int
+    """Rows to learn from at most, after some are held out."""
+    num_held_out: int
+    batch_pairs: int
+
+    @property
+    def checksum(self) -> str:
+        """The revision of the data set, and which part of it is taken."""
+        return f"{self.given}@{self._builder.hash}, {self.num_rows} rows, {self.num_held_out} held out"
+
+    def check(self) -> None:
+        """Look the data set up without fetching its rows.
+
+        Raises:
+            ConfigError: there is no such data set or subset, it lacks a column, or the hub cannot be reached.
+        """
+        self._check_rows(self.num_rows, f"--retrieval-train-rows {self.num_rows}")
+        columns = self._builder.info.features
+        if columns is not None:
+            self._name_columns(list(columns))
+
+    def load_train(self) -> Any:
+        """Return a ``datasets.Dataset`` of query, positive and negatives."""
+        train = self._splits["train"]
+        return train.select(range(min(self.num_rows, len(train))))
+
+    def load_held_out(self) -> Retrieval:
+        """Return what the learning rate is chosen on: the negatives of all queries are among the documents."""
+        rows = self._splits["test"]
+        query, positive, *negatives = rows.column_names
+        distractors = [text for column in negatives for text in rows[column]]
+        return Retrieval.of_pairs(zip(rows[query], rows[positive], strict=True), distractors)
+
+    @cached_property
+    def _builder(self) -> Any:
+        name, _, subset = self.given.partition(":")
+        datasets = import_or_refuse("datasets")
+        flag = f"--retrieval-train-data {self.given}"
+        return ask_hub(lambda: datasets.load_dataset_builder(name, subset or None), flag)
+
+    @cached_property
+    def _splits(self) -> Any:
+        name, _, subset = self.given.partition(":")
+        datasets = import_or_refuse("datasets")
+        flag = f"--retrieval-train-data {self.given}"
+        rows = ask_hub(lambda: datasets.load_dataset(name, subset or None, split="train"), flag)
+        rows = rows.select_columns(self._name_columns(rows.column_names))
+        self._check_rows(len(rows) - self.num_held_out, f"{flag} has {len(rows)} rows, {self.num_held_out} held out")
+        return rows.train_test_split(test_size=self.num_held_out, seed=HELD_OUT_SEED)
+
+    def _check_rows(self, num_rows: int, what: str) -> None:
+        if num_rows < self.batch_pairs:
+            raise ConfigError(f"{what}: must be at least --retrieval-batch-pairs, {self.batch_pairs}")
+
+    def _name_columns(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns of text in the order that the loss wants."""
+        query = next((name for name in QUERY_COLUMNS if name in columns), None)
+        if query is None or POSITIVE not in columns:
+            lacks = " or ".join(QUERY_COLUMNS) if query is None else POSITIVE
+            has = ", ".join(columns)
+            raise ConfigError(f"--retrieval-train-data {self.given}: has no column {lacks}, only {has}")
+        return [query, POSITIVE, *(name for name in columns if name.startswith("negative"))]
+
+
+def add_flags(add: Callable[..., Any]) -> None:
+    """Add the flags of what is learned from, with ``argparse``'s ``add_argument``."""
+    add(
+        "--retrieval-train-data", metavar="NAME[:SUBSET]", default=TRAIN_DATA,
+        help="retrieval: data set of the hub to learn from, unless there are local pairs",
+    )  # fmt: skip
+    add(
+        "--retrieval-train-rows", type=positive, metavar="N", default=TRAIN_ROWS,
+        help="retrieval: rows of it to learn from at most",
+    )  # fmt: skip
+
+
+def find_mteb_tasks(wanted: Sequence[str]) -> list[Any]:
+    """Return mteb's tasks of these names; the name of a benchmark stands for all its tasks.
+
+    Raises:
+        ConfigError: mteb is not installed, it knows no such name, or the hub does not have a task's data.
+    """
+    mteb = import_or_refuse("mteb")
+    benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
+    tasks: dict[str, Any] = {}
+    for name in wanted or DEFAULT_TASKS:
+        for task in benchmarks[name].tasks if name in benchmarks else [_find_task(name, benchmarks)]:
+            tasks.setdefault(task.metadata.name, task)
+    for name, task in tasks.items():
+        _check_data(name, task)
+    return list(tasks.values())
+
+
+def _find_task(name: str, benchmarks: Sequence[str] | dict[str, Any]) -> Any:
+    mteb = import_or_refuse("mteb")
+    try:
+        return mteb.get_task(name)
+    except KeyError:
+        known = [*(task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)), *benchmarks]
+        rule = "mteb has no task or benchmark of this name"
+        raise ConfigError(f"--tasks {name}: {rule}{suggestion(name, known)}; files are given by --data") from None
+
+
+def _check_data(name: str, task: Any) -> None:
+    datasets, source = import_or_refuse("datasets"), task.metadata.dataset
+    if "path" in source:
+        revision = source.get("revision")
+        ask_hub(lambda: datasets.get_dataset_config_names(source["path"], revision=revision), f"--tasks {name}")
+
+
+def import_or_refuse(package: str) -> Any:
+    """Import a package of the extra, or say how to install it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError as error:
+        rule = f"retrieval needs the package {package}: pip install 'megatron_ettin[eval]'"
+        raise ConfigError(rule) from error
+
+
+def ask_hub(question: Callable[[], Any], flag: str) -> Any:
+    """Ask the hub for a data set.
+
+    Raises:
+        ConfigError: whatever went wrong, in one line that begins with ``flag``.
+    """
+    datasets = import_or_refuse("datasets")
+    datasets.disable_progress_bars()
+    try:
+        return question()
+    except Exception as error:  # the library raises what its transport raises: connection, timeout, offline, missing
+        reason = " ".join(str(error).split()) or type(error).__name__
+        rule = f"cannot be loaded from the hub ({reason}); local pairs are given by --data"
+        raise ConfigError(f"{flag}: {rule}") from error

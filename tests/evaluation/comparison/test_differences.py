@@ -1,0 +1,145 @@
+"""Which differences are said to exceed noise, against arithmetic by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megatron_ettin.evaluation.comparison.differences import Difference, Untested, find_differences
+from megatron_ettin.evaluation.comparison.models import ComparedModel, compared_model
+from megatron_ettin.evaluation.suites.results import Measure, ModelResults, TaskResult
+
+from .results import answers, result
+
+NO_ITEMS = TaskResult({"f1": Measure(0.5, 0.4, 0.6)}, "f1")
+
+
+def model(
+    kind: str, task: TaskResult, *, parameters: int = 1000, settings: Mapping[str, Any] | None = None, name: str = "rte"
+) -> ComparedModel:
+    told = {"kind": kind, "parameters": parameters, "folder": "/nowhere", "checksum": kind}
+    suites, of_tasks = {"classification": {name: task}}, {"classification": {name: settings or {"seeds": [1]}}}
+    return compared_model(ModelResults(f"{kind}-{parameters}", told, suites, of_tasks))
+
+
+def compare(first: TaskResult, second: TaskResult) -> Difference:
+    (difference,), untested = find_differences([model("encoder", first), model("decoder", second)])
+    assert untested == []
+    return difference
+
+
+def test_a_clear_difference_in_words() -> None:
+    # 60 of 400 items differ, all one way: 15 points; the share's standard error is sqrt(0.15 * 0.85 / 400) = 1.785.
+    difference = compare(result(answers(0.75)), result(answers(0.60)))
+    assert difference.points.value == pytest.approx(15.0)
+    assert difference.points.low == pytest.approx(15 - 1.96 * 1.785, abs=0.3)
+    assert difference.points.high == pytest.approx(15 + 1.96 * 1.785, abs=0.3)
+    assert difference.exceeds_noise
+    low, high = difference.points.low, difference.points.high
+    assert difference.in_words() == f"encoder above decoder by 15.0 points [{low:.1f}, {high:.1f}]"
+
+
+def test_words_name_the_better_one_first() -> None:
+    difference = compare(result(answers(0.60)), result(answers(0.75)))
+    assert difference.in_words().startswith("decoder above encoder by 15.0 points [1")
+    assert difference.points.value == pytest.approx(-15.0)
+    assert difference.points_text().startswith("-15.0 [-18")
+
+
+def test_noise_in_words() -> None:
+    # 100 items right in one alone and 100 in the other alone.
+    difference = compare(result(answers(0.5, 200)), result(answers(0.5, 200, shift=100)))
+    assert not difference.exceeds_noise
+    assert difference.p == 1.0
+    assert difference.in_words().startswith("no difference that exceeds noise (encoder minus decoder: +0.0 [-1")
+
+
+def test_pairing_finds_what_single_intervals_would_hide() -> None:
+    """Scores spread widely over items, and one model is a little better in every item."""
+    generator = np.random.default_rng(0)
+    scores = generator.random(200)
+    difference = compare(result((scores + 0.02).tolist()), result(scores.tolist()))
+    assert difference.exceeds_noise
+    assert (difference.points.low, difference.points.high) == pytest.approx((2.0, 2.0))
+
+
+def test_each_further_comparison_makes_it_harder() -> None:
+    # 8 items differ, all one way: 2 / 2^8 = 0.0078 stands alone, and not among 7 comparisons: 0.0547.
+    better, worse = result([1.0] * 8 + [0.0] * 92), result([0.0] * 100)
+    two = [model("encoder", better), model("decoder", worse)]
+    (alone,), _ = find_differences(two)
+    assert (alone.p, alone.adjusted) == (2 / 2**8, 2 / 2**8)
+    assert alone.exceeds_noise
+    same = [
+        model(kind, worse, parameters=size)
+        for size in (2000, 3000, 4000, 5000, 6000, 7000)
+        for kind in ("encoder", "decoder")
+    ]
+    among, _ = find_differences([*two, *same])
+    assert len(among) == 7
+    assert among[0].adjusted == 7 * 2 / 2**8
+    assert among[0].stands_alone
+    assert not among[0].exceeds_noise
+
+
+def test_seeds_widen_the_interval() -> None:
+    def with_seeds(share: float, scores: Sequence[float]) -> TaskResult:
+        return result(answers(share), details={"by_seed": {"accuracy": list(scores)}})
+
+    sure = compare(with_seeds(0.66, [0.66, 0.66, 0.66]), with_seeds(0.60, [0.60, 0.60, 0.60]))
+    assert sure.points == compare(result(answers(0.66)), result(answers(0.60))).points
+    assert sure.exceeds_noise
+    # Standard deviations 0.06 over 3 seeds each: variances of the means 0.0012, together 0.0024; 4 degrees of freedom.
+    unsure = compare(with_seeds(0.66, [0.60, 0.66, 0.72]), with_seeds(0.60, [0.54, 0.60, 0.66]))
+    half = 2.776 * math.sqrt(2 * 0.06**2 / 3)
+    assert unsure.points.value - unsure.points.low == pytest.approx(
+        100 * math.hypot(half, (sure.points.value - sure.points.low) / 100)
+    )
+    assert not unsure.exceeds_noise
+    assert unsure.p > 0.05 > sure.p
+
+
+def test_all_pairs_of_one_size_and_none_across_sizes() -> None:
+    kinds = ("encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder")
+    task = result(answers(0.5))
+    models = [model(kind, task, parameters=size) for size in (1000, 2000) for kind in kinds]
+    found, _ = find_differences(models)
+    assert len(found) == 2 * 6
+    assert all(one.first.parameters == one.second.parameters for one in found)
+
+
+@pytest.mark.parametrize(
+    ("second", "settings", "reason"),
+    [
+        (result(answers(0.5)), {"seeds": [1], "data": "b"}, "measured with unlike settings: data"),
+        (result(answers(0.5, 300)), {"seeds": [1], "data": "a"}, "400 and 300 items"),
+        (NO_ITEMS, {"seeds": [1], "data": "a"}, "accuracy is no mean over items, nor is another metric"),
+        (result([math.nan] * 400), {"seeds": [1], "data": "a"}, "no item has a score in both"),
+    ],
+)
+def test_what_cannot_be_paired_is_told(second: TaskResult, settings: Mapping[str, Any], reason: str) -> None:
+    first = model("encoder", result(answers(0.5)), settings={"seeds": [1], "data": "a"})
+    found, (untested,) = find_differences([first, model("decoder", second, settings=settings)])
+    assert found == []
+    assert isinstance(untested, Untested)
+    assert untested.reason == reason
+
+
+def test_another_metric_with_items_stands_in_for_one_without() -> None:
+    def f1(share: float) -> TaskResult:
+        metrics = {"f1": Measure(share, 0.4, 0.6), "accuracy": Measure(share, 0.4, 0.6)}
+        return TaskResult(metrics, "f1", {"accuracy": answers(share)})
+
+    difference = compare(f1(0.8), f1(0.6))
+    assert difference.metric == "accuracy"
+    assert difference.points.value == pytest.approx(20)
+
+
+def test_tasks_that_one_model_lacks_are_not_compared() -> None:
+    task = result(answers(0.5))
+    assert find_differences([model("encoder", task), model("decoder", task, name="sst2")]) == ([], [])
+    assert find_differences([model("encoder", task)]) == ([], [])

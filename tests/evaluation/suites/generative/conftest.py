@@ -1,0 +1,16 @@
+"""Released models of both kinds in a folder, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.evaluation.suites.subject import Subject, open_subject
+from tests.evaluation.suites.generative.tiny import save_model
+
+
+@pytest.fixture(scope="session")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
+    folder: Path = tmp_path_factory.mktemp("models")
+    return {kind: open_subject(str(save_model(kind, folder / kind))) for kind in ("encoder", "decoder")}

@@ -1,0 +1,223 @@
+"""Local files of both forms, put to both kinds of model, come to what is computed by hand with transformers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.evaluation.suites.generative.examinee import ExamSettings
+from megatron_ettin.evaluation.suites.generative.harness import load_tasks
+from megatron_ettin.evaluation.suites.generative.suite import SUITE
+from megatron_ettin.evaluation.suites.generative.task import GenerativeTask
+from megatron_ettin.evaluation.suites.subject import Subject, open_subject
+from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
+from tests.evaluation.models import released_model
+from tests.evaluation.suites.generative.tiny import (
+    CHOICES,
+    PAIRS,
+    Forgetful,
+    causal,
+    left_to_right,
+    pseudo,
+    silent_run,
+    tokens_of,
+    write_jsonl,
+)
+
+pytestmark = [pytest.mark.slow]  # importing the harness takes more than the tests
+
+SCORES = {"left-to-right": left_to_right, "pll": pseudo, "causal": causal}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "generative" / "pairs.jsonl", PAIRS)
+    write_jsonl(tmp_path / "generative" / "choices.jsonl", CHOICES)
+    return tmp_path
+
+
+def build(data: Path | None, tasks: Sequence[str] = (), batch_size: int = 32, **extra: Any) -> dict[str, Any]:
+    options = SuiteOptions(data, tasks=tasks, batch_size=batch_size, extra=extra)
+    return {task.name: task for task in SUITE.build_tasks(options)}
+
+
+def likelihoods(kind: str, how: str, context: str, endings: Sequence[str]) -> list[float]:
+    before = tokens_of(context)
+    found = []
+    for ending in endings:
+        whole = tokens_of(f"{context} {ending}")
+        found.append(SCORES[how](released_model(kind), whole[: len(before)], whole[len(before) :]))
+    return found
+
+
+def pairs_by_hand(kind: str, how: str) -> list[float]:
+    told = [likelihoods(kind, how, "", [row["sentence_good"], row["sentence_bad"]]) for row in PAIRS]
+    return [float(good > bad) for good, bad in told]
+
+
+def choices_by_hand(kind: str, how: str, *, by_length: bool) -> list[float]:
+    found = []
+    for row in CHOICES:
+        answers = [str(row["sol1"]), str(row["sol2"])]
+        told = likelihoods(kind, how, f"Question: {row['goal']}\nAnswer:", answers)
+        if by_length:
+            told = [likelihood / len(answer) for likelihood, answer in zip(told, answers, strict=True)]
+        found.append(float((told[1] > told[0]) == (row["label"] == 1)))
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+@pytest.mark.parametrize(("kind", "how"), [("encoder", "left-to-right"), ("encoder", "pll"), ("decoder", "causal")])
+def test_items_are_those_by_hand(
+    subjects: dict[str, Subject], data: Path, kind: str, how: str, batch_size: int
+) -> None:
+    protocol = "pll" if how == "pll" else "left-to-right"
+    tasks = build(data, batch_size=batch_size, encoder_protocol=protocol)
+    ending = "_pll" if how == "pll" else ""
+    assert set(tasks) == {f"pairs{ending}", f"choices{ending}"}
+    pairs = tasks[f"pairs{ending}"].run(subjects[kind], silent_run())
+    assert pairs.items["acc"] == pairs_by_hand(kind, how)
+    choices = tasks[f"choices{ending}"].run(subjects[kind], silent_run())
+    assert choices.items["acc"] == choices_by_hand(kind, how, by_length=False)
+    assert choices.items["acc_norm"] == choices_by_hand(kind, how, by_length=True)
+    assert (pairs.main, choices.main) == ("acc", "acc_norm")
+    for result in (pairs, choices):
+        for metric, measure in result.metrics.items():
+            items = result.items[metric]
+            assert measure.value == pytest.approx(sum(items) / len(items))
+            assert 0 <= measure.low <= measure.value <= measure.high <= 1
+
+
+def test_pairs_are_told_by_group(subjects: dict[str, Subject], data: Path) -> None:
+    result = build(data, ["pairs"])["pairs"].run(subjects["encoder"], silent_run())
+    items = pairs_by_hand("encoder", "left-to-right")
+    told = {name: (group["value"], group["items"]) for name, group in result.details["by_field"].items()}
+    assert told == {"syntax": (sum(items[:2]) / 2, 2), "meaning": (pytest.approx(sum(items[2:]) / 3), 3)}
+    assert set(result.details["by_uid"]) == {"one", "two"}
+
+
+def test_limit_takes_items_from_all_over_the_file(subjects: dict[str, Subject], data: Path) -> None:
+    task = build(data, ["pairs"], limit=2)["pairs"]
+    assert task.settings["items"] == 2
+    items = pairs_by_hand("decoder", "causal")
+    assert task.run(subjects["decoder"], silent_run()).items["acc"] == [items[0], items[2]]
+
+
+def test_settings_tell_one_protocol_from_another(data: Path) -> None:
+    plain, masks, both = (
+        build(data, ["pairs"], **extra) for extra in ({}, {"encoder_future_masks": 2}, {"encoder_protocol": "pll"})
+    )
+    assert len({str(next(iter(tasks.values())).settings) for tasks in (plain, masks, both)}) == 3
+    write_jsonl(data / "generative" / "pairs.jsonl", PAIRS[:4])
+    assert build(data, ["pairs"])["pairs"].settings != plain["pairs"].settings
+
+
+def test_finished_parts_are_not_scored_again(subjects: dict[str, Subject], data: Path) -> None:
+    class Remembering(Forgetful):
+        def __init__(self) -> None:
+            self.parts: dict[str, Any] = {}
+
+        def recall(self, part: str, compute: Any) -> Any:
+            if part not in self.parts:
+                self.parts[part] = super().recall(part, compute)
+            return self.parts[part]
+
+    task, memory = build(data, ["pairs"])["pairs"], Remembering()
+    told: list[tuple[str, int, int]] = []
+    run = TaskRun(memory, lambda what, done, total: told.append((what, done, total)), data)
+    first = task.run(subjects["encoder"], run)
+    assert told[-1] == ("pairs", 5, 5)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    memory.parts = {part: {**answer, "scores": {"acc": [1.0] * 5}} for part, answer in memory.parts.items()}
+    assert task.run(subjects["encoder"], run).items["acc"] == [1.0] * 5 != first.items["acc"]
+
+
+def test_harness_is_silent(
+    subjects: dict[str, Subject], data: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for task in build(data).values():
+        for subject in subjects.values():
+            capfd.readouterr()
+            with caplog.at_level(logging.WARNING):
+                task.run(subject, silent_run())
+            assert [record for record in caplog.records if record.name.startswith("lm_eval")] == []
+            told = capfd.readouterr()
+            assert "Loading weights" in told.err or told.err == ""  # transformers' own bar, where it draws one
+            assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("helaswag", "hellaswag"), ("pica", "piqa"), ("arc_chalenge", "arc_challenge")]
+)
+def test_unknown_task_is_refused_with_near_names(given: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--tasks {given}: .* knows no such task; did you mean .*\b{meant}\b.*\?"):
+        build(None, [given])
+
+
+def test_data_that_cannot_be_fetched_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("Couldn't reach the Hub\n(offline)")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ConfigError, match=r"^--tasks piqa: its data cannot be loaded \(Couldn't reach the Hub") as told:
+        build(None, ["piqa"])
+    assert "\n" not in str(told.value)
+
+
+def test_local_files_come_before_the_harness_and_beside_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--tasks pears: "):
+        build(data, ["pairs", "pears"])
+
+
+def test_model_without_head_is_refused_before_it_is_loaded(
+    subjects: dict[str, Subject], data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "headless"
+    shutil.copytree(subjects["encoder"].folder, folder)
+    released_model("encoder").model.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="holds no prediction head"):
+        build(data, ["pairs"])["pairs"].check(open_subject(str(folder)))
+
+
+def test_items_of_a_group_count_together(subjects: dict[str, Subject], data: Path) -> None:
+    tasks = build(data)
+    group = GenerativeTask("both", [*tasks["pairs"].members, *tasks["choices"].members], {}, ExamSettings())
+    result = group.run(subjects["decoder"], silent_run())
+    pairs, choices = pairs_by_hand("decoder", "causal"), choices_by_hand("decoder", "causal", by_length=False)
+    assert result.items == {"acc": [*pairs, *choices]}
+    told = {name: (member["value"], member["items"]) for name, member in result.details["by_task"].items()}
+    assert told == {"pairs": (sum(pairs) / 5, 5), "choices": (sum(choices) / 4, 4)}
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_metric_that_is_no_mean_over_items(subjects: dict[str, Subject], kind: str) -> None:
+    import datasets
+
+    texts = [str(row["sentence_good"]) for row in PAIRS]
+    config = {
+        "task": "texts",
+        "custom_dataset": lambda **_: {"test": datasets.Dataset.from_dict({"text": texts})},
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
+    }
+    members = load_tasks(config, "--tasks texts")
+    result = GenerativeTask("texts", members, {}, ExamSettings(protocol="pll")).run(subjects[kind], silent_run())
+    score = left_to_right if kind == "encoder" else causal  # no choice is made here, so pll would give it away
+    nats = -sum(score(released_model(kind), [], tokens_of(text)) for text in texts)
+    bits = nats / math.log(2) / sum(len(text.encode()) for text in texts)
+    measure = result.metrics["bits_per_byte"]
+    assert measure.value == pytest.approx(bits, rel=1e-5)
+    assert measure.low < measure.value < measure.high
+    assert result.items == {}

@@ -1,0 +1,89 @@
+"""Metrics against arithmetic by hand, scikit-learn, and what mteb computes them with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from megatron_ettin.evaluation.suites.retrieval.ranking import chance_ndcg, rank_relevant, score_all, score_ranks
+
+
+def directions(shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
+    found = np.random.default_rng(seed).normal(size=shape)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "ndcg", "reciprocal", "recall"),
+    [
+        ([1], 1.0, 1.0, 1.0),
+        ([2], 1 / math.log2(3), 0.5, 1.0),
+        ([3], 0.5, 1 / 3, 1.0),
+        ([10], 1 / math.log2(11), 0.1, 1.0),
+        ([11], 0.0, 0.0, 0.0),
+        ([1, 3], (1 + 0.5) / (1 + 1 / math.log2(3)), 1.0, 1.0),
+        ([2, 40], (1 / math.log2(3)) / (1 + 1 / math.log2(3)), 0.5, 0.5),
+    ],
+)
+def test_scores_of_ranks_by_hand(ranks: Sequence[int], ndcg: float, reciprocal: float, recall: float) -> None:
+    expected = {"ndcg_at_10": ndcg, "mrr_at_10": reciprocal, "recall_at_10": recall}
+    assert score_ranks(ranks) == pytest.approx(expected)
+
+
+def test_ranks_by_hand() -> None:
+    documents = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    queries = np.array([[1, 0], [0, 1], [0, 1]], dtype=np.float32)
+    assert rank_relevant(queries, documents, [[0], [0], [2, 0]]) == [[1], [3], [2, 3]]
+
+
+@pytest.mark.parametrize("num_relevant", [1, 4, 15])
+def test_agrees_with_scikit_learn_and_pytrec_eval(num_relevant: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    queries, documents = directions((300, 8), 1), directions((60, 8), 2)
+    rng = np.random.default_rng(3)
+    relevant = [sorted(rng.choice(60, num_relevant, replace=False).tolist()) for _ in queries]
+    found = score_all(rank_relevant(queries, documents, relevant))
+
+    similarities = queries @ documents.T
+    gains = np.zeros_like(similarities)
+    for row, indices in enumerate(relevant):
+        gains[row, indices] = 1
+    expected = [metrics.ndcg_score(gains[i : i + 1], similarities[i : i + 1], k=10) for i in range(len(queries))]
+    np.testing.assert_allclose(found["ndcg_at_10"], expected, atol=1e-6)
+
+    run = {str(q): {str(d): float(s) for d, s in enumerate(row)} for q, row in enumerate(similarities)}
+    truth = {str(q): {str(d): 1 for d in indices} for q, indices in enumerate(relevant)}
+    told = pytrec_eval.RelevanceEvaluator(truth, {"ndcg_cut.10", "recall.10", "recip_rank"}).evaluate(run)
+    for q in range(len(queries)):
+        theirs = told[str(q)]
+        assert found["ndcg_at_10"][q] == pytest.approx(theirs["ndcg_cut_10"], abs=1e-6)
+        assert found["recall_at_10"][q] == pytest.approx(theirs["recall_10"])
+        within_ten = theirs["recip_rank"] if theirs["recip_rank"] >= 0.1 else 0.0
+        assert found["mrr_at_10"][q] == pytest.approx(within_ten)
+
+
+def test_ties_are_pessimistic() -> None:
+    alike = np.tile(directions((1, 4), 1), (12, 1))
+    assert rank_relevant(alike[:1], alike, [[0]]) == [[12]]
+    # What float32 cannot tell apart is a tie too; what is worse by more than that stands behind.
+    near = alike.copy()
+    near[0] *= 1 + 3e-7
+    near[5:] *= 0.9
+    assert rank_relevant(alike[:1], near, [[0]]) == [[5]]
+
+
+def test_a_diverged_model_finds_nothing() -> None:
+    lost = np.full((30, 4), np.nan, dtype=np.float32)
+    assert rank_relevant(lost[:2], lost, [[0], [1, 2]]) == [[30], [29, 30]]
+    assert rank_relevant(directions((1, 4), 1), lost, [[0]]) == [[30]]
+
+
+def test_chance_is_the_mean_over_all_ranks() -> None:
+    for num_documents in (2, 10, 57):
+        every = [score_ranks([rank])["ndcg_at_10"] for rank in range(1, num_documents + 1)]
+        assert chance_ndcg(num_documents) == pytest.approx(sum(every) / num_documents)
