@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.names import suggestion
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask, Purposes, Split, Text, hold_out
 from megatron_ettin.evaluation.suites.classification.labels import GivenLabel, LabelScheme, check_label, read_scheme
+from megatron_ettin.evaluation.suites.local_files import Row, named_columns, read_rows, read_text
 
-FOLDER = "classification"
 TEXT_COLUMNS: Sequence[tuple[str, ...]] = (("text",), ("premise", "hypothesis"), ("sentence1", "sentence2"))
 """What an item may be made of; the first that the first line has is asked of all lines."""
 LABEL = "label"
@@ -25,25 +22,6 @@ class _Lines:
 
     texts: list[Text]
     labels: list[GivenLabel]
-
-
-def find_local_tasks(data: Path, wanted: Sequence[str]) -> list[Path]:
-    """Return the folders of the tasks wanted, or of all.
-
-    Raises:
-        ConfigError: there is no such folder or task.
-    """
-    root = data / FOLDER
-    if not root.is_dir():
-        raise ConfigError(f"--data {data}: has no folder {FOLDER}, with a folder a task and train.jsonl in each")
-    found = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
-    if not found:
-        raise ConfigError(f"--data {data}: {root} holds no folder of a task")
-    for name in wanted:
-        if name not in found:
-            known = ", ".join(found)
-            raise ConfigError(f"--tasks {name}: is not in {root}, which has {known}{suggestion(name, found)}")
-    return [found[name] for name in wanted or found]
 
 
 def read_local_task(folder: Path, held_out_share: float) -> LabelledTask:
@@ -80,37 +58,18 @@ def _read_lines(path: Path) -> _Lines:
     texts: list[Text] = []
     labels: list[GivenLabel] = []
     columns: tuple[str, ...] | None = None
-    for place, row in _rows(path):
+    for place, row in read_rows(path):
         columns = columns or _columns_of(row, place)
-        texts.append(tuple(_text(row, column, place) for column in columns))
+        texts.append(tuple(read_text(row, column, place) for column in columns))
         if LABEL not in row:
-            raise ConfigError(f"{place}: {_lacks(row, LABEL)}")
+            raise ConfigError(f"{place}: has no {LABEL!r}, only {named_columns(row)}")
         labels.append(GivenLabel(check_label(row[LABEL], place), place))
     if not texts:
         raise ConfigError(f"{path}: is empty")
     return _Lines(texts, labels)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield ``FILE:LINE`` and the object of each line that is not blank."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{place}: is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise ConfigError(f"{place}: holds no JSON object")
-        yield place, row
-
-
-def _columns_of(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
+def _columns_of(row: Row, place: str) -> tuple[str, ...]:
     for columns in TEXT_COLUMNS:
         if all(column in row for column in columns):
             return columns
@@ -118,25 +77,9 @@ def _columns_of(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
         for column in columns:
             if any(other in row for other in columns):
                 missing = next(name for name in columns if name not in row)
-                raise ConfigError(f"{place}: {_lacks(row, missing)} beside {column!r}")
+                raise ConfigError(f"{place}: has no {missing!r}, only {named_columns(row)} beside {column!r}")
     forms = " or ".join(" and ".join(columns) for columns in TEXT_COLUMNS)
-    raise ConfigError(f"{place}: needs {forms}; it has {_named(row)}")
-
-
-def _text(row: Mapping[str, Any], column: str, place: str) -> str:
-    if column not in row:
-        raise ConfigError(f"{place}: {_lacks(row, column)}")
-    if not isinstance(row[column], str):
-        raise ConfigError(f"{place}: {column} must be a string, and is {json.dumps(row[column])[:40]}")
-    return str(row[column])
-
-
-def _lacks(row: Mapping[str, Any], column: str) -> str:
-    return f"has no {column!r}, only {_named(row)}"
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, row)) or "no columns"
+    raise ConfigError(f"{place}: needs {forms}; it has {named_columns(row)}")
 
 
 def _numbered(lines: _Lines, scheme: LabelScheme) -> Split:

@@ -9,9 +9,10 @@ from typing import Any
 from megatron_ettin.evaluation.suites.classification import protocol as protocols
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask, draw_purposes
 from megatron_ettin.evaluation.suites.classification.glue import GLUE, check_names, load_glue_task
-from megatron_ettin.evaluation.suites.classification.local import find_local_tasks, read_local_task
+from megatron_ettin.evaluation.suites.classification.local import read_local_task
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol
 from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
+from megatron_ettin.evaluation.suites.local_files import find_task_folders
 from megatron_ettin.evaluation.suites.suite import SuiteOptions
 
 
@@ -36,7 +37,7 @@ class ClassificationSuite:
             return [
                 _task(load_glue_task(name, protocol.held_out_share), GLUE[name].metrics, protocol) for name in names
             ]
-        folders = find_local_tasks(options.data, options.tasks)
+        folders = find_task_folders(options.data, self.name, options.tasks)
         tasks = [read_local_task(folder, protocol.held_out_share) for folder in folders]
         return [_task(task, _local_metrics(task), protocol) for task in tasks]
 
