@@ -26,7 +26,6 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFas
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus import choose_documents, standard_library
 from megatron_ettin.data.indexed import IndexedWriter
-from megatron_ettin.data.steps import StepPlan
 from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
 from megatron_ettin.objectives.objective import build_objective
@@ -56,21 +55,23 @@ def write_corpus(folder: Path, largest_bytes: int) -> RunConfig:
 class Feed:
     """Our batches of one objective."""
 
-    def __init__(self, run: RunConfig, objective: str, packing: str, masking: str = "token") -> None:
+    def __init__(self, run: RunConfig, steps: int, objective: str, packing: str, masking: str) -> None:
         self.run = run.with_values({"objective": objective, "packing": packing, "masking": masking})
         self.tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
         self.rows = build_training_rows(self.run, open_corpus(self.run), self.tokenizer)
         self.objective = build_objective(self.run, self.tokenizer)
-        self.plan: StepPlan = plan_steps(self.run, self.rows, self.objective)
+        plan = plan_steps(self.run, self.rows, self.objective)
+        # Noted here, since a plan forgets steps that are long past, and all are asked for again and again.
+        self.parts = [plan.micro_batches(step, 0, 1)[0] for step in range(steps)]
 
     def step(self, step: int) -> int:
         """Build the micro-batch of a step and return its real tokens."""
-        part = self.plan.micro_batches(step, 0, 1)[0]
+        part = self.parts[step]
         return self.objective.train_batch(self.rows.rows(part.start, part.stop), part).real_tokens
 
     def examples(self, step: int, *, as_lists: bool) -> list[Any]:
         """Return the pieces of a step with their special tokens, for the collator."""
-        part = self.plan.micro_batches(step, 0, 1)[0]
+        part = self.parts[step]
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
         pieces = [piece for row in self.rows.rows(part.start, part.stop) for piece in row]
         arrays = [np.concatenate(([cls_id], piece.tokens, [sep_id])).astype(np.int64) for piece in pieces]
@@ -107,7 +108,7 @@ def measure(run: RunConfig, steps: int, rounds: int) -> list[str]:
     cases = [("mlm", "best-fit", "token"), ("mlm", "none", "token"), ("mlm", "best-fit", "whole-word"),
              ("mlm", "best-fit", "span"), ("clm", "best-fit", "token"), ("clm", "none", "token")]  # fmt: skip
     for objective, packing, masking in cases:
-        feed = Feed(run, objective, packing, masking)
+        feed = Feed(run, steps, objective, packing, masking)
         here = range(steps)
         works = {
             "ours": feed.step,
