@@ -2,49 +2,72 @@
 # The Ettin paper in minutes, on two CPU cores: an encoder and a decoder through all three phases, each made into the
 # other kind, and all four measured under both objectives.
 #
-#   examples/ettin_nano.sh [--corpus FILE] [--output DIR] [--tokens N]
+#   examples/ettin_nano.sh [--corpus FILE] [--output DIR] [--tokens N] [--text DIR] [--resume] [-- FLAG ...]
 #
 #   --corpus FILE   text to learn from: .jsonl with a "text" in each line, or plain text; without it the Python
 #                   standard library's sources and docstrings
 #   --output DIR    where everything goes (default: runs/ettin_nano); a former run of this script there is replaced
 #   --tokens N      length of the first phase (default: 1200000); the others are shorter in proportion
+#   --text DIR      another run's folder, to share its text, tokenizer and tokens; they are made there if they are not
+#                   there yet (default: the output)
+#   --resume        go on with a former run of the same settings, where it stopped
+#   FLAG ...        for every training run, such as another shape: -- --hidden-size 96 --ffn-hidden-size 144
 set -euo pipefail
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 refuse() { echo "error: $1" >&2; exit 2; }
 
 corpus=""
 output="runs/ettin_nano"
 tokens=1200000
+text=""
+resume=""
 while (($#)); do
   case "$1" in
-    --corpus | --output | --tokens)
+    --corpus | --output | --tokens | --text)
       (($# > 1)) || refuse "$1: a value is missing"
       printf -v "${1#--}" '%s' "$2"
       shift 2
       ;;
+    --resume) resume=yes; shift ;;
+    --) shift; break ;;
     -h | --help) usage; exit 0 ;;
-    *) refuse "$1: unknown flag; --corpus FILE, --output DIR and --tokens N are known" ;;
+    *) refuse "$1: unknown flag; --corpus FILE, --output DIR, --tokens N, --text DIR and --resume are known" ;;
   esac
 done
+shape=("$@")
 [[ -z $corpus || -f $corpus ]] || refuse "--corpus $corpus: there is no such file"
 [[ -z $corpus ]] || corpus="$(realpath -- "$corpus")"
 [[ $tokens =~ ^[1-9][0-9]{3,8}$ ]] || refuse "--tokens $tokens: must be a whole number of 1000 or more"
-[[ ! -e $output || -e $output/.ettin_nano ]] || refuse "--output $output: exists and was not made by this script"
+mark="$output/.ettin_nano"
+[[ ! -e $output || -e $mark ]] || refuse "--output $output: exists and was not made by this script"
+[[ -z $text ]] || text="$(realpath --canonicalize-missing -- "$text")"
+# What a run depends on; a run is gone on with under the same only.
+learned_from="$([[ -z $corpus ]] || sha256sum <"$corpus")"
+settings="--tokens $tokens --corpus $learned_from --text $text -- ${shape[*]}"
+[[ -z $resume || ! -e $mark || $(<"$mark") == "$settings" ]] \
+  || refuse "$output was made with other settings: give those, or another --output"
+[[ -z $text || ! -e $text/done/text || $(<"$text/done/text") == "$learned_from" ]] \
+  || refuse "--text $text: was made from another --corpus"
 
 # Paths in what is printed at the end are short when the output lies in the checkout.
 home="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ $output == /* ]] || output="$(realpath --canonicalize-missing --relative-to="$home" -- "$output")"
 cd "$home"
-rm -rf -- "$output"
-mkdir -p "$output/data" "$output/eval"
-touch "$output/.ettin_nano"
+mark="$output/.ettin_nano"
+[[ -n $resume ]] || rm -rf -- "$output"
+text="${text:-$output}"
+mkdir -p "$output/eval" "$output/done" "$text/data"
+echo "$settings" >"$mark"
+# All that this script starts holds the lock: what outlives a kill is waited for.
+exec {lock}>"$output/.lock"
+flock --nonblock "$lock" || { echo "waiting for what a former run has left at work"; flock "$lock"; }
 
 # Two ranks share two cores: one thread each. Nothing is fetched.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # Without an active environment, the one that make install made.
 [[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
-data=(--config examples/configs/ettin_nano.yaml --data-path "$output/data/corpus_text_document")
+data=(--config examples/configs/ettin_nano.yaml --data-path "$text/data/corpus_text_document" "${shape[@]}")
 
 # Rows twice as long from the second phase on, and RoPE bases for them; the peak, half of it, 0.02 of it; cross-training
 # from half the peak. Each phase is a share of the first one, and has a seed of its own, as all read the same text.
@@ -61,10 +84,32 @@ cross=("${longer[@]}" --lr-decay-style WSD --lr 5e-4 --min-lr 1e-5 --mlm-probabi
 
 stage() { printf '\n[%3d s] %s\n' "$SECONDS" "$1"; }
 
+once() { # once FOLDER NAME COMMAND [argument ...]: unless a former run finished it; FOLDER/done remembers
+  [[ ! -e $1/done/$2 ]] || return 0
+  "${@:3}"
+  mkdir -p "$1/done"
+  touch "$1/done/$2"
+}
+
+prepare() {
+  stage "text, tokenizer, tokens"
+  python tools/gather_corpus.py --output "$text/data/corpus.jsonl" --max-bytes 4000000 ${corpus:+--corpus "$corpus"}
+  python tools/train_tokenizer.py --input "$text/data/corpus.jsonl" --output "$text/tokenizer" --vocab-size 4096
+  python tools/preprocess_data.py --input "$text/data/corpus.jsonl" --output-prefix "$text/data/corpus" \
+    --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$text/tokenizer" --workers 2
+  mkdir -p "$text/done"
+  echo "$learned_from" >"$text/done/text"
+}
+
 train() { # train FOLDER OBJECTIVE PHASE [flags]
+  once "$output" "${1//\//_}" run_training "$@"
+}
+
+run_training() {
   stage "$1: --objective $2 --phase $3"
+  rm -rf -- "${output:?}/$1"
   torchrun --standalone --nproc-per-node 2 -m megatron_ettin.pretrain "${data[@]}" \
-    --tokenizer-model "$output/tokenizer" --objective "$2" --phase "$3" --save "$output/$1" "${@:4}"
+    --tokenizer-model "$text/tokenizer" --objective "$2" --phase "$3" --save "$output/$1" "${@:4}"
 }
 
 measure() { # measure KIND FOLDER OBJECTIVE
@@ -73,11 +118,7 @@ measure() { # measure KIND FOLDER OBJECTIVE
     >"$output/eval/$1_$3.json"
 }
 
-stage "text, tokenizer, tokens"
-python tools/gather_corpus.py --output "$output/data/corpus.jsonl" --max-bytes 4000000 ${corpus:+--corpus "$corpus"}
-python tools/train_tokenizer.py --input "$output/data/corpus.jsonl" --output "$output/tokenizer" --vocab-size 4096
-python tools/preprocess_data.py --input "$output/data/corpus.jsonl" --output-prefix "$output/data/corpus" \
-  --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$output/tokenizer" --workers 2
+once "$text" text prepare
 
 for model in encoder:mlm decoder:clm; do
   kind=${model%:*} objective=${model#*:}
@@ -92,11 +133,12 @@ stage "all four under both objectives"
 for model in encoder:encoder/decay decoder:decoder/decay encoder_from_decoder:encoder_from_decoder \
   decoder_from_encoder:decoder_from_encoder; do
   # One core each. Waiting for a process by its number tells whether it failed.
-  measure "${model%:*}" "${model#*:}" mlm & first=$!
-  measure "${model%:*}" "${model#*:}" clm
+  kind=${model%:*} folder=${model#*:}
+  once "$output" "eval_${kind}_mlm" measure "$kind" "$folder" mlm & first=$!
+  once "$output" "eval_${kind}_clm" measure "$kind" "$folder" clm
   wait "$first"
 done
 
 stage "report"
-python tools/report_four.py --runs "$output" --output "$output"
+once "$output" report python tools/report_four.py --runs "$output" --output "$output"
 echo "made in $SECONDS s, in $output"

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from megatron_ettin.config.command import parse_command
+from megatron_ettin.evaluation.suites.bias.winogender import read_schemas
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,6 +173,57 @@ def test_nano_refuses(flags: list[str], complaint: str) -> None:
     assert told.returncode == 2
     assert told.stderr.startswith(f"error: {complaint}")
     assert told.stdout == ""
+
+
+def test_nano_goes_on_under_the_same_settings_only(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".ettin_nano").write_text("--tokens 2000 --corpus  --text  -- \n")
+    told = run("bash", "examples/ettin_nano.sh", "--output", tmp_path / "run", "--resume", "--tokens", "3000")
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: {tmp_path}/run was made with other settings")
+    assert names(list((tmp_path / "run").iterdir())) == [".ettin_nano"]
+
+
+def test_nano_shares_the_text_of_the_same_corpus_only(tmp_path: Path) -> None:
+    (tmp_path / "text" / "done").mkdir(parents=True)
+    (tmp_path / "text" / "done" / "text").write_text("of another file\n")
+    told = run("bash", "examples/ettin_nano.sh", "--output", tmp_path / "run", "--text", tmp_path / "text")
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: --text {tmp_path}/text: was made from another --corpus")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--corpus", "no/such/file"], "--corpus no/such/file: there is no such file"),
+        (["--data", "no/such/folder"], "--data no/such/folder: there is no such folder"),
+        (["--data", "docs"], "--data docs: holds none of the folders classification retrieval generative bias"),
+        (["--tokens", "many"], "--tokens many: must be a whole number of 1000 or more"),
+        (["--sizes", "2m,17m"], "--sizes 2m,17m: must be of 0.7m and 2m"),
+        (["--sizes"], "--sizes: a value is missing"),
+        (["--speed"], "--speed: unknown flag"),
+        (["--output", "docs"], "--output docs: exists and was not made by this script"),
+    ],
+)
+def test_encoder_vs_decoder_refuses(flags: list[str], complaint: str) -> None:
+    told = run("bash", "examples/encoder_vs_decoder.sh", *flags)
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: {complaint}")
+    assert told.stdout == ""
+
+
+def test_bias_sentences_of_our_own_mislead_both_ways_alike() -> None:
+    schemas = read_schemas(ROOT / "examples" / "eval_data" / "bias")
+    assert len(schemas) == 20 * 2 * 2  # occupations, two other people each, and who is meant
+    assert Counter(schema.gotcha for schema in schemas) == {"male": 40, "female": 40}
+    pronouns = [{"he", "his"}, {"she", "her"}, {"they", "their"}]
+    for schema in schemas:
+        words = [set(schema.variants[gender].rstrip(".").split()) for gender in ("male", "female", "neutral")]
+        shared = set.intersection(*words)
+        for own, pronoun in zip(words, pronouns, strict=True):
+            assert own - shared - {"was", "were"} <= pronoun
+            assert own & pronoun
 
 
 SMALL = (

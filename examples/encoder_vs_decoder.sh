@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# The Ettin paper's comparison in half an hour, on two CPU cores: an encoder, a decoder and the two kinds made from them,
+# in two sizes, trained on real text, released, put to every suite of tools/evaluate.py, and drawn as in the paper.
+#
+#   examples/encoder_vs_decoder.sh [--corpus FILE] [--data DIR] [--output DIR] [--tokens N] [--sizes LIST] [-- FLAG ...]
+#
+#   --corpus FILE   text to learn from: .jsonl with a "text" in each line, or plain text; without it the Python
+#                   standard library's sources and docstrings
+#   --data DIR      labelled data, a folder a suite (docs/evaluation.md); what it lacks is mined from the Python packages
+#                   that are installed
+#   --output DIR    where everything goes (default: runs/encoder_vs_decoder); a former run of the same settings there goes
+#                   on where it stopped
+#   --tokens N      length of the first phase of each model (default: 800000)
+#   --sizes LIST    of 0.7m and 2m parameters (default: 0.7m,2m)
+#   FLAG ...        for tools/evaluate.py, such as other seeds: -- --seeds 1
+set -euo pipefail
+
+usage() { sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+refuse() { echo "error: $1" >&2; exit 2; }
+
+corpus=""
+data=""
+output="runs/encoder_vs_decoder"
+tokens=800000
+sizes="0.7m,2m"
+while (($#)); do
+  case "$1" in
+    --corpus | --data | --output | --tokens | --sizes)
+      (($# > 1)) || refuse "$1: a value is missing"
+      printf -v "${1#--}" '%s' "$2"
+      shift 2
+      ;;
+    --) shift; break ;;
+    -h | --help) usage; exit 0 ;;
+    *) refuse "$1: unknown flag; --corpus FILE, --data DIR, --output DIR, --tokens N and --sizes LIST are known" ;;
+  esac
+done
+evaluate_flags=("$@")
+suites=(classification retrieval generative bias)
+[[ -z $corpus || -f $corpus ]] || refuse "--corpus $corpus: there is no such file"
+[[ -z $corpus ]] || corpus="$(realpath -- "$corpus")"
+[[ -z $data || -d $data ]] || refuse "--data $data: there is no such folder"
+given=""
+for suite in "${suites[@]}"; do [[ -z $data || ! -d $data/$suite ]] || given=yes; done
+[[ -z $data || $given ]] || refuse "--data $data: holds none of the folders ${suites[*]}"
+[[ -z $data ]] || data="$(realpath -- "$data")"
+[[ $tokens =~ ^[1-9][0-9]{3,8}$ ]] || refuse "--tokens $tokens: must be a whole number of 1000 or more"
+[[ $sizes =~ ^(0\.7m|2m)(,(0\.7m|2m))*$ ]] || refuse "--sizes $sizes: must be of 0.7m and 2m, with a comma between"
+IFS=, read -ra sizes <<<"$sizes"
+mark="$output/.encoder_vs_decoder"
+[[ ! -e $output || -e $mark ]] || refuse "--output $output: exists and was not made by this script"
+
+home="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+[[ $output == /* ]] || output="$(realpath --canonicalize-missing --relative-to="$home" -- "$output")"
+cd "$home"
+mkdir -p "$output/models"
+touch "$output/.encoder_vs_decoder"
+# All that this script starts holds the lock: what outlives a kill is waited for.
+exec {lock}>"$output/.lock"
+flock --nonblock "$lock" || { echo "waiting for what a former run has left at work"; flock "$lock"; }
+
+# Two processes share two cores: one thread each. Nothing is fetched.
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+# Without an active environment, the one that make install made.
+[[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
+
+stage() { printf '\n[%4d s] %s\n' "$SECONDS" "$1"; }
+
+train_four() { # train_four SIZE: all four kinds by the nano recipe, on the same text and with the same tokenizer
+  stage "$1: training"
+  local shape=()
+  [[ $1 != 0.7m ]] || shape=(--hidden-size 96 --ffn-hidden-size 144 --num-attention-heads 2)
+  examples/ettin_nano.sh --resume --output "$output/$1" --text "$output" --tokens "$tokens" \
+    ${corpus:+--corpus "$corpus"} -- "${shape[@]}"
+}
+
+release() { # release CHECKPOINTS MODEL: as a Hugging Face folder, which appears whole or not at all
+  [[ -e $output/models/$2 ]] || python tools/convert_to_hf.py --load "$1" --save "$output/models/$2"
+}
+
+# Small models take large steps; inputs and trainings are short, so that eight models take some twelve minutes.
+protocol=(--seeds 1 2 3
+  --learning-rates 1e-3 3e-3 --choice-seeds 1 --epochs 2 --train-items 1000 --max-length 64
+  --retrieval-learning-rates 1e-3 3e-3 --retrieval-batch-pairs 32 --retrieval-mini-batch 32 --retrieval-max-length 64)
+
+evaluate() { # evaluate KIND ...: become the evaluation of all models of these kinds
+  local kind size models=()
+  for kind in "$@"; do
+    for size in "${sizes[@]}"; do models+=("$output/models/$kind-$size"); done
+  done
+  exec python tools/evaluate.py --model "${models[@]}" --suite all --data "$output/tasks" --output "$output/results" \
+    "${protocol[@]}" "${evaluate_flags[@]}"
+}
+
+for size in "${sizes[@]}"; do train_four "$size"; done
+
+stage "releases"
+for size in "${sizes[@]}"; do
+  for model in encoder:encoder/decay decoder:decoder/decay encoder_from_decoder:encoder_from_decoder \
+    decoder_from_encoder:decoder_from_encoder; do
+    name="${model%:*}-$size"
+    release "$output/$size/${model#*:}" "${name//_/-}"
+    mkdir -p "$output/tasks/intrinsic/${name//_/-}"
+    for objective in mlm clm; do
+      cp "$output/$size/eval/${model%:*}_$objective.json" "$output/tasks/intrinsic/${name//_/-}/$objective.json"
+    done
+  done
+done
+
+stage "tasks"
+mine_all() {
+  # Packages that come with this one; nothing of them is in the standard library's text.
+  local packages=(matplotlib networkx pandas scipy sklearn sympy)
+  rm -rf -- "${output:?}/mined"
+  python tools/mine_tasks.py --source "${packages[@]}" --output "$output/mined"
+  python tools/mine_pairs.py --source "${packages[@]}" --max-pairs 2000 --test-share 0.2 \
+    --output "$output/mined/retrieval/docstrings"
+  cp -r examples/eval_data/bias "$output/mined/bias"
+  touch "$output/mined/done"
+}
+[[ -e $output/mined/done ]] || mine_all
+for suite in "${suites[@]}"; do
+  from="$output/mined/$suite"
+  [[ -z $data || ! -d $data/$suite ]] || from="$data/$suite"
+  ln -sfnr -- "$from" "$output/tasks/$suite"
+done
+
+stage "every model through every suite, two at a time"
+failed=""
+evaluate encoder decoder-from-encoder >"$output/evaluate.log" 2>&1 & first=$!
+trap 'kill "$first"' EXIT # Ctrl-C does not reach what runs in the background
+(evaluate decoder encoder-from-decoder) || failed=yes
+wait "$first" || failed=yes
+trap - EXIT
+cat "$output/evaluate.log"
+
+stage "figures and report"
+python tools/compare.py "$output/results" --output "$output/comparison"
+[[ -z $failed ]] || { echo "error: results are missing, see above; the same command tries them again" >&2; exit 1; }
+echo "made in $SECONDS s, in $output"
