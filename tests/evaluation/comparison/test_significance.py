@@ -28,8 +28,10 @@ def test_right_and_wrong_items_make_mcnemars_exact_test() -> None:
     assert sign_flip_p(first, second) == 2 * 67 / 2048
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_many_items_agree_with_scipys_permutations() -> None:
-    stats = pytest.importorskip("scipy.stats")
+    from scipy import stats
+
     generator = np.random.default_rng(3)
     first = generator.normal(0.12, 1, 60)
     told = stats.permutation_test(
@@ -55,8 +57,10 @@ def test_two_sided_p() -> None:
     assert (two_sided_p(0, 0), two_sided_p(0.1, 0)) == (1.0, 0.0)
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_students_bounds_are_scipys() -> None:
-    stats = pytest.importorskip("scipy.stats")
+    from scipy import stats
+
     told = [t_bound(freedom) for freedom in range(1, 60)]
     assert told == pytest.approx([stats.t.ppf(0.975, freedom) for freedom in range(1, 60)], abs=0.001)
 

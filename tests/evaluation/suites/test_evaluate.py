@@ -74,10 +74,10 @@ def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert done.stderr == f"error: --data {tmp_path}/none: there is no such folder\n"
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_a_data_set_of_the_hub_without_network_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     good = save_model("decoder", tmp_path / "good")
     capsys.readouterr()
@@ -100,9 +100,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert not heavy & set(loaded.split())
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_the_tool_does_not_hide_the_library_of_its_name() -> None:
     """Python puts the folder of a script on its path; lm-eval imports the library ``evaluate``."""
-    pytest.importorskip("evaluate")
     code = (
         "import runpy, sys; sys.argv = ['tools/evaluate.py', '--help']; sys.path[0] = 'tools'\n"
         "try: runpy.run_path('tools/evaluate.py', run_name='__main__')\n"

@@ -34,8 +34,10 @@ def test_many_items_have_the_normal_interval() -> None:
     assert measure.high == pytest.approx(0.3 + half, abs=0.0015)
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_agrees_with_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats")
+    from scipy import stats
+
     items = np.random.default_rng(3).gamma(2.0, size=200)
     theirs = stats.bootstrap((items,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
     ours = mean_measure(items.tolist(), resamples=20_000)

@@ -13,7 +13,9 @@ from megatron_ettin.evaluation.suites.classification.suite import SUITE
 from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
 from megatron_ettin.evaluation.suites.suite import SuiteOptions
 
-datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.slow  # needs the extra [eval], as all of the slow tests may
+
+
 HIDDEN = -1
 
 Hub = Callable[..., None]
@@ -22,6 +24,7 @@ Hub = Callable[..., None]
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     """Return what replaces the hub by the splits of one task, or by an exception."""
+    import datasets
 
     def hold(name: str, splits: Any) -> None:
         def load(*asked: str) -> Any:
@@ -36,6 +39,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def _split(columns: tuple[str, ...], label: Any, values: list[Any], mark: str) -> Any:
+    import datasets
+
     told = {column: [f"{mark} {column} {n}" for n in range(len(values))] for column in columns}
     features = {**{column: datasets.Value("string") for column in columns}, "label": label}
     return datasets.Dataset.from_dict({**told, "label": values}, features=datasets.Features(features))
@@ -47,6 +52,8 @@ def _build(name: str) -> ClassificationTask:
 
 
 def test_mnli_is_reported_matched_and_mismatched(hub: Hub) -> None:
+    import datasets
+
     columns, label = ("premise", "hypothesis"), datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
     values = {"train": [0, 1, 2] * 8, "validation_matched": [0, 1], "validation_mismatched": [2, 2, 1]}
     splits = {name: _split(columns, label, told, name) for name, told in values.items()}
@@ -63,6 +70,8 @@ def test_mnli_is_reported_matched_and_mismatched(hub: Hub) -> None:
 
 
 def test_stsb_is_a_regression(hub: Hub) -> None:
+    import datasets
+
     columns, label = ("sentence1", "sentence2"), datasets.Value("float32")
     splits = {
         "train": _split(columns, label, [n / 2 for n in range(8)], "train"),
@@ -86,6 +95,8 @@ def test_stsb_is_a_regression(hub: Hub) -> None:
 def test_others_have_their_columns_and_metrics(
     hub: Hub, name: str, columns: tuple[str, ...], metrics: tuple[str, ...]
 ) -> None:
+    import datasets
+
     label = datasets.ClassLabel(names=["no", "yes"])
     hub(name, {part: _split(columns, label, [0, 1] * 4, part) for part in ("train", "validation")})
     task = _build(name)

@@ -15,6 +15,7 @@ TOLD = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0])
 """3 true and 1 false positive, 5 true and 1 false negative."""
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_metrics_of_classes_by_hand() -> None:
     assert metrics.accuracy(TARGETS, TOLD) == pytest.approx(8 / 10)
     assert metrics.f1(TARGETS, TOLD) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
@@ -23,6 +24,7 @@ def test_metrics_of_classes_by_hand() -> None:
     assert metrics.f1(np.zeros(4, int), np.zeros(4, int)) == 0
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_metrics_of_figures_by_hand() -> None:
     targets, told = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 40.0])
     # Ranks 1 3 2 4: squared differences 0 1 1 0, so 1 - 6 * 2 / (4 * 15).
@@ -49,6 +51,7 @@ def test_the_interval_covers_seeds_too() -> None:
     assert (found.low, found.value, found.high) == (0.0, 0.5, 1.0)
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_an_interval_is_the_same_each_time() -> None:
     drawn = np.random.default_rng(3)
     targets, told = drawn.integers(2, size=40), drawn.integers(2, size=(3, 40))

@@ -29,6 +29,7 @@ def _task(folder: Path, *, flags: dict[str, Any] | None = None, **splits: Any) -
     return build_tasks(folder, **(flags or {}))[0]
 
 
+@pytest.mark.slow  # needs the extra [eval]
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_can_be_told_is_learnt(kind: str, subjects: dict[str, Subject], tmp_path: Path) -> None:
     task = _task(tmp_path, flags={"seeds": (1, 2)}, train=rows(160, 1), validation=rows(30, 2), test=rows(50, 3))
@@ -46,6 +47,7 @@ def test_what_can_be_told_is_learnt(kind: str, subjects: dict[str, Subject], tmp
     assert [told[1:] for told in seen] == [(step, 240) for step in range(1, 241)]  # 20 a pass, 6 passes, 2 seeds
 
 
+@pytest.mark.slow  # needs the extra [eval]
 @pytest.mark.parametrize("kind", KINDS)
 def test_shuffled_labels_are_not_learnt(kind: str, subjects: dict[str, Subject], tmp_path: Path) -> None:
     train = rows(120, 1)
@@ -56,6 +58,7 @@ def test_shuffled_labels_are_not_learnt(kind: str, subjects: dict[str, Subject],
     assert 0.25 < task.run(subjects[kind], task_run()).main_measure.value < 0.75
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_pairs_of_three_classes_are_learnt(subjects: dict[str, Subject], tmp_path: Path) -> None:
     """Which animals the two texts name: the same, fox then dog, dog then fox."""
 
@@ -73,6 +76,7 @@ def test_pairs_of_three_classes_are_learnt(subjects: dict[str, Subject], tmp_pat
     assert task.run(subjects["encoder"], task_run()).main_measure.value > 0.7
 
 
+@pytest.mark.slow  # needs the extra [eval]
 @pytest.mark.parametrize("kind", KINDS)
 def test_figures_are_learnt(kind: str, subjects: dict[str, Subject], tmp_path: Path) -> None:
     """Of a far-off mean and a small spread, which a fresh output could not reach in so few steps."""
@@ -87,6 +91,7 @@ def test_figures_are_learnt(kind: str, subjects: dict[str, Subject], tmp_path: P
     assert result.items == {}
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_test_labels_do_not_touch_the_choice(subjects: dict[str, Subject], tmp_path: Path) -> None:
     """With test labels exchanged, a rate at which nothing is learnt does far better there; it must not be chosen."""
     exchanged = rows(50, 3, labels=("dog", "cat"))
@@ -106,6 +111,7 @@ def test_the_best_mean_wins_and_of_equals_the_lowest() -> None:
     assert not is_at_edge(3e-5, (3e-5,))
 
 
+@pytest.mark.slow  # needs the extra [eval]
 def test_finished_trials_are_not_run_again(subjects: dict[str, Subject], tmp_path: Path) -> None:
     flags = {"learning_rates": (1e-3, 3e-3), "seeds": (1, 2, 3), "choice_seeds": 1, "epochs": 1}
     task = _task(tmp_path, flags=flags, train=rows(24, 1), validation=rows(8, 2), test=rows(8, 3))

@@ -11,7 +11,7 @@ import pytest
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.evaluation.suites.retrieval.hub import TRAIN_DATA, HubTraining
 
-datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.slow  # needs the extra [eval]
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
@@ -27,6 +27,8 @@ def triplets(num_rows: int) -> list[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -67,7 +69,8 @@ def test_too_few_rows(tmp_path: Path) -> None:
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    constants = pytest.importorskip("huggingface_hub.constants")
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError) as caught:
         HubTraining(TRAIN_DATA, num_rows=30, num_held_out=10, batch_pairs=8).check()

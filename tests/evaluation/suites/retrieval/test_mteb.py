@@ -18,8 +18,6 @@ from tests.evaluation.suites.retrieval import tiny
 from tests.evaluation.suites.retrieval.test_hub import write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # mteb takes half a minute to import
-mteb: Any = pytest.importorskip("mteb")
-
 TRAIN, TEST = tiny.draw_pairs(300, 1), tiny.draw_pairs(40, 2)
 
 
@@ -49,7 +47,8 @@ def words_task() -> Any:
 
 @pytest.fixture
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubTraining:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     rows = [{"query": query, "positive": positive} for query, positive in TRAIN]
     return HubTraining(write_rows(tmp_path / "triplets", rows), num_rows=250, num_held_out=30, batch_pairs=32)
@@ -62,6 +61,8 @@ PROTOCOL = Protocol(
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_scores_are_mtebs(kind: str, training: HubTraining, tmp_path: Path) -> None:
+    import mteb
+
     from megatron_ettin.evaluation.suites.retrieval.embedder import load_embedder
 
     subject, task = tiny.release(kind, tmp_path / kind), MtebTask(words_task(), training, PROTOCOL)
@@ -101,7 +102,8 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("wanted", [[], ["MTEB(eng, v2)"]])
 def test_no_network(wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    constants = pytest.importorskip("huggingface_hub.constants")
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"^--tasks \w+: cannot be loaded from the hub \(.*given by --data$"):
         find_mteb_tasks(wanted)

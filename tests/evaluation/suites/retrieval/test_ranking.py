@@ -40,10 +40,12 @@ def test_ranks_by_hand() -> None:
     assert rank_relevant(queries, documents, [[0], [0], [2, 0]]) == [[1], [3], [2, 3]]
 
 
+@pytest.mark.slow  # needs the extra [eval]
 @pytest.mark.parametrize("num_relevant", [1, 4, 15])
 def test_agrees_with_scikit_learn_and_pytrec_eval(num_relevant: int) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    pytrec_eval = pytest.importorskip("pytrec_eval")
+    import pytrec_eval
+    from sklearn import metrics
+
     queries, documents = directions((300, 8), 1), directions((60, 8), 2)
     rng = np.random.default_rng(3)
     relevant = [sorted(rng.choice(60, num_relevant, replace=False).tolist()) for _ in queries]

@@ -17,7 +17,8 @@ from megatron_ettin.evaluation.suites.subject import open_subject
 from tests.evaluation.suites.classification.tiny import Memory
 from tests.evaluation.suites.retrieval import tiny
 
-pytest.importorskip("sentence_transformers")
+pytestmark = pytest.mark.slow  # needs the extra [eval]
+
 
 KINDS = ("encoder", "decoder")
 TRAIN, TEST = tiny.draw_pairs(300, 1), tiny.draw_pairs(60, 2)
@@ -81,10 +82,11 @@ def test_learns_pairs_that_share_rare_words(kind: str, data: Path, tmp_path: Pat
 
 def test_metrics_are_those_of_the_ranking(data: Path, tmp_path: Path) -> None:
     """Rank by hand with the kept weights of a stopped run."""
+    from sklearn import metrics
+
     from megatron_ettin.evaluation.suites.retrieval.embedder import embed, load_embedder
     from megatron_ettin.evaluation.suites.retrieval.trials import Trials
 
-    metrics = pytest.importorskip("sklearn.metrics")
     subject, task = tiny.release("encoder", tmp_path / "encoder"), tiny.build_task(data)
     run = tiny.task_run(tmp_path / "trained")
     embedder = load_embedder(
