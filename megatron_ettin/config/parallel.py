@@ -31,7 +31,7 @@ class ParallelConfig:
         above=0,
     )
     straggler_threshold: float = option(
-        1.2,
+        1.5,
         "tell of the slowest rank from so many times the median rank's work on; 0 does not compare ranks",
         metavar="RATIO",
         at_least=0,

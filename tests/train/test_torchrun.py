@@ -122,7 +122,7 @@ class TestStop:
             while not (save / "lock").exists():  # arguments are read; torch and megatron-core are not loaded yet
                 time.sleep(0.01)
             launch.process.send_signal(signal.SIGTERM)
-            assert launch.wait(60) == 1
+            assert launch.wait(120) == 1
             assert "Error" not in launch.output.split("Traceback")[0]
         assert told_to_stop(save) == {"reason": "SIGTERM", "step": 0, "tokens": 0}
         assert list_steps(save) == []
