@@ -7,7 +7,7 @@
 #   --corpus FILE   text to learn from: .jsonl with a "text" in each line, or plain text; without it the Python
 #                   standard library's sources and docstrings
 #   --output DIR    where everything goes (default: runs/ettin_nano); a former run of this script there is replaced
-#   --tokens N      length of the first phase (default: 1200000); the others are shorter in proportion
+#   --tokens N      length of the first phase (default: 1000000); the others are shorter in proportion
 #   --text DIR      another run's folder, to share its text, tokenizer and tokens; they are made there if they are not
 #                   there yet (default: the output)
 #   --resume        go on with a former run of the same settings, where it stopped
@@ -19,7 +19,7 @@ refuse() { echo "error: $1" >&2; exit 2; }
 
 corpus=""
 output="runs/ettin_nano"
-tokens=1200000
+tokens=1000000
 text=""
 resume=""
 while (($#)); do
