@@ -10,7 +10,7 @@
 #                   that are installed
 #   --output DIR    where everything goes (default: runs/encoder_vs_decoder); a former run of the same settings there goes
 #                   on where it stopped
-#   --tokens N      length of the first phase of each model (default: 800000)
+#   --tokens N      length of the first phase of each model (default: 600000)
 #   --sizes LIST    of 0.7m and 2m parameters (default: 0.7m,2m)
 #   FLAG ...        for tools/evaluate.py, such as other seeds: -- --seeds 1
 set -euo pipefail
@@ -21,7 +21,7 @@ refuse() { echo "error: $1" >&2; exit 2; }
 corpus=""
 data=""
 output="runs/encoder_vs_decoder"
-tokens=800000
+tokens=600000
 sizes="0.7m,2m"
 while (($#)); do
   case "$1" in
