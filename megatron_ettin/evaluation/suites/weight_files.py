@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.errors import ConfigError
 
 CONFIG_FILE = "config.json"
@@ -67,8 +68,7 @@ def checksum_of(folder: Path, files: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in (*files, folder / CONFIG_FILE, folder / TOKENIZER_FILE):
         if path.is_file():
-            with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            total.update(f"{path.name} {file_sha256(path)}\n".encode())
     return total.hexdigest()
 
 
