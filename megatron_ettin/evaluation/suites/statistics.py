@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,11 @@ def paired_difference(
         raise ValueError(f"{len(first)} and {len(second)} items cannot be paired")
     differences_N = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return mean_measure(differences_N.tolist(), resamples=resamples, seed=seed)
+
+
+def spread_over_seeds(by_metric: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the standard deviation of each metric's figures, one a seed; of a single one there is none."""
+    return {metric: float(np.std(told, ddof=1)) for metric, told in by_metric.items() if len(told) > 1}
 
 
 def _measure(value: float, resampled_R: NDArray[np.float64]) -> Measure:

@@ -13,6 +13,7 @@ from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.names import suggestion
 from megatron_ettin.evaluation.suites.bias.shares import preference_result
 from megatron_ettin.evaluation.suites.bias.winogender import GENDERS, Schema, read_schemas, schemas_of_rows
+from megatron_ettin.evaluation.suites.hub_data import ask_hub
 from megatron_ettin.evaluation.suites.results import TaskResult
 from megatron_ettin.evaluation.suites.subject import Subject, check_head, load_language_model
 from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
@@ -94,15 +95,11 @@ class BiasSuite:
 def _load_from_hub() -> list[Schema]:
     import datasets
 
-    datasets.disable_progress_bars()
-    try:
-        rows = [datasets.load_dataset(DATASET, subset, split="test") for subset in ("all", "gotcha")]
-    except Exception as error:  # the library raises what its transport raises: connection, timeout, offline, missing
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(
-            f"--suite bias: {DATASET} cannot be loaded from the Hub ({reason}); or give --data"
-        ) from error
-    return schemas_of_rows(rows[0], rows[1], DATASET)
+    every, gotcha = ask_hub(
+        lambda: [datasets.load_dataset(DATASET, subset, split="test") for subset in ("all", "gotcha")],
+        lambda reason: f"--suite bias: {DATASET} cannot be loaded from the Hub ({reason}); or give --data",
+    )
+    return schemas_of_rows(every, gotcha, DATASET)
 
 
 SUITE = BiasSuite()

@@ -11,6 +11,7 @@ import numpy as np
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.names import suggestion
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask, Purposes, Split, hold_out
+from megatron_ettin.evaluation.suites.hub_data import ask_hub
 
 DATASET = "nyu-mll/glue"
 
@@ -81,13 +82,12 @@ def _load(name: str) -> Any:
         import datasets
     except ImportError as error:
         raise ConfigError("GLUE's tasks need the package datasets: pip install 'megatron_ettin[eval]'") from error
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(DATASET, name)
-    except Exception as error:  # the library raises what its transport raises: connection, timeout, offline, missing
-        reason = " ".join(str(error).split()) or type(error).__name__
-        rule = f"cannot be loaded from the hub ({reason}); local tasks are given by --data"
-        raise ConfigError(f"--tasks {name}: {DATASET} {rule}") from error
+    return ask_hub(
+        lambda: datasets.load_dataset(DATASET, name),
+        lambda reason: (
+            f"--tasks {name}: {DATASET} cannot be loaded from the hub ({reason}); local tasks are given by --data"
+        ),
+    )
 
 
 def _split(rows: Any, task: GlueTask, classes: Sequence[str] | None) -> Split:

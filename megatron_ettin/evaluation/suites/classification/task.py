@@ -13,6 +13,7 @@ from megatron_ettin.evaluation.suites.classification.data import LabelledTask
 from megatron_ettin.evaluation.suites.classification.metrics import MEANS, METRICS, measure
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol
 from megatron_ettin.evaluation.suites.results import Measure, TaskResult
+from megatron_ettin.evaluation.suites.statistics import spread_over_seeds
 from megatron_ettin.evaluation.suites.subject import Subject
 from megatron_ettin.evaluation.suites.suite import TaskRun
 
@@ -101,7 +102,7 @@ class ClassificationTask:
                 by_seed[figure] = [METRICS[name](split.targets_N, told) for told in predictions_KN]
                 if name in MEANS:
                     items[figure] = (predictions_KN == split.targets_N).mean(axis=0).tolist()
-        spread = {name: float(np.std(told, ddof=1)) for name, told in by_seed.items() if len(told) > 1}
+        spread = spread_over_seeds(by_seed)
         told = {**details, "by_seed": by_seed, "standard_deviation_over_seeds": spread, **self._chance()}
         return TaskResult(metrics, self.metrics[0], items, told)
 

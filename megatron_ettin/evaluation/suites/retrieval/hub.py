@@ -10,6 +10,7 @@ from typing import Any
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.names import suggestion
 from megatron_ettin.config.tool_cli import positive
+from megatron_ettin.evaluation.suites import hub_data
 from megatron_ettin.evaluation.suites.retrieval.pairs import HELD_OUT_SEED, Retrieval
 
 TRAIN_DATA = "sentence-transformers/msmarco-co-condenser-margin-mse-sym-mnrl-mean-v1:triplet-hard"
@@ -157,11 +158,7 @@ def ask_hub(question: Callable[[], Any], flag: str) -> Any:
     Raises:
         ConfigError: whatever went wrong, in one line that begins with ``flag``.
     """
-    datasets = import_or_refuse("datasets")
-    datasets.disable_progress_bars()
-    try:
-        return question()
-    except Exception as error:  # the library raises what its transport raises: connection, timeout, offline, missing
-        reason = " ".join(str(error).split()) or type(error).__name__
-        rule = f"cannot be loaded from the hub ({reason}); local pairs are given by --data"
-        raise ConfigError(f"{flag}: {rule}") from error
+    import_or_refuse("datasets")
+    return hub_data.ask_hub(
+        question, lambda reason: f"{flag}: cannot be loaded from the hub ({reason}); local pairs are given by --data"
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from megatron_ettin.evaluation.suites.results import Measure, TaskResult
 from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING
 from megatron_ettin.evaluation.suites.retrieval.trials import Choice
-from megatron_ettin.evaluation.suites.statistics import mean_measure
+from megatron_ettin.evaluation.suites.statistics import mean_measure, spread_over_seeds
 from megatron_ettin.evaluation.suites.subject import Subject
 
 QueryScores = Mapping[str, Sequence[float]]
@@ -49,6 +49,6 @@ def describe_choice(choice: Choice, subject: Subject) -> dict[str, Any]:
 
 def _over_seeds(by_metric: Mapping[str, Sequence[float]], main: str) -> dict[str, Any]:
     """Return each seed's figures and their standard deviation."""
-    spread = {metric: float(np.std(told, ddof=1)) for metric, told in by_metric.items() if len(told) > 1}
+    spread = spread_over_seeds(by_metric)
     by_seed = {metric: list(told) for metric, told in by_metric.items()}
     return {"by_seed": by_seed, "seed_scores": by_seed[main], "standard_deviation_over_seeds": spread}
