@@ -20,7 +20,8 @@ PINS = {
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 }
 
-DISTRIBUTIONS = packages_distributions()
+# Where an extra is not installed, nothing tells that its package is imported by another name than it is installed by.
+DISTRIBUTIONS = {"sklearn": ["scikit-learn"], **packages_distributions()}
 
 
 def required(name: str, extra: str = "") -> list[Requirement]:
