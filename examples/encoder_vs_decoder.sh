@@ -53,6 +53,13 @@ mark="$output/.encoder_vs_decoder"
 home="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ $output == /* ]] || output="$(realpath --canonicalize-missing --relative-to="$home" -- "$output")"
 cd "$home"
+# Without an active environment, the one that make install made.
+[[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
+# What is wrong shows now, not after the training: flags, since --help comes when all before it are read, and packages.
+python tools/evaluate.py "${evaluate_flags[@]}" --help >/dev/null || exit 2
+find_missing='import sys; from importlib.util import find_spec; print(*(p for p in sys.argv[1:] if not find_spec(p)))'
+missing="$(python -c "$find_missing" accelerate datasets lm_eval scipy sentence_transformers sklearn)"
+[[ -z $missing ]] || refuse "these packages are missing: $missing; pip install 'megatron_ettin[eval]'"
 mkdir -p "$output/models"
 touch "$output/.encoder_vs_decoder"
 # All that this script starts holds the lock: what outlives a kill is waited for.
@@ -61,8 +68,6 @@ flock --nonblock "$lock" || { echo "waiting for what a former run has left at wo
 
 # Two processes share two cores: one thread each. Nothing is fetched.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-# Without an active environment, the one that make install made.
-[[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
 
 stage() { printf '\n[%4d s] %s\n' "$SECONDS" "$1"; }
 
@@ -80,7 +85,8 @@ release() { # release CHECKPOINTS MODEL: as a Hugging Face folder, which appears
 
 # Small models take large steps; inputs and trainings are short, so that eight models take some twelve minutes.
 protocol=(--seeds 1 2 3
-  --learning-rates 1e-3 3e-3 --choice-seeds 1 --epochs 2 --train-items 1000 --max-length 64
+  --classification-learning-rates 1e-3 3e-3 --classification-choice-seeds 1 --classification-epochs 2
+  --classification-train-items 1000 --classification-max-length 64
   --retrieval-learning-rates 1e-3 3e-3 --retrieval-batch-pairs 32 --retrieval-mini-batch 32 --retrieval-max-length 64)
 
 evaluate() { # evaluate KIND ...: become the evaluation of all models of these kinds

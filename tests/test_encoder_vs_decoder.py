@@ -19,8 +19,8 @@ from megatron_ettin.evaluation.suites.subject import KINDS
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = {"classification", "retrieval", "generative", "bias", "intrinsic"}
 SHORT = (
-    "--seeds 1 --learning-rates 1e-3 --epochs 1 --train-items 64 --test-items 50 --limit 20 "
-    "--retrieval-learning-rates 1e-3 --retrieval-max-length 32"
+    "--seeds 1 --classification-learning-rates 1e-3 --classification-epochs 1 --classification-train-items 64 "
+    "--classification-test-items 50 --generative-limit 20 --retrieval-learning-rates 1e-3 --retrieval-max-length 32"
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -204,10 +204,13 @@ def test_nano_shares_the_text_of_the_same_corpus_only(tmp_path: Path) -> None:
         (["--sizes"], "--sizes: a value is missing"),
         (["--speed"], "--speed: unknown flag"),
         (["--output", "docs"], "--output docs: exists and was not made by this script"),
+        (["--output", "no/such", "--", "--limit", "9"], "--limit: unknown flag"),
+        (["--output", "no/such", "--", "--seeds", "1", "x"], "--seeds: x is not a whole number"),
     ],
 )
 def test_encoder_vs_decoder_refuses(flags: list[str], complaint: str) -> None:
     told = run("bash", "examples/encoder_vs_decoder.sh", *flags)
+    assert not (ROOT / "no" / "such").exists()
     assert told.returncode == 2
     assert told.stderr.startswith(f"error: {complaint}")
     assert told.stdout == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
 from megatron_ettin.evaluation.suites.all_suites import ALL, ALL_SUITES, choose_suites
@@ -18,16 +19,18 @@ def build_parser() -> ToolParser:
     """Return the command line with the flags of all suites."""
     parser = ToolParser(__doc__ or "")
     add, names = parser.add_argument, [ALL, *(suite.name for suite in ALL_SUITES)]
-    add("--model", required=True, nargs="+", metavar="M", help="folder or name on the Hub, with @REVISION or without")
-    add("--suite", required=True, nargs="+", choices=names, help="all: every suite whose data are there")
+    # A flag given twice adds to what it named before: the last one alone would drop models without a word.
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}
+    add("--model", required=True, metavar="M", help="folder or name on the Hub, with @REVISION or without", **several)
+    add("--suite", required=True, choices=names, help="all: every suite whose data are there", **several)
     add("--data", type=Path, metavar="DIR", help="local data, a folder for each suite; without it the Hub's by name")
     add("--output", required=True, type=Path, metavar="DIR", help="results; what is finished there is not run again")
-    add("--tasks", nargs="+", default=[], metavar="TASK", help="only these; SUITE/TASK where there are several suites")
+    add("--tasks", default=[], metavar="TASK", help="only these; SUITE/TASK where there are several suites", **several)
     add("--seeds", nargs="+", type=count, default=[1, 2, 3], metavar="N", help="of whatever is drawn or trained")
     add("--batch-size", type=positive, default=32, metavar="N", help="texts in a pass that trains nothing")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU where there is one")
     for suite in ALL_SUITES:
-        suite.add_flags(add)
+        suite.add_flags(parser.add_argument_group(f"suite {suite.name}").add_argument)
     return parser
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
-from megatron_ettin.evaluation.mined_tasks import write_tasks
+from megatron_ettin.evaluation.mined_tasks import TASKS, write_tasks
 from megatron_ettin.evaluation.suites.retrieval.pair_files import drop_duplicates, mine_package
 
 
@@ -25,10 +25,14 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     found = (pair for source in options.source for pair in mine_package(source))
     pairs = drop_duplicates(sorted(found, key=lambda pair: pair.order))
-    if not pairs:
+    sizes = write_tasks(pairs, Path(options.output), most=options.max_items)
+    if not sizes:
         raise ConfigError(f"--source {' '.join(options.source)}: no function with a docstring passes the filters")
-    for name, size in write_tasks(pairs, Path(options.output), most=options.max_items).items():
+    for name, size in sizes.items():
         print(f"{options.output}/{name}: {size:,}")
+    for task in TASKS:
+        if not any(name.startswith(task) for name in sizes):
+            print(f"{task}: left out, as the sources make too few lines of it; give more")
     return 0
 
 

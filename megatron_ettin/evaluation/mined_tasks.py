@@ -20,10 +20,12 @@ from random import Random
 
 from megatron_ettin.evaluation.suites.retrieval.mining import MinedPair, hash_text
 from megatron_ettin.evaluation.suites.retrieval.pair_files import is_for_test
+from megatron_ettin.evaluation.whole_files import write_json_lines
 
 Row = Mapping[str, str | int]
 Split = dict[str, list[Row]]
 
+TASKS = ("classification/package", "classification/belongs", "generative/word_order", "generative/its_function")
 NUM_PACKAGES = 6
 _SPLITS = ("train", "validation", "test")
 _TEST_SHARE = 0.1
@@ -109,7 +111,9 @@ def function_choice_task(pairs: Sequence[MinedPair]) -> list[Row]:
 
 
 def write_tasks(pairs: Sequence[MinedPair], output: Path, *, most: int) -> dict[str, int]:
-    """Write all tasks below ``output`` and return their sizes.
+    """Write all tasks below ``output``, whole or not at all, and return their sizes.
+
+    Few sources do not make every task: one without a line in each of its files, or with a single label, is left out.
 
     Args:
         pairs: without duplicates, which would leak from one split into another.
@@ -117,16 +121,19 @@ def write_tasks(pairs: Sequence[MinedPair], output: Path, *, most: int) -> dict[
         most: at most so many lines in a training split, and a quarter of it in any other file.
     """
     files: dict[str, list[Row]] = {}
+    most_elsewhere = max(1, most // 4)
     for name, task in (("package", package_task(pairs)), ("belongs", belongs_task(pairs))):
-        for split, rows in task.items():
-            files[f"classification/{name}/{split}.jsonl"] = _thinned(rows, most if split == "train" else most // 4)
-    files["generative/word_order.jsonl"] = word_order_task(pairs)[: most // 4]
-    files["generative/its_function.jsonl"] = function_choice_task(pairs)[: most // 4]
-    for name, rows in files.items():
-        path = output / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        for split, rows in task.items() if _can_be_told_apart(task) else ():
+            files[f"classification/{name}/{split}.jsonl"] = _thinned(rows, most if split == "train" else most_elsewhere)
+    for name, rows in (("word_order", word_order_task(pairs)), ("its_function", function_choice_task(pairs))):
+        if rows:
+            files[f"generative/{name}.jsonl"] = rows[:most_elsewhere]
+    write_json_lines({output / name: rows for name, rows in files.items()})
     return {name: len(rows) for name, rows in files.items()}
+
+
+def _can_be_told_apart(task: Split) -> bool:
+    return all(len({row["label"] for row in rows}) > 1 for rows in task.values())
 
 
 def _package(pair: MinedPair) -> str:

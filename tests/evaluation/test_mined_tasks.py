@@ -109,6 +109,17 @@ def test_another_package_changes_nothing_about_the_others(pairs: list[MinedPair]
     assert word_order_task(fewer) == kept
 
 
+def test_one_package_makes_no_task_of_telling_packages_apart(pairs: list[MinedPair], tmp_path: Path) -> None:
+    sizes = write_tasks([pair for pair in pairs if pair.file.startswith("p7/")], tmp_path, most=40)
+    assert {name.removesuffix(".jsonl") for name in sizes} == {
+        *(f"classification/belongs/{split}" for split in ("train", "validation", "test")),
+        *("generative/word_order", "generative/its_function"),
+    }
+    assert all(sizes.values())
+    assert not (tmp_path / "classification" / "package").exists()
+    assert write_tasks(pairs[:1], tmp_path / "lone", most=40) == {"generative/word_order.jsonl": 1}
+
+
 def test_files_are_small_and_the_same_again(pairs: list[MinedPair], tmp_path: Path) -> None:
     sizes = write_tasks(pairs, tmp_path / "one", most=40)
     assert write_tasks(list(reversed(pairs)), tmp_path / "two", most=40) == sizes

@@ -11,13 +11,14 @@ from megatron_ettin.config.names import suggestion
 from megatron_ettin.evaluation.comparison.bias_figures import draw_gotcha, draw_pronouns
 from megatron_ettin.evaluation.comparison.differences import find_differences
 from megatron_ettin.evaluation.comparison.learning_curve import draw_learning, find_curves
-from megatron_ettin.evaluation.comparison.look import FIGURE_SUFFIXES, save_figure, whole_file
+from megatron_ettin.evaluation.comparison.look import FIGURE_SUFFIXES, save_figure
 from megatron_ettin.evaluation.comparison.models import ComparedModel, compared_model, final_models
 from megatron_ettin.evaluation.comparison.published import FIGURE_1
 from megatron_ettin.evaluation.comparison.report import LEARNING_CURVE, Comparison, report_text
 from megatron_ettin.evaluation.comparison.scaling_figure import draw_scaling
 from megatron_ettin.evaluation.comparison.scores import suite_panel
 from megatron_ettin.evaluation.suites.results import read_results
+from megatron_ettin.evaluation.whole_files import whole_file
 
 REPORT_FILE = "report.md"
 
@@ -68,7 +69,10 @@ def write_comparison(comparison: Comparison, output: Path) -> Written:
 def _read(results: Path, names: Sequence[str]) -> list[ComparedModel]:
     if not results.is_dir():
         raise ConfigError(f"{results}: there is no such folder")
-    models = [compared_model(told) for told in read_results(results)]
+    # A model that failed everywhere has a folder too; it should not stand in another one's way.
+    models = [compared_model(told) for told in read_results(results) if any(told.suites.values())]
+    if not models:
+        raise ConfigError(f"{results} holds no results: nothing was finished there")
     known = {model.name for model in models} | {model.source for model in models}
     for name in names:
         if name not in known:

@@ -1,10 +1,8 @@
-"""The look of the comparison's figures, and how figures and text get to the disk: whole or not at all."""
+"""The look of the comparison's figures, and how they get to the disk."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,7 @@ from matplotlib.figure import Figure
 
 from megatron_ettin.evaluation.four_way import KIND_COLORS
 from megatron_ettin.evaluation.suites.kinds import KINDS, Kind
+from megatron_ettin.evaluation.whole_files import whole_file
 
 FIGURE_SUFFIXES = (".png", ".pdf")
 QUIET = "#5f6368"
@@ -63,15 +62,3 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
         with whole_file(path) as partial:
             figure.savefig(partial, dpi=200, format=path.suffix[1:], metadata=metadata)
     return paths
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Hand out a path beside ``path`` to write to, and move it there when the block ends; drop it when it raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

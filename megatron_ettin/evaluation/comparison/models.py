@@ -38,6 +38,12 @@ class ComparedModel:
     checksum: str
     suites: Mapping[str, Mapping[str, TaskResult]]
     settings: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    local: Mapping[str, frozenset[str]]
+    """By suite, the tasks of the user's own files."""
+
+    def has_local(self, suite: str, task: str) -> bool:
+        """Whether this model was put to a file of the user's: its name says nothing about what is in it then."""
+        return task in self.local.get(suite, ())
 
     @property
     def order(self) -> tuple[int, int]:
@@ -65,7 +71,16 @@ def compared_model(results: ModelResults) -> ComparedModel:
     source, _, revision = results.name.partition("@")
     tokens = _tokens_of(folder, revision)
     return ComparedModel(
-        results.name, kind, parameters, source, revision, tokens, checksum, results.suites, results.settings
+        results.name,
+        kind,
+        parameters,
+        source,
+        revision,
+        tokens,
+        checksum,
+        results.suites,
+        results.settings,
+        results.local,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import FIGURE_1, PublishedPanel, PublishedTask
@@ -13,8 +12,6 @@ from megatron_ettin.evaluation.suites.results import Measure, TaskResult
 
 _NO_SHARES = ("loss", "perplexity", "bits", "byte", "nats")
 """Words in the names of metrics that are no share of 1."""
-_LOCAL_FORMS = (".jsonl", ".tsv")
-"""Files that tasks of one's own are made of; the settings of such a task name them."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +51,6 @@ def scored_tasks(model: ComparedModel, suite: str) -> dict[str, TaskResult]:
     }
 
 
-def is_local(model: ComparedModel, suite: str, task: str) -> bool:
-    """Whether the task's data came from a file of the user's: its name says nothing about what is in it then."""
-    settings = model.settings.get(suite, {}).get(task, {})
-    return bool(settings.get("local")) or "file" in settings or _names_a_file(settings)
-
-
-def _names_a_file(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_names_a_file(inner) for inner in value.values())
-    if isinstance(value, list | tuple):
-        return any(_names_a_file(inner) for inner in value)
-    return isinstance(value, str) and any(form in value for form in _LOCAL_FORMS)
-
-
 def suite_panel(suite: str, models: Sequence[ComparedModel]) -> Panel:
     """Return the score of a suite for all models that have it.
 
@@ -78,9 +61,7 @@ def suite_panel(suite: str, models: Sequence[ComparedModel]) -> Panel:
     found = {name: tasks for name, tasks in found.items() if tasks}
     shared = sorted(set.intersection(*map(set, found.values()))) if found else []
     published = FIGURE_1.get(suite)
-    hub_tasks = [
-        task for task in shared if not any(is_local(model, suite, task) for model in models if model.name in found)
-    ]
+    hub_tasks = [task for task in shared if not any(model.has_local(suite, task) for model in models)]
     paper = _papers_choice(published, hub_tasks)
     tasks = paper or shared
     scores = {name: mean_of([results[task].main_measure for task in tasks]) for name, results in found.items() if tasks}

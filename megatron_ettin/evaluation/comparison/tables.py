@@ -10,7 +10,6 @@ from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import SIZES, PublishedScore, published_scores, size_name
 from megatron_ettin.evaluation.comparison.scores import (
     in_percent,
-    is_local,
     is_share,
     mean_of,
     metric_title,
@@ -80,7 +79,7 @@ def _published_rows(
     """Return a row for each of the paper's models that has a figure in one of the columns."""
     cells: dict[tuple[Kind, str], dict[int, PublishedScore]] = {}
     for index, (suite, task) in enumerate(columns):
-        if not any(is_local(model, suite, task) for model in models):
+        if not any(model.has_local(suite, task) for model in models):
             for score in published_scores(suite, task):
                 cells.setdefault((score.kind, score.size), {})[index] = score
     ordered = sorted(cells, key=lambda of: (KINDS.index(of[0]), list(SIZES).index(of[1])))

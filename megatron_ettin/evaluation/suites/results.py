@@ -3,7 +3,7 @@
 A model's results lie in one folder:
 
     OUTPUT/NAME/model.json             what the model is (``Subject.as_dict``)
-    OUTPUT/NAME/SUITE.json             model, and by task: settings, versions, metrics, details
+    OUTPUT/NAME/SUITE.json             model, and by task: settings, versions, metrics, details, whether data were local
     OUTPUT/NAME/items/SUITE/TASK.json  the scores of single items by metric, for paired comparisons
     OUTPUT/NAME/parts/SUITE/TASK/      finished parts of a task that is not finished yet
     OUTPUT/NAME/trained/SUITE/         what a suite trained and may use again
@@ -24,6 +24,8 @@ MODEL_FILE = "model.json"
 ITEMS_FOLDER = "items"
 PARTS_FOLDER = "parts"
 TRAINED_FOLDER = "trained"
+LOCAL = "local"
+"""Of a task in SUITE.json: whether its data were the user's own files."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class ModelResults:
     """By suite, by task; finished tasks only."""
     settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     """By suite, by task: what a result depends on beside the model. Figures with unlike settings do not compare."""
+    local: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By suite, the tasks whose data were the user's own files. Where a result does not tell, it is taken for one:
+    a name alone proves nothing."""
 
 
 def read_results(output: Path) -> list[ModelResults]:
@@ -103,6 +108,7 @@ def read_model(folder: Path) -> ModelResults:
     paths = [path for path in sorted(folder.glob("*.json")) if path.name != MODEL_FILE]
     suites: dict[str, dict[str, TaskResult]] = {}
     settings: dict[str, dict[str, Mapping[str, Any]]] = {}
+    local: dict[str, frozenset[str]] = {}
     for path in paths:
         told_suite = read_json(path)
         try:
@@ -111,9 +117,10 @@ def read_model(folder: Path) -> ModelResults:
                 task: TaskResult.from_summary(told, read_items(folder, path.stem, task)) for task, told in tasks
             }
             settings[path.stem] = {task: told["settings"] for task, told in tasks}
+            local[path.stem] = frozenset(task for task, told in tasks if told.get(LOCAL, True))
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    return ModelResults(folder.name, read_json(folder / MODEL_FILE), suites, settings)
+    return ModelResults(folder.name, read_json(folder / MODEL_FILE), suites, settings, local)
 
 
 def read_items(folder: Path, suite: str, task: str) -> dict[str, list[float]]:

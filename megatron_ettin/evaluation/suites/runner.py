@@ -23,6 +23,10 @@ _LIBRARIES = (
 )
 
 
+_TOLD = (ConfigError, OSError, ImportError)
+"""What is not a mistake of ours: it ends a model, suite or task, and the others go on."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of one model in one task."""
@@ -107,14 +111,15 @@ def _plan(
     for given in dict.fromkeys(models):
         try:
             subjects.append(open_subject(given))
-        except ConfigError as error:
-            work.failed.append(Outcome(given, "", "", error=str(error)))
+        except _TOLD as error:
+            reason = str(error) if isinstance(error, ConfigError) else f"--model {given}: {_reason(error)}"
+            work.failed.append(Outcome(given, "", "", error=reason))
     for suite in suites if subjects else ():
         if options.tasks and not tasks_of[suite.name]:
             continue
         try:
             tasks = suite.build_tasks(replace(options, tasks=tasks_of[suite.name]))
-        except (ConfigError, OSError, ModuleNotFoundError) as error:
+        except _TOLD as error:
             reason = _reason(error)
             work.failed += [Outcome(subject.name, suite.name, "", error=reason) for subject in subjects]
             continue
@@ -137,21 +142,28 @@ def _run(subject: Subject, suite: Suite, task: Task, output: Path, screen: Scree
         began = time.monotonic()
         parts = store.parts(task.name, task.settings)
         result = task.run(subject, TaskRun(parts, screen.show, store.trained_folder()))
-        store.keep(task.name, task.settings, result, time.monotonic() - began)
-    except (ConfigError, OSError, ModuleNotFoundError) as error:
+        seconds = time.monotonic() - began
+        store.keep(task.name, task.settings, result, seconds, is_local=task.is_local)
+    except _TOLD as error:
         return replace(outcome, error=_reason(error))
     return replace(outcome, result=result)
 
 
 def _reason(error: Exception) -> str:
-    """Return one line for what was caught; a module of our own that is missing is our mistake and goes on."""
-    if isinstance(error, ModuleNotFoundError):
+    """Return one line for what was caught; a module of our own that cannot be imported is our mistake and goes on."""
+    if isinstance(error, ImportError):
         if (error.name or "").startswith("megatron_ettin"):
             raise error
-        return f"needs the package {error.name}: pip install 'megatron_ettin[eval]'"
+        # transformers says in a text, and without a name, which package it lacks.
+        told = f"the package {error.name}" if error.name else f"a package ({_on_one_line(error)})"
+        return f"needs {told}: pip install 'megatron_ettin[eval]'"
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(f"{where}{text}".split()) or type(error).__name__
+    return _on_one_line(f"{where}{text}") or type(error).__name__
+
+
+def _on_one_line(told: object) -> str:
+    return " ".join(str(told).split())
 
 
 def library_versions() -> dict[str, str]:
@@ -170,6 +182,7 @@ def _quieten_libraries() -> None:
     for name, value in {
         "TQDM_DISABLE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_VERBOSITY": "error",  # without a network it warns of each of a dozen tries
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
     }.items():

@@ -16,6 +16,7 @@ from megatron_ettin.checkpoint.layout import write_json_atomic
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.evaluation.suites.results import (
     ITEMS_FOLDER,
+    LOCAL,
     MODEL_FILE,
     PARTS_FOLDER,
     TRAINED_FOLDER,
@@ -59,7 +60,9 @@ class ResultStore:
             return None
         return TaskResult.from_summary(told, read_items(self._folder, self._suite, task))
 
-    def keep(self, task: str, settings: Mapping[str, Any], result: TaskResult, seconds: float) -> None:
+    def keep(
+        self, task: str, settings: Mapping[str, Any], result: TaskResult, seconds: float, *, is_local: bool
+    ) -> None:
         """Write a finished task's result and forget its parts."""
         items = self._folder / ITEMS_FOLDER / self._suite / f"{task}.json"
         with self._locked():
@@ -70,6 +73,7 @@ class ResultStore:
             content["tasks"][task] = {
                 **result.summary(),
                 "settings": as_json(settings),
+                LOCAL: is_local,
                 "model_checksum": self._subject.checksum,
                 "versions": self._versions,
                 "seconds": round(seconds, 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from megatron_ettin.evaluation.suites.weight_files import checksum_of, count_par
 __all__ = ["KINDS", "Kind", "Subject", "load_language_model", "open_subject"]
 
 _CARD_FILE = "README.md"
+_LONGEST_REASON = 300
+"""Characters; some libraries tell of everything that is wrong."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +85,41 @@ def load_language_model(subject: Subject, device: str = "cpu") -> tuple[Any, Any
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     auto = AutoModelForMaskedLM if subject.is_encoder else AutoModelForCausalLM
-    try:
+    with loading_by_transformers(subject):
         model, loading = auto.from_pretrained(subject.folder, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(subject.folder)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--model {subject.given}: transformers cannot load it: {error}") from error
-    if missing := sorted(loading["missing_keys"]):
+    check_nothing_missing(subject, loading["missing_keys"])
+    return model.eval().to(device), tokenizer
+
+
+@contextmanager
+def loading_by_transformers(subject: Subject) -> Iterator[None]:
+    """Turn what transformers says of files that it cannot load into one line.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or weights have other shapes than config.json says.
+    """
+    try:
+        yield
+    except ImportError:
+        raise  # says which package is missing
+    except Exception as error:  # transformers and huggingface_hub raise a dozen types for files that are not right
+        told = " ".join(str(error).split())[:_LONGEST_REASON]
+        if "ignore_mismatched_sizes" in told:  # what it then says is about a table that it has written before
+            told = "its weights have other shapes than config.json says"
+        raise ConfigError(f"--model {subject.given}: transformers cannot load it: {told}") from error
+
+
+def check_nothing_missing(subject: Subject, missing_keys: Collection[str]) -> None:
+    """Raise ConfigError where transformers tells of weights that it did not find.
+
+    A pooler, which BERT's relatives put on the first token and often leave out of their files, is used by no suite.
+    """
+    if missing := sorted(key for key in missing_keys if not key.startswith("pooler.")):
         raise ConfigError(
             f"--model {subject.given}: its files lack {len(missing)} weights, {missing[0]} among them; "
             "transformers would draw them at random"
         )
-    return model.eval().to(device), tokenizer
 
 
 def check_head(subject: Subject) -> None:

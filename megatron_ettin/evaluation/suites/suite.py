@@ -23,7 +23,13 @@ class SuiteOptions:
     batch_size: int = 32
     device: str = "cpu"
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Values of the flags that a suite added, by name."""
+    """Values of the flags that suites added, by name: ``retrieval_epochs`` of ``--retrieval-epochs``."""
+
+    def own(self, suite: str) -> dict[str, Any]:
+        """Return the values of one suite's flags that are set, by name without the suite's."""
+        start = f"{suite}_"
+        given = {name.removeprefix(start): value for name, value in self.extra.items() if name.startswith(start)}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class PartMemory(Protocol):
@@ -53,6 +59,10 @@ class Task(Protocol):
         """Unique in the suite, fit for a file's name."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether its data are the user's files: then its name says nothing of what is in them."""
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """Everything a result depends on beside the model: data (with a checksum), protocol, seeds. It must be JSON."""
 
@@ -71,7 +81,7 @@ class Suite(Protocol):
         """As on the command line."""
 
     def add_flags(self, add: Callable[..., Any]) -> None:
-        """Add the suite's own flags with ``argparse``'s ``add_argument``."""
+        """Add the suite's own flags with ``argparse``'s ``add_argument``; each begins with the suite's name."""
 
     def build_tasks(self, options: SuiteOptions) -> Sequence[Task]:
         """Find and check the data of all tasks.

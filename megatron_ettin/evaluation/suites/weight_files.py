@@ -32,7 +32,9 @@ def find_weight_files(folder: Path) -> list[Path]:
     """
     index = folder / _INDEX_FILE
     if index.is_file():
-        names = sorted(set(_read_json(index)["weight_map"].values()))
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        if not names:
+            raise ConfigError(f"--model {folder}: {index.name} names no files")
         files = [folder / name for name in names]
     else:
         files = [folder / _SINGLE_FILE]

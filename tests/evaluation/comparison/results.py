@@ -68,6 +68,7 @@ def write_model(
     settings: Mapping[str, Any] | None = None,
     folder: str = "/nowhere",
     checksum: str = "",
+    local: bool = False,
 ) -> Path:
     """Write one model's folder, as ``docs/evaluation.md`` tells its form."""
     model = output / name
@@ -89,7 +90,8 @@ def write_model(
         for task, of_task in tasks.items():
             (items / f"{task}.json").write_text(json.dumps(items_as_json(of_task)))
         summaries = {
-            task: {**of_task.summary(), "settings": settings or {"seeds": [1]}} for task, of_task in tasks.items()
+            task: {**of_task.summary(), "settings": settings or {"seeds": [1]}, "local": local}
+            for task, of_task in tasks.items()
         }
         (model / f"{suite}.json").write_text(json.dumps({"suite": suite, "model": told, "tasks": summaries}))
     return model

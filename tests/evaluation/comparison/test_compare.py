@@ -44,7 +44,7 @@ def table_rows(report: str, heading: str) -> list[list[str]]:
 
 def test_four_kinds(tmp_path: Path, compare: Compare) -> None:
     for kind in KINDS:
-        write_model(tmp_path, kind, kind, 1_000_000, plausible_suites(kind, 0.5, OWN), settings={"local": True})
+        write_model(tmp_path, kind, kind, 1_000_000, plausible_suites(kind, 0.5, OWN), local=True)
     code, told, _ = compare(tmp_path, "--output", tmp_path / "out")
     assert code == 0
     names = {f"figure{number}.{form}" for number in (1, 2, 3) for form in ("png", "pdf")}
@@ -79,6 +79,14 @@ def test_published_rows_stand_below_ones_own(tmp_path: Path) -> None:
     assert "Nothing to test" in told
 
 
+def test_ones_own_files_named_as_the_papers_tasks_stand_alone(tmp_path: Path) -> None:
+    names = {"classification": ["mnli", "sst2"], "retrieval": ["MSMARCO"], "generative": ["piqa"]}
+    write_model(tmp_path, "mine", "encoder", 17_000_000, plausible_suites("encoder", 0.5, names), local=True)
+    told = report_text(read_comparison(tmp_path))
+    assert "*published*" not in told
+    assert told.count("do not compare with these") == 3
+
+
 def test_revisions_make_a_learning_curve_and_the_last_stands_for_the_model(tmp_path: Path, compare: Compare) -> None:
     for share, revision in ((0.5, "step10"), (0.6, "step200"), (0.7, "ext5")):
         task = {"classification": {"rte": result(answers(share))}}
@@ -105,6 +113,15 @@ def test_unlike_settings_are_told(tmp_path: Path) -> None:
     told = report_text(read_comparison(tmp_path))
     assert "- classification rte, 1 pair: measured with unlike settings: seeds" in told
     assert "- classification rte: models were measured with unlike settings (seeds)" in told
+
+
+def test_a_model_that_finished_nothing_is_left_out(tmp_path: Path, compare: Compare) -> None:
+    write_model(tmp_path, "failed", "encoder", 1000, {})
+    code, _, error = compare(tmp_path)
+    assert (code, error) == (2, f"error: {tmp_path} holds no results: nothing was finished there\n")
+    write_model(tmp_path, "good", "encoder", 1000, {"classification": {"rte": result(answers(0.5))}})
+    assert [model.name for model in read_comparison(tmp_path).models] == ["good"]
+    assert "--model failed: " in compare(tmp_path, "--model", "failed")[2]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def two_sizes(tmp_path: Path) -> list[ComparedModel]:
     for kind in KINDS:
         for size, level in ((1_210_000, 0.2), (2_840_000, 0.5)):
             suites = plausible_suites(kind, level, OWN)
-            write_model(tmp_path, f"{kind}-{size}", kind, size, suites, settings={"local": True})
+            write_model(tmp_path, f"{kind}-{size}", kind, size, suites, local=True)
     return read(tmp_path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -19,11 +19,10 @@ from .results import answers, intrinsic, result
 TEN = [name for task in GENERATIVE.values() for name in task.names]
 
 
-def model(
-    name: str, suite: str, tasks: Mapping[str, TaskResult], settings: Mapping[str, Any] | None = None
-) -> ComparedModel:
+def model(name: str, suite: str, tasks: Mapping[str, TaskResult], local: Sequence[str] = ()) -> ComparedModel:
     told = {"kind": "encoder", "parameters": 1000, "folder": "/nowhere", "checksum": name}
-    return compared_model(ModelResults(name, told, {suite: tasks}, {suite: {task: settings or {} for task in tasks}}))
+    settings: dict[str, dict[str, Any]] = {suite: {task: {} for task in tasks}}
+    return compared_model(ModelResults(name, told, {suite: tasks}, settings, {suite: frozenset(local)}))
 
 
 def shares(**scores: float) -> dict[str, TaskResult]:
@@ -59,10 +58,15 @@ def test_the_papers_task_alone_where_all_have_it() -> None:
     assert (one_lacks_it.same_tasks, one_lacks_it.tasks) == (False, ["sst2"])
 
 
-@pytest.mark.parametrize("settings", [{"local": True}, {"file": "mnli"}, {"origins": {"train": "train.jsonl"}}])
-def test_ones_own_file_is_not_the_papers_task_whatever_its_name(settings: Mapping[str, Any]) -> None:
-    panel = suite_panel("classification", [model("a", "classification", shares(mnli=0.6), settings)])
-    assert (panel.title, panel.same_tasks) == ("mnli accuracy", False)
+@pytest.mark.parametrize(
+    ("suite", "names"), [("classification", ["mnli"]), ("retrieval", ["MSMARCO"]), ("generative", TEN)]
+)
+def test_ones_own_file_is_not_the_papers_task_whatever_its_name(suite: str, names: Sequence[str]) -> None:
+    tasks = shares(**dict.fromkeys(names, 0.6))
+    hub = model("hub", suite, tasks)
+    assert suite_panel(suite, [hub]).same_tasks
+    panel = suite_panel(suite, [hub, model("own", suite, tasks, local=names[-1:])])
+    assert (panel.same_tasks, panel.tasks) == (False, sorted(names))
 
 
 def test_generative_average_needs_all_ten() -> None:

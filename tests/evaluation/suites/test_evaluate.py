@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.evaluation.suites.all_suites import ALL_SUITES
+from megatron_ettin.evaluation.suites.suite import SuiteOptions
 from tests.evaluation.suites.bias.test_winogender import write_files
+from tests.evaluation.suites.classification.tiny import rows
+from tests.evaluation.suites.classification.tiny import write_task as write_labelled
+from tests.evaluation.suites.retrieval.tiny import write_task as write_pairs
 from tests.evaluation.suites.saved import edit_config, save_model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,12 +56,43 @@ def test_one_call_does_what_it_can_and_says_what_it_could_not(
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == lines[1].split()[:3]
 
 
+def test_a_flag_of_one_suite_begins_with_its_name() -> None:
+    for suite in ALL_SUITES:
+        flags: list[str] = []
+        suite.add_flags(lambda flag, flags=flags, **_: flags.append(flag))
+        assert all(flag.startswith(f"--{suite.name}-") for flag in flags)
+
+
+def test_models_suites_and_tasks_may_be_named_one_by_one() -> None:
+    line = "--model a --model b c --suite bias --suite intrinsic --tasks bias/x --tasks intrinsic/y --output o"
+    told = import_module("tools.evaluate").build_parser().parse(line.split())
+    assert (told.model, told.suite) == (["a", "b", "c"], ["bias", "intrinsic"])
+    assert told.tasks == ["bias/x", "intrinsic/y"]
+    again = import_module("tools.evaluate").build_parser().parse(["--model", "a", "--suite", "bias", "--output", "o"])
+    assert again.tasks == []
+
+
+def test_tasks_of_local_files_are_known_as_such(tmp_path: Path) -> None:
+    """Named like published tasks, as a user may; the comparison must not take them for these."""
+    write_files(tmp_path / "bias")
+    (tmp_path / "intrinsic" / "m").mkdir(parents=True)
+    (tmp_path / "intrinsic" / "m" / "mlm.json").write_text("{}")
+    write_labelled(tmp_path / "classification" / "mnli", train=rows(20, 1), test=rows(4, 2))
+    pairs = [(f"query {n}", f"answer {n}") for n in range(40)]
+    write_pairs(tmp_path / "retrieval" / "MSMARCO", train=pairs, test=pairs[:4])
+    options = SuiteOptions(tmp_path, extra={"retrieval_batch_pairs": 8})
+    for suite in ALL_SUITES:
+        if suite.name != "generative":  # needs the extra [eval]: tests/evaluation/suites/generative
+            assert [task.is_local for task in suite.build_tasks(options)] == [True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--suite", "bais"], "--suite: invalid choice: 'bais'"),
         (["--suite", "bias", "--otput", "x"], r"--otput: unknown flag; did you mean --output\?"),
         (["--suite", "all", "--data", "/no/such"], "--data /no/such: there is no such folder"),
+        (["--suite", "bias", "--train-items", "9"], r"--train-items: .* mean --classification-train-items\?"),
         (["--suite", "bias", "--seeds", "x"], "--seeds: x is not a whole number from 0"),
         (["--suite", "bias", "intrinsic", "--tasks", "mlm"], "with several suites name one, as bias/mlm"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.evaluation.suites import runner
 from megatron_ettin.evaluation.suites.results import Measure, TaskResult, read_results
 from megatron_ettin.evaluation.suites.runner import Outcome, evaluate
 from megatron_ettin.evaluation.suites.screen import Screen
-from megatron_ettin.evaluation.suites.subject import Subject
+from megatron_ettin.evaluation.suites.subject import Subject, open_subject
 from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
 from megatron_ettin.evaluation.suites.table import result_table
 from tests.evaluation.suites.saved import save_model
@@ -31,6 +33,7 @@ class CountingTask:
     """A kind that it cannot be put to."""
     runs: list[str] = field(default_factory=list)
     settings: Mapping[str, Any] = field(default_factory=lambda: {"data": 1})
+    is_local: bool = True
 
     def check(self, subject: Subject) -> None:
         if subject.kind == self.refuses:
@@ -98,7 +101,8 @@ def test_what_fails_is_told_and_the_others_go_on(models: list[str], tmp_path: Pa
     ]
     missing = CountingSuite("broken", [], ConfigError("there is no file x.jsonl"))
     lacking = CountingSuite("lacking", [], ModuleNotFoundError("No module named 'mteb'", name="mteb"))
-    outcomes, shown = run([*models, "/no/such"], [missing, lacking, CountingSuite("count", tasks)], tmp_path)
+    old = CountingSuite("old", [], ImportError("Using the `Trainer` requires\n`accelerate>=1.1.0`"))
+    outcomes, shown = run([*models, "/no/such"], [missing, lacking, old, CountingSuite("count", tasks)], tmp_path)
     assert good.runs == ["encoder", "decoder"]
     failed = [str(o) for o in outcomes if o.error]
     assert failed == [
@@ -107,6 +111,11 @@ def test_what_fails_is_told_and_the_others_go_on(models: list[str], tmp_path: Pa
         "decoder, broken: there is no file x.jsonl",
         "encoder, lacking: needs the package mteb: pip install 'megatron_ettin[eval]'",
         "decoder, lacking: needs the package mteb: pip install 'megatron_ettin[eval]'",
+        *(
+            f"{kind}, old: needs a package (Using the `Trainer` requires `accelerate>=1.1.0`): pip install "
+            "'megatron_ettin[eval]'"
+            for kind in ("encoder", "decoder")
+        ),
         "encoder, count/bad: labels out of range",
         "decoder, count/bad: labels out of range",
         "decoder, count/picky: no decoder here",
@@ -121,9 +130,28 @@ def test_no_data_are_fetched_for_models_that_are_not_there(tmp_path: Path) -> No
     assert len(outcomes) == 1
 
 
-def test_a_mistake_of_ours_is_not_hidden(models: list[str], tmp_path: Path) -> None:
-    suite = CountingSuite("count", [CountingTask("bad", fails=ZeroDivisionError("ours"))])
-    with pytest.raises(ZeroDivisionError):
+def test_a_model_that_cannot_be_read_is_left_out(
+    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(given: str) -> Subject:
+        if given == models[0]:
+            raise PermissionError(errno.EACCES, "Permission denied", f"{given}/model.safetensors")
+        return open_subject(given)
+
+    monkeypatch.setattr(runner, "open_subject", read)
+    good = CountingTask("good")
+    outcomes, _ = run(models, [CountingSuite("count", [good])], tmp_path)
+    assert good.runs == ["decoder"]
+    told = f"--model {models[0]}: {models[0]}/model.safetensors: Permission denied"
+    assert [str(o) for o in outcomes if o.error] == [told]
+
+
+@pytest.mark.parametrize(
+    "mistake", [ZeroDivisionError("ours"), ImportError("cannot import name", name="megatron_ettin.evaluation.x")]
+)
+def test_a_mistake_of_ours_is_not_hidden(mistake: Exception, models: list[str], tmp_path: Path) -> None:
+    suite = CountingSuite("count", [CountingTask("bad", fails=mistake)])
+    with pytest.raises(type(mistake)):
         run(models, [suite], tmp_path)
 
 

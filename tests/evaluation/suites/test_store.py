@@ -41,7 +41,7 @@ def must_not_run() -> Any:
 
 def test_a_finished_task_is_found_again(tmp_path: Path) -> None:
     assert store_of(tmp_path).finished("t", SETTINGS) is None
-    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.26)
+    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.26, is_local=True)
     found = store_of(tmp_path).finished("t", {"data": "x", "seeds": [1, 2]})
     assert found is not None
     assert found.main_measure == Measure(0.5, 0.25, 0.75)
@@ -52,14 +52,14 @@ def test_a_finished_task_is_found_again(tmp_path: Path) -> None:
 
 
 def test_other_settings_or_weights_make_it_unfinished(tmp_path: Path) -> None:
-    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.0)
+    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.0, is_local=True)
     assert store_of(tmp_path).finished("t", {**SETTINGS, "data": "y"}) is None
     assert store_of(tmp_path).finished("u", SETTINGS) is None
     assert store_of(tmp_path, replace(SUBJECT, checksum="other")).finished("t", SETTINGS) is None
 
 
 def test_the_file_tells_everything_and_is_strict_json(tmp_path: Path) -> None:
-    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.26)
+    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.26, is_local=True)
 
     def refuse(name: str) -> None:
         raise AssertionError(name)
@@ -74,10 +74,21 @@ def test_the_file_tells_everything_and_is_strict_json(tmp_path: Path) -> None:
     assert items == {"accuracy": [1.0, 0.0, None]}
 
 
+def test_whose_data_they_were_is_told(tmp_path: Path) -> None:
+    store_of(tmp_path).keep("own", SETTINGS, RESULT, 1.0, is_local=True)
+    store_of(tmp_path).keep("hub", SETTINGS, RESULT, 1.0, is_local=False)
+    assert read_results(tmp_path)[0].local == {"bias": {"own"}}
+    path = tmp_path / "a" / "bias.json"
+    told = json.loads(path.read_text())
+    del told["tasks"]["hub"]["local"]
+    path.write_text(json.dumps(told))
+    assert read_results(tmp_path)[0].local == {"bias": {"own", "hub"}}, "a name alone proves nothing"
+
+
 def test_all_models_are_read_back(tmp_path: Path) -> None:
-    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.0)
+    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.0, is_local=True)
     other = replace(SUBJECT, name="b", folder=Path("/models/b"), kind="decoder")
-    store_of(tmp_path, other).keep("t", SETTINGS, RESULT, 1.0)
+    store_of(tmp_path, other).keep("t", SETTINGS, RESULT, 1.0, is_local=True)
     first, second = read_results(tmp_path)
     assert (first.name, second.name) == ("a", "b")
     assert second.model["kind"] == "decoder"
@@ -108,7 +119,7 @@ def test_parts_of_other_settings_or_weights_are_forgotten(tmp_path: Path, change
 
 def test_a_finished_task_leaves_no_parts(tmp_path: Path) -> None:
     store_of(tmp_path).parts("t", SETTINGS).recall("p", lambda: 1)
-    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.0)
+    store_of(tmp_path).keep("t", SETTINGS, RESULT, 1.0, is_local=True)
     assert list((tmp_path / "a" / "parts").rglob("*.json")) == []
 
 
@@ -157,7 +168,9 @@ def test_writers_of_one_suite_do_not_lose_each_others_tasks(tmp_path: Path) -> N
     code = (
         "import sys; from pathlib import Path\n"
         "from tests.evaluation.suites.test_store import RESULT, SETTINGS, store_of\n"
-        "for number in range(20): store_of(Path(sys.argv[1])).keep(f'{sys.argv[2]}{number}', SETTINGS, RESULT, 1.0)\n"
+        "for number in range(20):\n"
+        "    task = f'{sys.argv[2]}{number}'\n"
+        "    store_of(Path(sys.argv[1])).keep(task, SETTINGS, RESULT, 1.0, is_local=True)\n"
     )
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "xy"]
     assert [process.wait() for process in both] == [0, 0]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.convert.model_card import CardSubject, write_model_card
 from megatron_ettin.evaluation.suites.kinds import kind_of
-from megatron_ettin.evaluation.suites.subject import load_language_model, open_subject
+from megatron_ettin.evaluation.suites.subject import check_nothing_missing, load_language_model, open_subject
 from tests.evaluation.models import released_model
 from tests.evaluation.suites.saved import edit_config, save_model
 from tests.helpers.runs import TINY
@@ -176,6 +176,7 @@ def test_a_name_is_found_in_the_hubs_cache(tmp_path: Path, encoder: Path, monkey
             "is no safetensors file",
         ),
         (lambda folder: os.truncate(folder / "model.safetensors", 5000), "is not whole"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "index.json names no files"),
         (lambda folder: edit_config(folder, is_encoder_decoder=True), "neither an encoder nor a decoder"),
         (lambda folder: edit_config(folder, architectures=["X"], model_type="vit"), "model_type vit is no language"),
     ],
@@ -202,3 +203,28 @@ def test_weights_are_not_made_up(tmp_path: Path, encoder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ConfigError, match=r"lack 1 weights, head\.dense\.weight among them"):
         load_language_model(open_subject(str(folder)))
+
+
+def test_a_pooler_that_no_suite_uses_may_be_missing(encoder: Path) -> None:
+    subject = open_subject(str(encoder))
+    check_nothing_missing(subject, ["pooler.dense.weight", "pooler.dense.bias"])
+    with pytest.raises(ConfigError, match=r"lack 1 weights, layers\.0\.attn\.Wo\.weight among them"):
+        check_nothing_missing(subject, ["layers.0.attn.Wo.weight", "pooler.dense.bias"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+        lambda folder: edit_config(folder, hidden_size=64),
+        lambda folder: edit_config(folder, vocab_size="many"),
+    ],
+    ids=["no tokenizer", "other shapes", "no number"],
+)
+def test_what_transformers_cannot_load_is_one_line(spoil: Any, tmp_path: Path, encoder: Path) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "m")
+    spoil(folder)
+    with pytest.raises(ConfigError, match=rf"^--model {folder}: transformers cannot load it: ") as told:
+        load_language_model(open_subject(str(folder)))
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 500

@@ -35,6 +35,11 @@ class WinogenderTask:
     device: str
     name: str = TASK
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the sentences are from files of the user's."""
+        return self.source != DATASET
+
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The data by checksum and what the intervals are drawn by; the size of a batch changes no result."""

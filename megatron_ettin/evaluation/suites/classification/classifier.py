@@ -14,8 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.evaluation.suites.subject import Subject, load_language_model
+from megatron_ettin.evaluation.suites.subject import (
+    Subject,
+    check_nothing_missing,
+    load_language_model,
+    loading_by_transformers,
+)
 
 Pooling = Literal["mean", "cls", "last"]
 OUTPUT_STD = 0.02
@@ -83,7 +87,7 @@ def load_classifier(subject: Subject, pooling: Pooling, num_outputs: int, seed: 
     A release without its prediction head, or of another family, gets a fresh one of the same form, drawn with ``seed``.
 
     Raises:
-        ConfigError: transformers cannot load it.
+        ConfigError: transformers cannot load it, or would have to make up weights.
     """
     if subject.has_head:
         language_model, _ = load_language_model(subject)
@@ -112,7 +116,7 @@ def fresh_head(hidden_size: int, seed: int) -> nn.Module:
 def _load_trunk(subject: Subject) -> Any:
     from transformers import AutoModel
 
-    try:
-        return AutoModel.from_pretrained(subject.folder, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--model {subject.given}: transformers cannot load it: {error}") from error
+    with loading_by_transformers(subject):
+        trunk, loading = AutoModel.from_pretrained(subject.folder, dtype=torch.float32, output_loading_info=True)
+    check_nothing_missing(subject, loading["missing_keys"])
+    return trunk

@@ -69,6 +69,8 @@ class LabelledTask:
     classes: Sequence[int | str] | None
     """What the labels are called, in the order of their numbers; None in a regression."""
     purposes: Purposes
+    is_local: bool = False
+    """Whether it was read from files of the user's."""
 
 
 def hold_out(train: Split, share: float, *, is_regression: bool) -> tuple[Split, Split]:

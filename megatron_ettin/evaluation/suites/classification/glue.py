@@ -64,7 +64,7 @@ def load_glue_task(name: str, held_out_share: float) -> LabelledTask:
     The labels of GLUE's test splits are not public: validation is reported, and a share of the training items chooses.
 
     Raises:
-        ConfigError: the hub cannot be reached, or ``datasets`` is not installed.
+        ConfigError: the hub cannot be reached.
     """
     splits = _load(name)
     task = GLUE[name]
@@ -78,10 +78,8 @@ def load_glue_task(name: str, held_out_share: float) -> LabelledTask:
 
 
 def _load(name: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError("GLUE's tasks need the package datasets: pip install 'megatron_ettin[eval]'") from error
+    import datasets
+
     return ask_hub(
         lambda: datasets.load_dataset(DATASET, name),
         lambda reason: (

@@ -51,7 +51,7 @@ def read_local_task(folder: Path, held_out_share: float) -> LabelledTask:
         train, choice = hold_out(train, held_out_share, is_regression=scheme.is_regression)
         origins["choice"] = "train.jsonl, a share held out"
     purposes = Purposes(train, choice, {"": splits[reported]}, origins)
-    return LabelledTask(folder.name, scheme.classes, purposes)
+    return LabelledTask(folder.name, scheme.classes, purposes, is_local=True)
 
 
 def _read_lines(path: Path) -> _Lines:

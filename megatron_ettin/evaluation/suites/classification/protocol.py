@@ -52,14 +52,16 @@ class Protocol:
         """
         if not self.learning_rates or len(set(self.learning_rates)) != len(self.learning_rates):
             given = " ".join(f"{rate:g}" for rate in self.learning_rates)
-            raise ConfigError(f"--learning-rates {given}: must be one or more different rates")
+            raise ConfigError(f"--classification-learning-rates {given}: must be one or more different rates")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             given = " ".join(str(seed) for seed in self.seeds)
             raise ConfigError(f"--seeds {given}: must be one or more different seeds")
         if self.choice_seeds > len(self.seeds):
-            raise ConfigError(f"--choice-seeds {self.choice_seeds}: there are only {len(self.seeds)} seeds")
+            raise ConfigError(
+                f"--classification-choice-seeds {self.choice_seeds}: there are only {len(self.seeds)} seeds"
+            )
         if self.pooling not in ENCODER_POOLINGS:
-            raise ConfigError(f"--pooling {self.pooling}: must be one of {', '.join(ENCODER_POOLINGS)}")
+            raise ConfigError(f"--classification-pooling {self.pooling}: must be one of {', '.join(ENCODER_POOLINGS)}")
 
     @classmethod
     def from_options(cls, options: SuiteOptions) -> Protocol:
@@ -68,9 +70,7 @@ class Protocol:
         Raises:
             ConfigError: a value is out of bounds.
         """
-        names = cls.__dataclass_fields__
-        given = {name: value for name, value in options.extra.items() if name in names and value is not None}
-        return cls(**given, seeds=tuple(options.seeds), device=options.device)
+        return cls(**options.own("classification"), seeds=tuple(options.seeds), device=options.device)
 
     @property
     def seeds_to_choose_on(self) -> Sequence[int]:
@@ -99,36 +99,36 @@ def add_flags(add: Callable[..., Any]) -> None:
     """Add the fields that a user may set, with ``argparse``'s ``add_argument``."""
     default = Protocol()
     add(
-        "--learning-rates", nargs="+", type=above_zero, metavar="LR", default=default.learning_rates,
-        help="classification: rates to choose from by the validation score",
+        "--classification-learning-rates", nargs="+", type=above_zero, metavar="LR", default=default.learning_rates,
+        help="rates to choose from by the validation score",
     )  # fmt: skip
-    add("--epochs", type=positive, metavar="N", default=default.epochs, help="classification: passes over the data")
+    add("--classification-epochs", type=positive, metavar="N", default=default.epochs, help="passes over the data")
     add(
-        "--pooling", choices=ENCODER_POOLINGS, default=default.pooling,
-        help="classification: what stands for a text in an encoder; in a decoder it is the last token",
-    )  # fmt: skip
-    add(
-        "--max-length", type=token_length, metavar="TOKENS", default=default.max_length,
-        help="classification: longer inputs are cut",
+        "--classification-pooling", choices=ENCODER_POOLINGS, default=default.pooling,
+        help="what stands for a text in an encoder; in a decoder it is the last token",
     )  # fmt: skip
     add(
-        "--train-batch-size", type=positive, metavar="N", default=default.train_batch_size,
-        help="classification: items in a training step",
-    )  # fmt: skip
-    add("--weight-decay", type=not_negative, metavar="X", default=default.weight_decay, help="classification: AdamW's")
-    add(
-        "--train-items", type=positive, metavar="N", default=None,
-        help="classification: train on so many items drawn at random instead of all",
+        "--classification-max-length", type=token_length, metavar="TOKENS", default=default.max_length,
+        help="longer inputs are cut",
     )  # fmt: skip
     add(
-        "--test-items", type=positive, metavar="N", default=None,
-        help="classification: choose and report on so many items drawn at random instead of all",
+        "--classification-train-batch-size", type=positive, metavar="N", default=default.train_batch_size,
+        help="items in a training step",
+    )  # fmt: skip
+    add("--classification-weight-decay", type=not_negative, metavar="X", default=default.weight_decay, help="AdamW's")
+    add(
+        "--classification-train-items", type=positive, metavar="N", default=None,
+        help="train on so many items drawn at random instead of all",
     )  # fmt: skip
     add(
-        "--held-out-share", type=share, metavar="X", default=default.held_out_share,
-        help="classification: share of the training items to choose on where there is no other split for it",
+        "--classification-test-items", type=positive, metavar="N", default=None,
+        help="choose and report on so many items drawn at random instead of all",
     )  # fmt: skip
     add(
-        "--choice-seeds", type=positive, metavar="N", default=None,
-        help="classification: choose the learning rate over the first N seeds instead of all",
+        "--classification-held-out-share", type=share, metavar="X", default=default.held_out_share,
+        help="share of the training items to choose on where there is no other split for it",
+    )  # fmt: skip
+    add(
+        "--classification-choice-seeds", type=positive, metavar="N", default=None,
+        help="choose the learning rate over the first N seeds instead of all",
     )  # fmt: skip

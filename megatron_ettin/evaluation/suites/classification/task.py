@@ -12,6 +12,7 @@ import numpy as np
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask
 from megatron_ettin.evaluation.suites.classification.metrics import MEANS, METRICS, measure
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol
+from megatron_ettin.evaluation.suites.rate_choice import RateChoice
 from megatron_ettin.evaluation.suites.results import Measure, TaskResult
 from megatron_ettin.evaluation.suites.statistics import spread_over_seeds
 from megatron_ettin.evaluation.suites.subject import Subject
@@ -33,6 +34,11 @@ class ClassificationTask:
         return self.data.name
 
     @property
+    def is_local(self) -> bool:
+        """Whether it was read from files of the user's."""
+        return self.data.is_local
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """Data and protocol."""
         purposes = self.data.purposes
@@ -50,13 +56,7 @@ class ClassificationTask:
 
     def run(self, subject: Subject, run: TaskRun) -> TaskResult:
         """Fine-tune over the grid, choose on the choice items alone, and report what the chosen rate came to."""
-        from megatron_ettin.evaluation.suites.classification.trials import (
-            TrialResult,
-            TrialRunner,
-            choose_rate,
-            is_at_edge,
-            score_choice,
-        )
+        from megatron_ettin.evaluation.suites.classification.trials import TrialResult, TrialRunner, score_choice
 
         protocol, runner = self.protocol, TrialRunner(subject, self.data, self.protocol)
         rates, first_seeds = protocol.learning_rates, protocol.seeds_to_choose_on
@@ -77,13 +77,10 @@ class ClassificationTask:
 
         results = {rate: [trial(rate, seed) for seed in first_seeds] for rate in rates}
         metric, choice = METRICS[self.metrics[0]], self.data.purposes.choice
-        scores = {rate: score_choice(metric, choice, told) for rate, told in results.items()}
-        chosen = choose_rate(scores)
-        trials = results[chosen] + [trial(chosen, seed) for seed in protocol.seeds[len(first_seeds) :]]
+        chosen = RateChoice({rate: score_choice(metric, choice, told) for rate, told in results.items()})
+        trials = results[chosen.best] + [trial(chosen.best, seed) for seed in protocol.seeds[len(first_seeds) :]]
         details = {
-            "learning_rate": chosen,
-            "learning_rate_at_edge_of_grid": is_at_edge(chosen, rates),
-            "choice_scores": {str(rate): float(np.mean(scores[rate])) for rate in rates},
+            **chosen.as_details(),
             "pooling": runner.pooling,
             "max_length": runner.max_length,
             "released_head": runner.keeps_head,

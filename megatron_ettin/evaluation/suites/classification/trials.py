@@ -1,4 +1,4 @@
-"""All trials of a model in a task: learning rate by seed, the choice between rates, and what the chosen one told."""
+"""All trials of a model in a task: learning rate by seed, and what each told."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ from megatron_ettin.evaluation.suites.classification.metrics import Metric
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol
 from megatron_ettin.evaluation.suites.classification.tokens import encode_texts
 from megatron_ettin.evaluation.suites.classification.training import Progress, fine_tune, predict
-from megatron_ettin.evaluation.suites.subject import Subject
+from megatron_ettin.evaluation.suites.subject import Subject, loading_by_transformers
 
 FAMILY = ("modernbert", "modernbert-decoder")
 """Model types whose prediction head is kept; models of other families get a fresh one."""
-
-Rates = Mapping[float, Sequence[float]]
-"""By learning rate, the choice score of each seed."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,8 @@ class TrialRunner:
     def _inputs(self) -> Mapping[str, Sequence[Sequence[int]]]:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.subject.folder)
+        with loading_by_transformers(self.subject):
+            tokenizer = AutoTokenizer.from_pretrained(self.subject.folder)
         purposes = self.task.purposes
         reported = {f"reported {name}": split for name, split in purposes.reported.items()}
         splits: dict[str, Split] = {"train": purposes.train, "choice": purposes.choice, **reported}
@@ -118,16 +116,6 @@ class Scale:
         return np.asarray(outputs_N, dtype=np.float64) * self.spread + self.mean
 
 
-def score_choice(metric: Metric, choice: Split, results: Sequence[TrialResult]) -> list[float]:
-    """Return the score of each trial on the items to choose on."""
-    return [metric(choice.targets_N, result.choice) for result in results]
-
-
-def choose_rate(scores: Rates) -> float:
-    """Return the learning rate with the best mean score over seeds; of equals the lowest."""
-    return min(scores, key=lambda rate: (-float(np.mean(scores[rate])), rate))
-
-
-def is_at_edge(rate: float, rates: Sequence[float]) -> bool:
-    """Whether a rate is the lowest or highest of a grid, so that a better one may lie outside."""
-    return len(rates) > 1 and rate in (min(rates), max(rates))
+def score_choice(metric: Metric, choice: Split, results: Sequence[TrialResult]) -> float:
+    """Return the mean score of trials at one rate on the items to choose on."""
+    return float(np.mean([metric(choice.targets_N, result.choice) for result in results]))

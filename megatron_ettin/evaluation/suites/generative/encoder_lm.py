@@ -72,7 +72,8 @@ class EncoderLM(TemplateLM):
             cls=tokenizer.cls_token_id,
             sep=tokenizer.sep_token_id,
             mask=tokenizer.mask_token_id,
-            max_positions=pretrained.config.max_position_embeddings,
+            # RoBERTa's config counts two positions that no text gets; its tokenizer knows.
+            max_positions=min(pretrained.config.max_position_embeddings, tokenizer.model_max_length),
             future_masks=int(future_masks),
         )
         self._scorer = MaskedScorer(pretrained, tokenizer.pad_token_id, int(batch_size or 1) * _TOKENS_PER_ROW)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -68,14 +68,17 @@ def spread_evenly(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
     return [items[index * len(items) // limit] for index in range(limit)]
 
 
-def check_name(name: str) -> None:
-    """Raise ConfigError when the harness has no task, group or tag of this name."""
+def check_name(name: str, files: Collection[str] = ()) -> None:
+    """Raise ConfigError when the harness has no task, group or tag of this name; ``files`` might have been meant."""
     known = _open_manager().all_tasks
     if name not in known:
         # Among thousands of names several are near; the nearest by letters is often not the one that was meant.
-        near = get_close_matches(name, known, n=4)
+        near = dict.fromkeys([*get_close_matches(name, files, n=1), *get_close_matches(name, known, n=4)])
         meant = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ConfigError(f"--tasks {name}: lm-evaluation-harness knows no such task{meant}")
+        rule = "lm-evaluation-harness knows no such task" + (
+            f", nor is it a file ({', '.join(files)})" if files else ""
+        )
+        raise ConfigError(f"--tasks {name}: {rule}{meant}")
 
 
 def load_tasks(spec: str | Mapping[str, Any], flag: str, limit: int | None = None) -> list[HarnessTask]:
@@ -148,16 +151,11 @@ def harness_version() -> str:
     """Return the version that is installed.
 
     Raises:
-        ConfigError: none is.
+        ModuleNotFoundError: none is.
     """
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import version
 
-    try:
-        return version("lm_eval")
-    except PackageNotFoundError as error:
-        raise ConfigError(
-            "the suite generative needs lm-evaluation-harness: pip install megatron_ettin[eval]"
-        ) from error
+    return version("lm_eval")
 
 
 @contextmanager

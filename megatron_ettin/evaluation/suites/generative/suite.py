@@ -29,17 +29,17 @@ class GenerativeSuite:
     def add_flags(self, add: Callable[..., Any]) -> None:
         """Add what the suite can be told."""
         add(
-            "--limit", type=positive, metavar="N",
-            help="generative: only so many items of each task, spread evenly over it; for a quick look",
+            "--generative-limit", type=positive, metavar="N",
+            help="only so many items of each task, spread evenly over it; for a quick look",
         )  # fmt: skip
         add(
-            "--encoder-protocol", choices=ENCODER_PROTOCOLS, default=ENCODER_PROTOCOLS[0],
-            help="generative: each token with what stands before it, or (pll, where choices are compared) with the "
+            "--generative-encoder-protocol", choices=ENCODER_PROTOCOLS, default=ENCODER_PROTOCOLS[0],
+            help="each token with what stands before it, or (pll, where choices are compared) with the "
             "whole rest of the text",
         )  # fmt: skip
         add(
-            "--encoder-future-masks", type=count, metavar="N", default=0,
-            help="generative: [MASK] after the token that an encoder guesses left to right; the paper's authors took 2",
+            "--generative-encoder-future-masks", type=count, metavar="N", default=0,
+            help="[MASK] after the token that an encoder guesses left to right; the paper's authors took 2",
         )  # fmt: skip
 
     def build_tasks(self, options: SuiteOptions) -> Sequence[Task]:
@@ -49,10 +49,10 @@ class GenerativeSuite:
             ConfigError: a file, column, label or task name is wrong, or the hub cannot be reached.
         """
         version = harness.harness_version()
-        extra = options.extra
+        given = options.own(self.name)
         exam = ExamSettings(
-            protocol=extra.get("encoder_protocol") or ENCODER_PROTOCOLS[0],
-            future_masks=extra.get("encoder_future_masks") or 0,
+            protocol=given.get("encoder_protocol", ENCODER_PROTOCOLS[0]),
+            future_masks=given.get("encoder_future_masks", 0),
             batch_size=options.batch_size,
             device=options.device,
         )
@@ -62,8 +62,8 @@ class GenerativeSuite:
         local = {name: read_local_task(name, files[name]) for name in names if name in files}
         for name in names:
             if name not in local:
-                harness.check_name(name)
-        limit = extra.get("limit")
+                harness.check_name(name, files)
+        limit = given.get("limit")
         return [
             _build_local(local[name], exam, limit, version)
             if name in local
@@ -83,7 +83,7 @@ def _build_local(task: LocalTask, exam: ExamSettings, limit: int | None, version
     members = harness.load_tasks(configure_local_task(task.name, rows), f"--data {task.name}")
     origin = {"harness": version, "file": task.name, "sha256": task.checksum}
     groups = {column: [row[column] for row in rows] for column in task.group_columns}
-    return GenerativeTask(task.name, members, origin, exam, groups)
+    return GenerativeTask(task.name, members, origin, exam, groups, is_local=True)
 
 
 SUITE = GenerativeSuite()

@@ -36,6 +36,8 @@ class GenerativeTask:
     exam: ExamSettings
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By column, the group of each item; results are told for each group too."""
+    is_local: bool = False
+    """Whether the items are from a file of the user's."""
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.names import suggestion
@@ -33,6 +33,7 @@ class LossTask:
     """mlm or clm."""
     folder: Path
     """DIR/intrinsic."""
+    is_local: ClassVar[bool] = True
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:

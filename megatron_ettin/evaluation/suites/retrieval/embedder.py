@@ -17,7 +17,7 @@ from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.evaluation.suites.retrieval.pairs import Retrieval
 from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING, Protocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import rank_relevant
-from megatron_ettin.evaluation.suites.subject import Subject
+from megatron_ettin.evaluation.suites.subject import Subject, check_nothing_missing, loading_by_transformers
 
 
 def build_embedder(subject: Subject, protocol: Protocol) -> SentenceTransformer:
@@ -71,15 +71,11 @@ def _count_positions(subject: Subject) -> int | None:
     """Load a model once for all tasks, say what is wrong with it, and return how many positions it has."""
     from transformers import AutoModel, AutoTokenizer
 
-    what = f"--model {subject.given}: cannot embed texts"
-    try:
+    with loading_by_transformers(subject):
         model, loading = AutoModel.from_pretrained(subject.folder, dtype=torch.float32, output_loading_info=True)
         tokenizer: Any = AutoTokenizer.from_pretrained(subject.folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{what}; transformers cannot load it: {error}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise ConfigError(f"{what}; its files lack {len(missing)} weights, {missing[0]} among them")
+    check_nothing_missing(subject, loading["missing_keys"])
     if tokenizer.pad_token_id is None:
-        raise ConfigError(f"{what}; its tokenizer has no token that pads")
+        raise ConfigError(f"--model {subject.given}: cannot embed texts; its tokenizer has no token that pads")
     positions = getattr(model.config, "max_position_embeddings", None)
     return int(positions) if positions else None

@@ -60,21 +60,30 @@ class HubTraining:
         distractors = [text for column in negatives for text in rows[column]]
         return Retrieval.of_pairs(zip(rows[query], rows[positive], strict=True), distractors)
 
+    @property
+    def _name_and_subset(self) -> tuple[str, str | None]:
+        name, _, subset = self.given.partition(":")
+        return name, subset or None
+
+    @property
+    def _flag(self) -> str:
+        return f"--retrieval-train-data {self.given}"
+
     @cached_property
     def _builder(self) -> Any:
-        name, _, subset = self.given.partition(":")
-        datasets = import_or_refuse("datasets")
-        flag = f"--retrieval-train-data {self.given}"
-        return ask_hub(lambda: datasets.load_dataset_builder(name, subset or None), flag)
+        import datasets
+
+        return ask_hub(lambda: datasets.load_dataset_builder(*self._name_and_subset), self._flag)
 
     @cached_property
     def _splits(self) -> Any:
-        name, _, subset = self.given.partition(":")
-        datasets = import_or_refuse("datasets")
-        flag = f"--retrieval-train-data {self.given}"
-        rows = ask_hub(lambda: datasets.load_dataset(name, subset or None, split="train"), flag)
+        import datasets
+
+        rows = ask_hub(lambda: datasets.load_dataset(*self._name_and_subset, split="train"), self._flag)
         rows = rows.select_columns(self._name_columns(rows.column_names))
-        self._check_rows(len(rows) - self.num_held_out, f"{flag} has {len(rows)} rows, {self.num_held_out} held out")
+        self._check_rows(
+            len(rows) - self.num_held_out, f"{self._flag} has {len(rows)} rows, {self.num_held_out} held out"
+        )
         return rows.train_test_split(test_size=self.num_held_out, seed=HELD_OUT_SEED)
 
     def _check_rows(self, num_rows: int, what: str) -> None:
@@ -87,7 +96,7 @@ class HubTraining:
         if query is None or POSITIVE not in columns:
             lacks = " or ".join(QUERY_COLUMNS) if query is None else POSITIVE
             has = ", ".join(columns)
-            raise ConfigError(f"--retrieval-train-data {self.given}: has no column {lacks}, only {has}")
+            raise ConfigError(f"{self._flag}: has no column {lacks}, only {has}")
         return [query, POSITIVE, *(name for name in columns if name.startswith("negative"))]
 
 
@@ -95,11 +104,11 @@ def add_flags(add: Callable[..., Any]) -> None:
     """Add the flags of what is learned from, with ``argparse``'s ``add_argument``."""
     add(
         "--retrieval-train-data", metavar="NAME[:SUBSET]", default=TRAIN_DATA,
-        help="retrieval: data set of the hub to learn from, unless there are local pairs",
+        help="data set of the hub to learn from, unless there are local pairs",
     )  # fmt: skip
     add(
         "--retrieval-train-rows", type=positive, metavar="N", default=TRAIN_ROWS,
-        help="retrieval: rows of it to learn from at most",
+        help="rows of it to learn from at most",
     )  # fmt: skip
 
 
@@ -107,9 +116,10 @@ def find_mteb_tasks(wanted: Sequence[str]) -> list[Any]:
     """Return mteb's tasks of these names; the name of a benchmark stands for all its tasks.
 
     Raises:
-        ConfigError: mteb is not installed, it knows no such name, or the hub does not have a task's data.
+        ConfigError: mteb knows no such name, or the hub does not have a task's data.
     """
-    mteb = import_or_refuse("mteb")
+    import mteb
+
     benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
     tasks: dict[str, Any] = {}
     for name in wanted or DEFAULT_TASKS:
@@ -121,7 +131,8 @@ def find_mteb_tasks(wanted: Sequence[str]) -> list[Any]:
 
 
 def _find_task(name: str, benchmarks: Sequence[str] | dict[str, Any]) -> Any:
-    mteb = import_or_refuse("mteb")
+    import mteb
+
     try:
         return mteb.get_task(name)
     except KeyError:
@@ -131,25 +142,12 @@ def _find_task(name: str, benchmarks: Sequence[str] | dict[str, Any]) -> Any:
 
 
 def _check_data(name: str, task: Any) -> None:
-    datasets, source = import_or_refuse("datasets"), task.metadata.dataset
+    import datasets
+
+    source = task.metadata.dataset
     if "path" in source:
         revision = source.get("revision")
         ask_hub(lambda: datasets.get_dataset_config_names(source["path"], revision=revision), f"--tasks {name}")
-
-
-def import_or_refuse(package: str) -> Any:
-    """Import a package of the extra, or say how to install it.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError as error:
-        rule = f"retrieval needs the package {package}: pip install 'megatron_ettin[eval]'"
-        raise ConfigError(rule) from error
 
 
 def ask_hub(question: Callable[[], Any], flag: str) -> Any:
@@ -158,7 +156,6 @@ def ask_hub(question: Callable[[], Any], flag: str) -> Any:
     Raises:
         ConfigError: whatever went wrong, in one line that begins with ``flag``.
     """
-    import_or_refuse("datasets")
     return hub_data.ask_hub(
         question, lambda reason: f"{flag}: cannot be loaded from the hub ({reason}); local pairs are given by --data"
     )

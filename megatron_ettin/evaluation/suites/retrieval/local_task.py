@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron_ettin.evaluation.suites.results import TaskResult
 from megatron_ettin.evaluation.suites.retrieval.local import LocalData
@@ -23,6 +23,7 @@ class LocalRetrieval:
 
     data: LocalData
     protocol: Protocol
+    is_local: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -61,9 +62,9 @@ class LocalRetrieval:
         by_seed = []
         for seed in self.protocol.seeds:
             # A part is asked for before its embedder, so that one whose weights are forgotten is not trained again.
-            ranks = run.memory.recall(f"seed_{seed}", partial(self._rank, trials, choice.learning_rate, seed))
+            ranks = run.memory.recall(f"seed_{seed}", partial(self._rank, trials, choice.best, seed))
             by_seed.append(score_all(ranks))
-            trials.forget_weights(choice.learning_rate, seed)
+            trials.forget_weights(choice.best, seed)
         chance = {"ndcg_at_10_by_chance": chance_ndcg(len(self.data.test.documents))}
         return result_of_queries(by_seed, METRICS[0], {**describe_choice(choice, subject), **chance})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron_ettin.evaluation.suites.results import TaskResult
 from megatron_ettin.evaluation.suites.retrieval.hub import ask_hub
@@ -31,6 +31,7 @@ class MtebTask:
     """An ``mteb.AbsTask``."""
     training: TrainingData
     protocol: Protocol
+    is_local: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -69,7 +70,7 @@ class MtebTask:
         trials = Trials(subject, self.training, self.protocol, run)
         choice = trials.choose()
         told = [
-            run.memory.recall(f"seed_{seed}", partial(self._judge, trials, choice.learning_rate, seed))
+            run.memory.recall(f"seed_{seed}", partial(self._judge, trials, choice.best, seed))
             for seed in self.protocol.seeds
         ]
         main, details = self.task.metadata.main_score, describe_choice(choice, subject)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.evaluation.suites.retrieval.mining import MinedPair, hash_text, mine_source
 from megatron_ettin.evaluation.suites.retrieval.near_duplicates import keep_different
+from megatron_ettin.evaluation.whole_files import write_json_lines
 
 STANDARD_LIBRARY = "stdlib"
 _NOT_PART_OF_IT = frozenset({"site-packages", "dist-packages"})
@@ -75,18 +75,8 @@ def is_for_test(file: str, test_share: float) -> bool:
 
 def write_pairs(mined: Mined, output: Path) -> None:
     """Write OUTPUT/train.jsonl and OUTPUT/test.jsonl; both appear when both are whole."""
-    output.mkdir(parents=True, exist_ok=True)
-    parts = {output / "train.jsonl": mined.train, output / "test.jsonl": mined.test}
-    written = {path: path.with_name(f"{path.name}.part") for path in parts}
-    try:
-        for path, pairs in parts.items():
-            with written[path].open("w", encoding="utf-8") as file:
-                file.writelines(f"{json.dumps(_row(pair))}\n" for pair in pairs)
-        for path, part in written.items():
-            part.replace(path)
-    finally:
-        for part in written.values():
-            part.unlink(missing_ok=True)
+    parts = {"train": mined.train, "test": mined.test}
+    write_json_lines({output / f"{name}.jsonl": [_row(pair) for pair in pairs] for name, pairs in parts.items()})
 
 
 def _row(pair: MinedPair) -> dict[str, str]:
@@ -104,7 +94,7 @@ def _find_files(source: str) -> tuple[Path, list[Path]]:
         return folder.resolve().parent, sorted(folder.resolve().rglob("*.py"))
     if "/" in source or not source.isidentifier():
         raise ConfigError(f"--source {source}: there is no such folder, and it is no package's name")
-    spec = find_spec(source)
+    spec = PathFinder.find_spec(source)
     if spec is not None and spec.submodule_search_locations:
         package = Path(next(iter(spec.submodule_search_locations)))
         return package.parent, sorted(package.rglob("*.py"))

@@ -18,8 +18,6 @@ WARMUP_SHARE = 0.05
 POOLING: Mapping[bool, str] = {True: "mean", False: "lasttoken"}
 """By whether it is an encoder: what stands for a text."""
 
-_PREFIX = "retrieval_"
-
 
 @dataclass(frozen=True)
 class Protocol:
@@ -59,8 +57,7 @@ class Protocol:
         Raises:
             ConfigError: a value is out of bounds.
         """
-        flags = {name.removeprefix(_PREFIX): value for name, value in options.extra.items() if name.startswith(_PREFIX)}
-        given = {name: value for name, value in flags.items() if name in cls.__dataclass_fields__ and value is not None}
+        given = {name: value for name, value in options.own("retrieval").items() if name in cls.__dataclass_fields__}
         return cls(**given, seeds=tuple(options.seeds), batch_size=options.batch_size, device=options.device)
 
     @property
@@ -93,7 +90,7 @@ def add_flags(add: Callable[..., Any]) -> None:
     default = Protocol()
     add(
         "--retrieval-learning-rates", nargs="+", type=above_zero, metavar="LR", default=default.learning_rates,
-        help="retrieval: rates to choose from by nDCG@10 on held-out training pairs",
+        help="rates to choose from by nDCG@10 on held-out training pairs",
     )  # fmt: skip
     for flag, value, text in (
         ("--retrieval-epochs", default.epochs, "passes over the training pairs"),
@@ -101,8 +98,8 @@ def add_flags(add: Callable[..., Any]) -> None:
         ("--retrieval-mini-batch", default.mini_batch, "pairs of a step at a time in memory; changes no result"),
         ("--retrieval-held-out", default.held_out, "training pairs to choose the rate on, a tenth at most"),
     ):
-        add(flag, type=positive, metavar="N", default=value, help=f"retrieval: {text}")
+        add(flag, type=positive, metavar="N", default=value, help=text)
     add(
         "--retrieval-max-length", type=token_length, metavar="TOKENS", default=default.max_length,
-        help="retrieval: longer texts are cut",
+        help="longer texts are cut",
     )  # fmt: skip

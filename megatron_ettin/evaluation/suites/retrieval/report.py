@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from megatron_ettin.evaluation.suites.rate_choice import RateChoice
 from megatron_ettin.evaluation.suites.results import Measure, TaskResult
 from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING
-from megatron_ettin.evaluation.suites.retrieval.trials import Choice
 from megatron_ettin.evaluation.suites.statistics import mean_measure, spread_over_seeds
 from megatron_ettin.evaluation.suites.subject import Subject
 
@@ -37,14 +37,9 @@ def result_of_scores(of_seeds: Sequence[float], main: str, details: Mapping[str,
     return TaskResult({main: measure}, main, {}, {**details, **_over_seeds({main: of_seeds}, main)})
 
 
-def describe_choice(choice: Choice, subject: Subject) -> dict[str, Any]:
+def describe_choice(choice: RateChoice, subject: Subject) -> dict[str, Any]:
     """Return what a reader wants to know of how an embedder was made."""
-    return {
-        "learning_rate": choice.learning_rate,
-        "learning_rate_at_edge_of_grid": choice.is_at_edge,
-        "choice_scores": choice.scores,
-        "pooling": POOLING[subject.is_encoder],
-    }
+    return {**choice.as_details(), "pooling": POOLING[subject.is_encoder]}
 
 
 def _over_seeds(by_metric: Mapping[str, Sequence[float]], main: str) -> dict[str, Any]:

@@ -35,10 +35,10 @@ class RetrievalSuite:
         if options.data is not None:
             folders = find_task_folders(options.data, FOLDER, options.tasks)
             return [LocalRetrieval(read_local_data(folder, protocol), protocol) for folder in folders]
-        given = options.extra.get("retrieval_train_data") or hub.TRAIN_DATA
-        num_rows = options.extra.get("retrieval_train_rows") or hub.TRAIN_ROWS
+        given = options.own(self.name)
+        name, num_rows = given.get("train_data", hub.TRAIN_DATA), given.get("train_rows", hub.TRAIN_ROWS)
         tasks = hub.find_mteb_tasks(options.tasks)
-        training = hub.HubTraining(given, num_rows, protocol.held_out, protocol.batch_pairs)
+        training = hub.HubTraining(name, num_rows, protocol.held_out, protocol.batch_pairs)
         training.check()
         return [MtebTask(task, training, protocol) for task in tasks]
 

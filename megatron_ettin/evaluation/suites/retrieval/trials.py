@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from typing import Protocol as TypingProtocol
 
+from megatron_ettin.evaluation.suites.rate_choice import RateChoice
 from megatron_ettin.evaluation.suites.retrieval.pairs import Retrieval
 from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING, Protocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import METRICS, mean_scores, score_all
@@ -36,21 +36,6 @@ class TrainingData(TypingProtocol):
         """Return what the learning rate is chosen on."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The learning rate that did best on the held-out pairs."""
-
-    learning_rate: float
-    scores: dict[str, float | None]
-    """nDCG@10 by rate; none where no pair was held out, which needs a grid of one."""
-
-    @property
-    def is_at_edge(self) -> bool:
-        """Whether it is the lowest or highest of the grid, so that a better one may lie outside."""
-        rates = [float(rate) for rate in self.scores]
-        return len(rates) > 1 and float(f"{self.learning_rate:g}") in (min(rates), max(rates))
-
-
 class Trials:
     """The trials of one model on one set of training data.
 
@@ -62,17 +47,14 @@ class Trials:
         """Plan the trials: every rate with the first seed, then the chosen rate with the others."""
         self._subject, self._data, self._protocol, self._run = subject, data, protocol, run
 
-    def choose(self) -> Choice:
-        """Train at every rate with the first seed and return the best rate; of equals the lowest."""
+    def choose(self) -> RateChoice:
+        """Train at every rate with the first seed and choose by nDCG@10 on the held-out pairs."""
         first = self._protocol.seeds[0]
-        scores: dict[float, float | None] = {}
-        for rate in self._protocol.learning_rates:
-            scores[rate] = self._held_out_score(rate, first)
-        best = min(scores, key=lambda rate: (-(scores[rate] or 0.0), rate))
-        for rate in scores:
-            if rate != best:
+        choice = RateChoice({rate: self._held_out_score(rate, first) for rate in self._protocol.learning_rates})
+        for rate in choice.scores:
+            if rate != choice.best:
                 self.forget_weights(rate, first)
-        return Choice(best, {f"{rate:g}": score for rate, score in scores.items()})
+        return choice
 
     def trained(self, rate: float, seed: int) -> Path:
         """Return the folder of a trained embedder; train it if it is not there."""

@@ -47,7 +47,7 @@ def _split(columns: tuple[str, ...], label: Any, values: list[Any], mark: str) -
 
 
 def _build(name: str) -> ClassificationTask:
-    (task,) = SUITE.build_tasks(SuiteOptions(None, tasks=(name,), extra={"held_out_share": 0.25}))
+    (task,) = SUITE.build_tasks(SuiteOptions(None, tasks=(name,), extra={"classification_held_out_share": 0.25}))
     return task
 
 
@@ -60,7 +60,7 @@ def test_mnli_is_reported_matched_and_mismatched(hub: Hub) -> None:
     splits["test_matched"] = _split(columns, label, [HIDDEN] * 3, "hidden")
     hub("mnli", splits)
     task = _build("mnli")
-    assert task.metrics == ("accuracy",)
+    assert (task.metrics, task.is_local) == (("accuracy",), False)
     assert task.data.classes == ["entailment", "neutral", "contradiction"]
     purposes = task.data.purposes
     assert purposes.counts == {"train": 18, "choice": 6, "reported": 2, "reported mismatched": 3}

@@ -161,11 +161,11 @@ def test_unknown_tasks_get_the_near_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"learning_rates": (1e-3, 1e-3)}, "--learning-rates 0.001 0.001"),
-        ({"learning_rates": ()}, "--learning-rates"),
+        ({"learning_rates": (1e-3, 1e-3)}, "--classification-learning-rates 0.001 0.001"),
+        ({"learning_rates": ()}, "--classification-learning-rates"),
         ({"seeds": (1, 1)}, "--seeds 1 1"),
-        ({"seeds": (1, 2), "choice_seeds": 3}, "--choice-seeds 3: there are only 2"),
-        ({"pooling": "last"}, "--pooling last"),
+        ({"seeds": (1, 2), "choice_seeds": 3}, "--classification-choice-seeds 3: there are only 2"),
+        ({"pooling": "last"}, "--classification-pooling last"),
     ],
 )
 def test_settings_that_cannot_be_trained_are_refused(values: dict[str, Any], words: str) -> None:

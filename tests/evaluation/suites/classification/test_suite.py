@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.tool_cli import ToolParser
 from megatron_ettin.evaluation.suites.classification.suite import SUITE
 from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
-from megatron_ettin.evaluation.suites.classification.trials import choose_rate, is_at_edge
 from megatron_ettin.evaluation.suites.subject import Subject
 from tests.evaluation.suites.classification.tiny import Memory, build_tasks, release, rows, task_run, write_task
 
@@ -104,13 +104,6 @@ def test_test_labels_do_not_touch_the_choice(subjects: dict[str, Subject], tmp_p
     assert by_test.run(subjects["encoder"], task_run()).details["learning_rate"] == 1e-9
 
 
-def test_the_best_mean_wins_and_of_equals_the_lowest() -> None:
-    assert choose_rate({1e-5: [0.5, 0.9], 3e-5: [0.8, 0.7], 8e-5: [0.75, 0.75]}) == 3e-5
-    assert is_at_edge(1e-5, (3e-5, 1e-5, 8e-5))
-    assert not is_at_edge(3e-5, (3e-5, 1e-5, 8e-5))
-    assert not is_at_edge(3e-5, (3e-5,))
-
-
 @pytest.mark.slow  # needs the extra [eval]
 def test_finished_trials_are_not_run_again(subjects: dict[str, Subject], tmp_path: Path) -> None:
     flags = {"learning_rates": (1e-3, 3e-3), "seeds": (1, 2, 3), "choice_seeds": 1, "epochs": 1}
@@ -122,6 +115,15 @@ def test_finished_trials_are_not_run_again(subjects: dict[str, Subject], tmp_pat
     assert task.run(subjects["encoder"], task_run(killed)) == expected
     assert killed.computed == whole.computed[2:]
     assert task.run(subjects["encoder"], task_run(Memory())) == expected  # nor does anything depend on chance
+
+
+def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    subject = release("encoder", tmp_path / "m", with_head=False)
+    for path in subject.folder.glob("tokenizer*"):
+        path.unlink()
+    task = _task(tmp_path, train=rows(24, 1), validation=rows(8, 2), test=rows(8, 3))
+    with pytest.raises(ConfigError, match=r"^--model \S+: transformers cannot load it: "):
+        task.run(subject, task_run())
 
 
 def test_results_depend_on_what_settings_name(tmp_path: Path) -> None:
@@ -140,27 +142,27 @@ def test_results_depend_on_what_settings_name(tmp_path: Path) -> None:
 def test_flags_reach_the_protocol() -> None:
     parser = ToolParser("")
     SUITE.add_flags(parser.add_argument)
-    told = vars(parser.parse(["--learning-rates", "1e-3", "2e-3", "--epochs", "2", "--pooling", "cls"]))
-    assert told["learning_rates"] == [1e-3, 2e-3]
+    given = {"learning-rates": ("1e-3", "2e-3"), "epochs": ("2",), "pooling": ("cls",)}
+    told = vars(parser.parse([part for flag, values in given.items() for part in (f"--{SUITE.name}-{flag}", *values)]))
     from megatron_ettin.evaluation.suites.classification.protocol import Protocol
     from megatron_ettin.evaluation.suites.suite import SuiteOptions
 
     found = Protocol.from_options(SuiteOptions(None, seeds=(7,), extra=told))
     assert (found.epochs, found.pooling, found.max_length, found.train_items) == (2, "cls", 256, 0)
-    assert found.seeds == (7,)
+    assert (found.learning_rates, found.seeds) == ([1e-3, 2e-3], (7,))
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        ("--learning-rates", "0"),
-        ("--learning-rates", "nan"),
-        ("--epochs", "0"),
-        ("--pooling", "last"),
-        ("--max-length", "4"),
-        ("--held-out-share", "1"),
-        ("--weight-decay", "-1"),
-        ("--train-items", "none"),
+        ("--classification-learning-rates", "0"),
+        ("--classification-learning-rates", "nan"),
+        ("--classification-epochs", "0"),
+        ("--classification-pooling", "last"),
+        ("--classification-max-length", "4"),
+        ("--classification-held-out-share", "1"),
+        ("--classification-weight-decay", "-1"),
+        ("--classification-train-items", "none"),
     ],
 )
 def test_flags_out_of_bounds_are_refused(given: tuple[str, str]) -> None:

@@ -62,9 +62,10 @@ def write_task(folder: Path, **splits: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def build_tasks(data: Path, **flags: Any) -> list[ClassificationTask]:
-    """Build the local tasks with rates and epochs that suit tiny models."""
+    """Build the local tasks with rates and epochs that suit tiny models; flags are named without their prefix."""
     options = {key: flags.pop(key) for key in ("seeds", "tasks") if key in flags}
-    extra = {"learning_rates": (1e-2,), "epochs": 6, "train_batch_size": 8, **flags}
+    given = {"learning_rates": (1e-2,), "epochs": 6, "train_batch_size": 8, **flags}
+    extra = {f"classification_{name}": value for name, value in given.items()}
     return list(SUITE.build_tasks(SuiteOptions(data, **{"seeds": (1,), **options}, extra=extra)))
 
 

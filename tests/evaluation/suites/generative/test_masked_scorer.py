@@ -49,7 +49,7 @@ def test_left_to_right_equals_one_at_a_time(tokens_per_batch: int, future_masks:
     pairs = texts()
     holes = [list(frame(future_masks).left_to_right(*pair)) for pair in pairs]
     expected = [left_to_right(released_model("encoder"), *pair, future_masks) for pair in pairs]
-    assert sums(pairs, holes, tokens_per_batch) == pytest.approx(expected, rel=1e-6, abs=1e-5)
+    assert sums(pairs, holes, tokens_per_batch) == pytest.approx(expected, rel=0, abs=1e-5)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 100, 4096])
@@ -57,7 +57,7 @@ def test_pseudo_log_likelihood_equals_a_plain_loop(tokens_per_batch: int) -> Non
     pairs = texts(seed=1)
     holes = [list(frame().all_in_sight(*pair)) for pair in pairs]
     expected = [pseudo(released_model("encoder"), *pair) for pair in pairs]
-    assert sums(pairs, holes, tokens_per_batch) == pytest.approx(expected, rel=1e-6, abs=1e-5)
+    assert sums(pairs, holes, tokens_per_batch) == pytest.approx(expected, rel=0, abs=1e-5)
 
 
 def test_small_windows_and_few_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

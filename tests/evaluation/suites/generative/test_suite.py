@@ -43,7 +43,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def build(data: Path | None, tasks: Sequence[str] = (), batch_size: int = 32, **extra: Any) -> dict[str, Any]:
+def build(data: Path | None, tasks: Sequence[str] = (), batch_size: int = 32, **flags: Any) -> dict[str, Any]:
+    """Build tasks; flags are named without their prefix."""
+    extra = {f"generative_{name}": value for name, value in flags.items()}
     options = SuiteOptions(data, tasks=tasks, batch_size=batch_size, extra=extra)
     return {task.name: task for task in SUITE.build_tasks(options)}
 
@@ -82,6 +84,7 @@ def test_items_are_those_by_hand(
     tasks = build(data, batch_size=batch_size, encoder_protocol=protocol)
     ending = "_pll" if how == "pll" else ""
     assert set(tasks) == {f"pairs{ending}", f"choices{ending}"}
+    assert all(task.is_local for task in tasks.values())
     pairs = tasks[f"pairs{ending}"].run(subjects[kind], silent_run())
     assert pairs.items["acc"] == pairs_by_hand(kind, how)
     choices = tasks[f"choices{ending}"].run(subjects[kind], silent_run())
@@ -174,7 +177,8 @@ def test_data_that_cannot_be_fetched_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_local_files_come_before_the_harness_and_beside_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="--tasks pears: "):
+    message = r"--tasks pears: .* knows no such task, nor is it a file \(choices, pairs\); did you mean pairs, "
+    with pytest.raises(ConfigError, match=message):
         build(data, ["pairs", "pears"])
 
 

@@ -294,7 +294,7 @@ def test_packages_and_modules_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("source", ["no/such/folder", "no_such_package_here", "sys"])
+@pytest.mark.parametrize("source", ["no/such/folder", "no_such_package_here", "sys", "__main__"])
 def test_unknown_sources(source: str) -> None:
     with pytest.raises(ConfigError, match=f"--source {source}: there is no such folder"):
         mine_pairs([source], max_pairs=None, test_share=0.3)
