@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,16 +46,19 @@ def configure(request: dict[str, Any]) -> RunConfig:
 
 
 def our_speed(run: RunConfig) -> float:
-    """Train with the product's own loop and return the tokens per second that it tells, by the median step."""
+    """Train with the product's own loop and return real tokens per second, by what it tells of its steps."""
     from megatron_ettin.train.run import run as train
 
     train(run)
     lines = (Path(run.checkpoint.save) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[WARM_UP:])
+    steps = [json.loads(line) for line in lines]
+    tokens = np.diff([step["tokens"] for step in steps])[WARM_UP - 1 :]
+    seconds = tokens / [step["tokens_per_second"] for step in steps[WARM_UP:]]
+    return float(tokens.sum() / seconds.sum())
 
 
 def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> float:
-    """Train with transformers' Trainer and return real tokens per second of the median step."""
+    """Train with transformers' Trainer and return real tokens per second."""
     from peer_model import build_peer
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainerCallback
     from transformers import TrainingArguments as Arguments

@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> int:
         help="pairs in their order, or a folder: its pairs by name",
     )
     parser.add_argument("--output-prefix", required=True, metavar="PREFIX", help="of the pair to write")
+    parser.add_argument("--partial", action="store_true", help="merge some shares of a run without the others")
     options = parser.parse(arguments)
     from megatron_ettin.data.merge import merge_pairs, pairs_in
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         if not found:
             raise ConfigError(f"--input {given}: the folder holds no .idx file")
         prefixes += found
-    header = merge_pairs(prefixes, options.output_prefix)
+    header = merge_pairs(prefixes, options.output_prefix, partial=options.partial)
     print(f"{options.output_prefix}: {len(prefixes)} pairs, {header.num_marks - 1:,} documents")
     return 0
 

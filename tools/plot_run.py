@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megatron_ettin.checkpoint.layout import METRICS_FILE
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.config.tool_cli import ToolParser, png_path, run_tool
 from megatron_ettin.evaluation.figures import draw_losses
 from megatron_ettin.evaluation.loss_curve import LossCurve, read_loss_curve
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the tool."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a --save folder, or LABEL=FOLDER to name it otherwise")
-    parser.add_argument("--output", required=True, help="the PNG to write")
+    parser.add_argument("--output", required=True, type=png_path, metavar="FILE.png", help="the PNG to write")
     told = parser.parse(arguments)
     curves: dict[str, LossCurve] = {}
     for written in told.runs:

@@ -10,7 +10,7 @@ from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_end, schedule_unit
 from megatron_ettin.config.token_counts import format_token_count
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.config.tool_cli import ToolParser, png_path, run_tool
 from megatron_ettin.config.training import PHASES
 from megatron_ettin.evaluation.schedule_figure import PhaseCurve, draw_phases
 from megatron_ettin.optim.schedules import learning_rate_path, phase_schedule
@@ -23,11 +23,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the tool."""
     told = _parser().parse(arguments)
     source = ["--config", told.config] if told.config else ["--preset", told.preset]
+    objective = told.objective or parse_command(source).run.training.objective or "mlm"
     curves = []
     for phase in told.phases:
-        command = parse_command([*source, "--objective", told.objective, "--phase", phase, "--dry-run"])
+        command = parse_command([*source, "--objective", objective, "--phase", phase, "--dry-run"])
         curves.append(_curve(" ".join(source), prepare_run(command, world_size=1).run))
-    draw_phases(f"{told.config or told.preset}, {told.objective}", curves, Path(told.output))
+    draw_phases(f"{told.config or told.preset}, {objective}", curves, Path(told.output))
     print(f"wrote {told.output}")
     return 0
 
@@ -37,9 +38,9 @@ def _parser() -> ToolParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--preset", default="", help="named settings")
     source.add_argument("--config", default="", help="file of settings")
-    parser.add_argument("--objective", default="mlm", help="mlm, clm or mntp")
+    parser.add_argument("--objective", default="", help="mlm, clm or mntp; by default that of the file, else mlm")
     parser.add_argument("--phases", nargs="+", default=list(PHASES), choices=PHASES, help="which phases, in order")
-    parser.add_argument("--output", required=True, help="the PNG to write")
+    parser.add_argument("--output", required=True, type=png_path, metavar="FILE.png", help="the PNG to write")
     return parser
 
 

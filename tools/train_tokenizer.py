@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+from megatron_ettin.data.preprocess.settings import TEXT_DOCUMENTS
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train and save."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="as for preprocess_data.py")
+    parser.add_argument("--text-documents", choices=TEXT_DOCUMENTS, default="file", help="a document of a .txt")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--vocab-size", type=positive, default=4096, metavar="N", help="tokens, special ones included")
     options = parser.parse(arguments)
     from megatron_ettin.data.preprocess.texts import read_texts
     from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
 
-    texts = (text for _, text in read_texts(options.input, "--input"))
+    texts = (text for _, text in read_texts(options.input, "--input", text_documents=options.text_documents))
     save_tokenizer(train_tokenizer(texts, options.vocab_size), Path(options.output))
     print(f"{options.output}: {options.vocab_size:,} tokens")
     return 0

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     code = 0
     for prefix in options.prefix:
         try:
-            print(verify_pair(prefix, vocab_size))
+            print(verify_pair(prefix.removesuffix(".idx"), vocab_size))
         except BadPair as error:
             print(f"bad: {error}", file=sys.stderr)
             code = 1

@@ -6,7 +6,6 @@ billion, and runs faster than disks read. It guards against damage, not against 
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -112,12 +111,3 @@ def open_checksummed(path: Path) -> Iterator[ChecksummedFile]:
     """Open a new file for writing; whatever it replaces is emptied."""
     with path.open("wb") as file:
         yield ChecksummedFile(file)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Make a file's content, or a folder's names, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,8 +31,8 @@ from megatron_ettin.checkpoint.integrity import (
     damage_by_size,
     file_facts,
     first_damage,
-    flush_to_disk,
 )
+from megatron_ettin.config.durable import flush_to_disk
 from megatron_ettin.config.errors import ConfigError
 
 

@@ -23,6 +23,7 @@ from megatron_ettin.checkpoint.state import (
 from megatron_ettin.checkpoint.tensors import (
     OPTIMIZER_PREFIX,
     copy_weights,
+    load_fresh_entries,
     load_training_entries,
     weight_entries,
 )
@@ -58,8 +59,7 @@ def load_training(
     state = state_from_description(described)
     steps = _optimizer_steps(folder)
     if steps is None:
-        load_weights(folder, model)
-        optimizer.reload_model_params()
+        load_afresh(folder, model, optimizer)
         fresh = TrainingState.start(described["objective"], parent=str(folder), former=state.lineage)
         return LoadResult(fresh, (f"{folder} holds weights only: a fresh optimizer starts at step 0",))
     same_layout = layout_from_description(described) == Layout.of(ranks, device.type)
@@ -72,8 +72,17 @@ def load_training(
     return LoadResult(state, (f"{folder} was written at another layout: dropout goes on with new draws",))
 
 
+def load_afresh(folder: Path, model: MegatronModule, optimizer: MegatronOptimizer) -> None:
+    """Read the weights into a model and an optimizer that has made no step; collective over the world.
+
+    Raises:
+        ConfigError: the checkpoint's tensors are not those of this model.
+    """
+    load_fresh_entries(model, optimizer, lambda entries: _read(folder, entries))
+
+
 def load_weights(folder: Path, model: MegatronModule) -> None:
-    """Read the weights alone; collective over the world.
+    """Read the weights alone into a model that is not trained; collective over the world.
 
     Raises:
         ConfigError: the checkpoint's tensors are not those of this model.
@@ -99,6 +108,11 @@ def _check_names(folder: Path, wanted: dict[str, Any], stored: set[str]) -> None
     names = set().union(*of_all_ranks)
     lacking = names - stored
     left_over = {name for name in stored - names if not name.startswith(OPTIMIZER_PREFIX)}
+    if lacking and all(name.startswith(OPTIMIZER_PREFIX) for name in lacking) and not left_over:
+        raise ConfigError(
+            f"--load {folder}: holds the state of another optimizer, it lacks {_few(lacking)}; go on with the "
+            "--optimizer that made it, or take the weights alone by --phase cross"
+        )
     if lacking or left_over:
         told = [f"lacks {_few(lacking)}"] * bool(lacking) + [f"has {_few(left_over)} too many"] * bool(left_over)
         raise ConfigError(f"--load {folder}: holds other tensors than this model, it {' and '.join(told)}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from megatron_ettin.checkpoint.integrity import flush_to_disk
 from megatron_ettin.checkpoint.layout import (
     folder_step,
     half_written_folders,
@@ -16,6 +16,8 @@ from megatron_ettin.checkpoint.layout import (
     step_folder_name,
 )
 from megatron_ettin.config.checkpoint import CheckpointConfig
+from megatron_ettin.config.durable import flush_to_disk
+from megatron_ettin.config.errors import ConfigError
 
 _DELETING = ".deleting_"
 """Before the name of a folder: it is no checkpoint any more, and not yet gone."""
@@ -33,9 +35,10 @@ def retire(newest: Path, config: CheckpointConfig) -> list[Path]:
     if not config.keep_last_checkpoints:
         return []
     save, now = newest.parent, folder_step(newest) or 0
-    steps = [step for step in list_steps(save) if step <= now]
+    times = _times(save, [step for step in list_steps(save) if step <= now], config)
+    steps = list(times)
     interval = config.save_retain_interval_tokens or config.save_retain_interval
-    stays = retained_times(_times(save, steps, config), interval)
+    stays = retained_times(list(times.values()), interval)
     kept = set(steps[-config.keep_last_checkpoints :]) | {step for step, stay in zip(steps, stays, strict=True) if stay}
     leaving = [save / step_folder_name(step) for step in steps if step not in kept]
     leaving = [folder for folder in leaving if not is_held(folder)]  # until a later save
@@ -66,10 +69,15 @@ def sweep(save: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _times(save: Path, steps: Sequence[int], config: CheckpointConfig) -> list[int]:
+def _times(save: Path, steps: Sequence[int], config: CheckpointConfig) -> dict[int, int]:
+    """Return when each step was made, in what is counted; one whose description is damaged is left out, and stays."""
     if not config.save_retain_interval_tokens:
-        return list(steps)
-    return [read_run_json(save / step_folder_name(step))["consumed_tokens"] for step in steps]
+        return {step: step for step in steps}
+    found = {}
+    for step in steps:
+        with suppress(ConfigError):
+            found[step] = int(read_run_json(save / step_folder_name(step))["consumed_tokens"])
+    return found
 
 
 def _take_out(folder: Path) -> Path:

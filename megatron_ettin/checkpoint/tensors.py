@@ -81,6 +81,25 @@ def load_training_entries(
     return loaded
 
 
+def load_fresh_entries(
+    model: MegatronModule, optimizer: MegatronOptimizer, read: Callable[[Entries], dict[str, Any]]
+) -> None:
+    """Fill the weights, and their fp32 copies to the bit; the optimizer is as one that has made no step.
+
+    Args:
+        model: this rank's stage.
+        optimizer: its optimizer.
+        read: as for :func:`load_training_entries`; asked for weights alone.
+    """
+
+    def read_weights(wanted: Entries) -> dict[str, Any]:
+        moments = {name for name in wanted if name.startswith(OPTIMIZER_PREFIX)}
+        weights = {name: entry for name, entry in wanted.items() if name not in moments}
+        return read(weights) | {name: torch.zeros_like(wanted[name].data) for name in moments}
+
+    load_training_entries(model, optimizer, 0, read_weights)
+
+
 @torch.no_grad()
 def copy_weights(weights: Entries, loaded: dict[str, Tensor]) -> None:
     """Copy loaded tensors into the model's weights, rounding them to the model's precision."""

@@ -44,7 +44,7 @@ def check_run(run: RunConfig, world_size: int, *, planning: bool = False) -> Non
     check_schedule(run)
     check_optimizer(run)
     check_backend(run)
-    parse_steps(run.training.profile_steps)
+    check_profile(run)
     check_checkpoints(run)
     parse_split(run.data.split)
     check_data(run)
@@ -178,6 +178,13 @@ def check_optimizer(run: RunConfig) -> None:
         refuse(run, "optimizer", f"needs whole matrices, and {split} splits them; use data or pipeline parallelism")
     if parallel.use_distributed_optimizer:
         refuse(run, "optimizer", "needs whole matrices, and --use-distributed-optimizer splits them; leave it out")
+
+
+def check_profile(run: RunConfig) -> None:
+    """The steps of ``--profile-steps`` are ones that will be made."""
+    steps, last = parse_steps(run.training.profile_steps), run.training.train_iters
+    if steps and last and steps.start > last:
+        refuse(run, "profile_steps", f"begins after the last step, {spell(run, 'train_iters')}")
 
 
 def check_checkpoints(run: RunConfig) -> None:

@@ -42,6 +42,9 @@ class DataConfig:
         0, "a document's last piece shorter than this is left out, unless it is its only one", at_least=0
     )
     chunk_at_sentences: bool = option(False, "cut long documents behind sentences; reads the whole corpus once")
+    close_every_piece: bool = option(
+        False, "put [SEP] behind every piece of a decoder's documents, as behind an encoder's, not only where one ends"
+    )
     real_tokens_per_row: float = option(
         0.0, "mean tokens of a row, by which --dry-run turns tokens into steps; 0 takes full rows", at_least=0
     )

@@ -8,7 +8,7 @@ from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.token_counts import parse_token_count
 
-_RULE = "must be TOKENS:SHARE,... from 0 tokens on, ascending, as 0:0.3,250B:0.15, with shares above 0 and at most 1"
+_RULE = "must be a share above 0 and at most 1, or TOKENS:SHARE,... from 0 tokens on, ascending, as 0:0.3,250B:0.15"
 
 
 def parse_mask_schedule(written: str) -> tuple[tuple[int, float], ...]:
@@ -18,7 +18,7 @@ def parse_mask_schedule(written: str) -> tuple[tuple[int, float], ...]:
         ConfigError: it is no such list.
     """
     try:
-        pairs = [part.split(":") for part in written.split(",")]
+        pairs = [part.split(":") for part in (written if ":" in written else f"0:{written}").split(",")]
         found = tuple((parse_token_count(tokens), float(share)) for tokens, share in pairs)
     except ValueError:
         raise ConfigError(f"--mlm-probability-schedule {written}: {_RULE}") from None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import PurePath
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.token_counts import format_token_count, parse_token_count
@@ -36,9 +38,11 @@ def parse_sources(data_path: str) -> tuple[SourceRequest, ...]:
     rows it has. A path with a space in it is quoted.
 
     Raises:
-        ConfigError: a weight is not positive, or weights and targets are mixed.
+        ConfigError: a weight is not positive, some have none, or weights and targets are mixed.
     """
     words = _words(data_path)
+    if len(words) > 1 and not _is_blend(words) and any(_amount(word) is not None for word in words):
+        raise ConfigError(f"--data-path {data_path}: {DATA_PATH_RULE}")
     requests = _weighted(words) if _is_blend(words) else tuple(SourceRequest(word) for word in words)
     for request in requests:
         if (request.weight is not None and request.weight <= 0) or request.tokens == 0:
@@ -46,6 +50,19 @@ def parse_sources(data_path: str) -> tuple[SourceRequest, ...]:
     if len({request.tokens is None for request in requests}) > 1:
         raise ConfigError(f"--data-path {data_path}: give weights or token targets, not both")
     return requests
+
+
+def source_names(paths: Mapping[int, str]) -> dict[int, str]:
+    """Return what corpora are called in figures and files: by the last part of their path.
+
+    Where several have the same, the number stands behind it.
+
+    Args:
+        paths: of each corpus by its number in the blend.
+    """
+    last = {number: PurePath(path).name for number, path in paths.items()}
+    times = Counter(last.values())
+    return {number: name if times[name] == 1 else f"{name}_{number}" for number, name in last.items()}
 
 
 def join_sources(written: object) -> str | None:

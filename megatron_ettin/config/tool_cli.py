@@ -43,6 +43,20 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """Parse a whole number from 0 on, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return int(text)
+
+
+def png_path(text: str) -> str:
+    """Parse the path of a picture, for argparse; another ending would ask for another format."""
+    if not text.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text} does not end in .png")
+    return text
+
+
 class ProgressLine:
     """Where a long job is: one line that is written over on a terminal, and a line now and then in a log."""
 

@@ -85,7 +85,7 @@ class TrainingConfig:
     eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON, train nothing")
     log_interval: int = option(10, "write metrics every this many steps", metavar="STEPS", at_least=1)
     profile_steps: str = option(
-        "", "write a trace of these steps of this launch, for Perfetto: FIRST:LAST or one step", metavar="A:B"
+        "", "write a trace of these steps, by their numbers in the log, for Perfetto: FIRST:LAST or one", metavar="A:B"
     )
     seed: int = option(21, "seed of weights, order, masks and dropout", at_least=0)
     bf16: bool = option(False, "compute in bfloat16 with fp32 master weights")

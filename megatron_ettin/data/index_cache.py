@@ -2,6 +2,7 @@
 
 FOLDER/lock-KEY       held by who builds
 FOLDER/KEY/*.npy      the arrays; a folder has its name only when all of it is written
+FOLDER/KEY/facts.json what they depend on, and their sizes: a loss of power may leave names without all their content
 FOLDER/.KEY.*.part/   a build under way, or one that was interrupted: never read, removed by the next
 """
 
@@ -53,23 +54,22 @@ class IndexCache:
 
         Where the folder cannot be written, what was built is returned and nothing kept.
         """
-        written = json.dumps(self.facts, sort_keys=True)
-        key = hashlib.sha256(written.encode()).hexdigest()[:24]
+        key = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:24]
         kept = self.folder / key
-        if not (kept / FACTS_FILE).is_file():
+        if not _is_whole(kept):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock = (self.folder / f"lock-{key}").open("w")
             except OSError:
                 return build()
             with lock, _held(lock.fileno()):
-                if not (kept / FACTS_FILE).is_file():
+                if not _is_whole(kept):
                     arrays = build()
-                    if not self._keep(arrays, kept, written):
+                    if not self._keep(arrays, kept):
                         return arrays
         return {path.stem: _mapped(path) for path in kept.glob("*.npy")}
 
-    def _keep(self, arrays: Arrays, kept: Path, written: str) -> bool:
+    def _keep(self, arrays: Arrays, kept: Path) -> bool:
         """Write the arrays and give them their name; return whether that went well."""
         for left in self.folder.glob(f".{kept.name}.*.part"):
             shutil.rmtree(left, ignore_errors=True)
@@ -79,12 +79,15 @@ class IndexCache:
             for name, array in arrays.items():
                 with (part / f"{name}.npy").open("wb") as file:
                     np.save(file, array)
-                    file.flush()
+            sizes = {path.name: path.stat().st_size for path in part.iterdir()}
+            written = json.dumps({"facts": self.facts, "bytes": sizes}, sort_keys=True)
             (part / FACTS_FILE).write_text(written + "\n", encoding="utf-8")
+            if kept.exists() and not _is_whole(kept):
+                shutil.rmtree(kept)
             part.rename(kept)
         except OSError:  # the disk is full, or another machine was first
             shutil.rmtree(part, ignore_errors=True)
-            return (kept / FACTS_FILE).is_file()
+            return _is_whole(kept)
         return True
 
 
@@ -96,6 +99,15 @@ def _held(descriptor: int) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _is_whole(kept: Path) -> bool:
+    """Whether a folder is there, with all that was written into it."""
+    try:
+        sizes = json.loads((kept / FACTS_FILE).read_bytes())["bytes"]
+        return all((kept / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _mapped(path: Path) -> NDArray[Any]:

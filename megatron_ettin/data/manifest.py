@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,26 +87,3 @@ class Manifest:
 def manifest_path(prefix: str | Path) -> Path:
     """Return where the manifest of a pair lies."""
     return Path(f"{prefix}.manifest.json")
-
-
-def join_manifests(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> Manifest:
-    """Return the manifest of pairs laid end to end, but for the checksum of its index.
-
-    Raises:
-        ConfigError: they were made with different tokenizers.
-    """
-    first = manifests[0]
-    for manifest, prefix in zip(manifests, prefixes, strict=True):
-        if manifest.tokenizer_fingerprint != first.tokenizer_fingerprint:
-            raise ConfigError(f"--input {prefix}: was made with another tokenizer than {prefixes[0]}")
-    return Manifest(
-        tokenizer_fingerprint=first.tokenizer_fingerprint,
-        tokenizer_file_sha256=first.tokenizer_file_sha256,
-        vocab_size=first.vocab_size,
-        encoder=first.encoder,
-        settings=first.settings,
-        inputs=[list(entry) for entry in dict.fromkeys(tuple(e) for m in manifests for e in m.inputs)],
-        skipped=sum(manifest.skipped for manifest in manifests),
-        index_sha256="",
-        parts=[part for manifest in manifests for part in manifest.parts],
-    )

@@ -13,7 +13,8 @@ from megatron_ettin.data.indexed import IndexedTokens, IndexHeader, check_token_
 from megatron_ettin.data.manifest import Manifest
 
 LARGE_DOCUMENTS = 2**20
-"""From so many documents on, an index is not read into memory."""
+LARGE_BYTES = 2**30
+"""From so many documents or bytes of tokens on, a corpus is not read to tell what it is like, and indices are kept."""
 
 _STRETCHES = 128
 _STRETCH = 32
@@ -142,24 +143,27 @@ def open_tokens(prefix: str | Path) -> IndexedTokens | MappedTokens:
     Raises:
         ConfigError: a file is missing or damaged.
     """
-    index = Path(f"{prefix}.idx")
-    if index.is_file() and IndexHeader.read(index).num_marks > LARGE_DOCUMENTS:
-        return MappedTokens(prefix)
-    return IndexedTokens(prefix)
+    index, tokens = pair_paths(prefix)
+    is_large = IndexHeader.read(index).num_marks > LARGE_DOCUMENTS or tokens.stat().st_size > LARGE_BYTES
+    return MappedTokens(prefix) if is_large else IndexedTokens(prefix)
 
 
 def all_documents_closed(corpus: IndexedTokens | MappedTokens, prefix: str | Path, sep_id: int | None) -> bool | None:
     """Return whether every document ends with [SEP], or none does; None where each must be looked at.
 
-    Reading the last token of every document of a large corpus would touch most of its file. Its manifest tells whether
-    ``--append-eod`` was given; without one, documents spread evenly over it tell.
+    Reading the last token of every document of a large corpus would touch most of its file. Its manifest tells where
+    ``--append-eod`` was given; else documents spread evenly over it tell.
     """
     if sep_id is None or not isinstance(corpus, MappedTokens):
         return None
     manifest = Manifest.load(prefix)
-    told = manifest.settings.get("--append-eod") if manifest is not None else None
-    if isinstance(told, bool):
-        return told
+    if manifest is not None and "--append-eod" in manifest.settings:
+        told = manifest.settings["--append-eod"]
+        if told is None:  # of pairs that were merged, some were written with it
+            return None
+        if told:
+            return True
+    # Not asked for, yet ready ids may have brought it along.
     # Read, not mapped, as what is looked at once; in stretches, which an index is read in.
     begins = np.unique(np.linspace(0, max(0, corpus.num_documents - _STRETCH), _STRETCHES).astype(np.int64))
     bounds = [corpus.document_starts[begin : begin + _STRETCH + 1] for begin in begins.tolist()]

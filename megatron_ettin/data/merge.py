@@ -13,23 +13,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.config.checksums import file_sha256
+from megatron_ettin.config.durable import flush_to_disk
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexHeader
-from megatron_ettin.data.manifest import Manifest, join_manifests, manifest_path
+from megatron_ettin.data.joined_manifest import join_manifests, missing_shares
+from megatron_ettin.data.manifest import Manifest, manifest_path
 
 _CHUNK = 1 << 20
 """Entries of an index table held at a time."""
 
 
-def merge_pairs(prefixes: Sequence[str], output_prefix: str) -> IndexHeader:
+def merge_pairs(prefixes: Sequence[str], output_prefix: str, *, partial: bool = False) -> IndexHeader:
     """Write the pair that holds the documents of all ``prefixes`` in this order, and its manifest where each has one.
+
+    Args:
+        prefixes: of the pairs.
+        output_prefix: of the pair to write.
+        partial: take some shares of a run without the others.
 
     Returns:
         The header of what was written.
 
     Raises:
-        ConfigError: a pair is missing or damaged, pairs differ in token type or tokenizer, or the output is an input.
+        ConfigError: a pair or a share of a run is missing, a pair is damaged, pairs differ in token type or tokenizer,
+            or the output is an input or has no folder.
     """
+    header = _common_header(prefixes, output_prefix)
+    joined = _joined_manifest(prefixes, partial=partial)
+    final = {suffix: Path(f"{output_prefix}{suffix}") for suffix in (".bin", ".idx")}
+    parts = {suffix: path.with_name(path.name + ".part") for suffix, path in final.items()}
+    try:
+        with parts[".bin"].open("wb") as target:
+            for prefix in prefixes:
+                append_file(Path(f"{prefix}.bin"), target)
+        written = write_joined_index([Path(f"{prefix}.idx") for prefix in prefixes], header.dtype, parts[".idx"])
+        for part in parts.values():
+            flush_to_disk(part)  # what was merged may be deleted next
+        final[".idx"].unlink(missing_ok=True)
+        manifest_path(output_prefix).unlink(missing_ok=True)
+        for suffix in (".bin", ".idx"):
+            parts[suffix].replace(final[suffix])
+        if joined:
+            replace(joined, index_sha256=file_sha256(final[".idx"])).save(output_prefix)
+        flush_to_disk(final[".idx"].absolute().parent)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    return written
+
+
+def _common_header(prefixes: Sequence[str], output_prefix: str) -> IndexHeader:
+    """Return the first pair's header, when all can be laid behind it."""
+    folder = Path(f"{output_prefix}.bin").absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"--output-prefix {output_prefix}: there is no folder {folder}")
     headers = [_checked_header(prefix) for prefix in prefixes]
     for prefix, header in zip(prefixes, headers, strict=True):
         if header.dtype != headers[0].dtype:
@@ -37,25 +74,18 @@ def merge_pairs(prefixes: Sequence[str], output_prefix: str) -> IndexHeader:
             raise ConfigError(f"--input {prefix}: {rule}")
         if Path(f"{prefix}.bin").absolute() == Path(f"{output_prefix}.bin").absolute():
             raise ConfigError(f"--output-prefix {output_prefix}: is one of the inputs")
-    manifests = [Manifest.load(prefix) for prefix in prefixes]
-    joined = join_manifests([found for found in manifests if found], prefixes) if all(manifests) else None
-    final = {suffix: Path(f"{output_prefix}{suffix}") for suffix in (".bin", ".idx")}
-    parts = {suffix: path.with_name(path.name + ".part") for suffix, path in final.items()}
-    try:
-        with parts[".bin"].open("wb") as target:
-            for prefix in prefixes:
-                append_file(Path(f"{prefix}.bin"), target)
-        written = write_joined_index([Path(f"{prefix}.idx") for prefix in prefixes], headers[0].dtype, parts[".idx"])
-        final[".idx"].unlink(missing_ok=True)
-        manifest_path(output_prefix).unlink(missing_ok=True)
-        for suffix in (".bin", ".idx"):
-            parts[suffix].replace(final[suffix])
-        if joined:
-            replace(joined, index_sha256=file_sha256(final[".idx"])).save(output_prefix)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-    return written
+    return headers[0]
+
+
+def _joined_manifest(prefixes: Sequence[str], *, partial: bool) -> Manifest | None:
+    """Return the manifest of all but for its index's checksum, None where some pair has none."""
+    known = [(Manifest.load(prefix), prefix) for prefix in prefixes]
+    found = [(manifest, prefix) for manifest, prefix in known if manifest is not None]
+    there, names = [manifest for manifest, _ in found], [prefix for _, prefix in found]
+    missing = missing_shares(there, names)
+    if missing and not partial:
+        raise ConfigError(f"--input: {'; '.join(missing)}; --partial merges all the same")
+    return join_manifests(there, names) if len(there) == len(prefixes) else None
 
 
 def pairs_in(folder: Path) -> list[str]:

@@ -24,6 +24,8 @@ _KEPT_EPOCHS = 2
 """Orders that are held: a step may reach into the next epoch."""
 _AT_ONCE = 2**20
 """Rows that are counted at a time."""
+LARGE_ORDER = 2**20
+"""Orders of so many rows are kept on disk; a shorter one is made in milliseconds, and a small source needs many."""
 
 
 class RowDataset:
@@ -33,6 +35,7 @@ class RowDataset:
     the same order.
 
     Attributes:
+        source: number of the corpus in its blend.
         fill_rate: share of the rows' positions that hold a token, by an encoder's count ([SEP] behind every piece).
         dropped: what chunking left out.
         num_positions: tokens of an epoch, by an encoder's count.
@@ -68,7 +71,7 @@ class RowDataset:
         """
         self._corpus = corpus
         self._seed = seed
-        self._source = source
+        self.source = source
         self._cache = cache
         self._orders: OrderedDict[int, NDArray[np.integer]] = OrderedDict()
 
@@ -176,11 +179,12 @@ class RowDataset:
 
     def _make_order(self, epoch: int, num_rows: int) -> NDArray[np.integer]:
         def build() -> Arrays:
-            return {"order": epoch_order(num_rows, self._seed, epoch, self._source)}
+            return {"order": epoch_order(num_rows, self._seed, epoch, self.source)}
 
-        told = {"seed": self._seed, "epoch": epoch, "source": self._source}
-        found = self._cache.knowing(order=told).get(build) if self._cache is not None else build()
-        return found["order"]
+        if self._cache is None or num_rows < LARGE_ORDER:
+            return build()["order"]
+        told = {"seed": self._seed, "epoch": epoch, "source": self.source}
+        return self._cache.knowing(order=told).get(build)["order"]
 
 
 def _tables(pieces: PieceTable, seq_length: int, packing: str, on_rows: Callable[[int], object]) -> Arrays:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,16 @@ def schema() -> pa.Schema:
     return pa.schema([*numbers, *places, ("input_ids", pa.list_(pa.int32()))])
 
 
+def written_intervals(folder: Path) -> dict[int, tuple[Interval, int]]:
+    """Return the intervals that are there with their tokens, by their first step; where two share it, the shortest."""
+    found: dict[int, tuple[Interval, int]] = {}
+    for path in sorted(folder.glob(f"steps_*/{FIGURES_FILE}"), reverse=True):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        interval = Interval(**{field.name: told[field.name] for field in fields(Interval)})
+        found[interval.first_step] = (interval, told["tokens"])
+    return found
+
+
 def write_interval(
     interval: Interval, plan: StepPlan, rows: TrainingRows, special: SpecialTokens, folder: Path
 ) -> Path:
@@ -108,12 +118,11 @@ def write_interval(
 
 
 def _tables(interval: Interval, plan: StepPlan, rows: TrainingRows, special: SpecialTokens) -> Iterator[pa.Table]:
-    names = {number: request.path.rsplit("/", 1)[-1] for number, request in enumerate(rows.requests)}
     for step in range(interval.first_step, interval.last_step):
         whole = plan.of(step)
         for begin in range(whole.start, whole.stop, ROWS_AT_A_TIME):
             end = min(begin + ROWS_AT_A_TIME, whole.stop)
-            yield _table(step, begin, rows.rows(begin, end), names, special)
+            yield _table(step, begin, rows.rows(begin, end), rows.names, special)
 
 
 def _table(step: int, first_row: int, rows: list[Row], names: dict[int, str], special: SpecialTokens) -> pa.Table:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.config.sources import SourceRequest
+from megatron_ettin.config.sources import SourceRequest, source_names
 from megatron_ettin.data.blend import Blend
 from megatron_ettin.data.rows import Row, RowDataset
 
@@ -21,13 +21,19 @@ class Realised:
     name: str
     requested: float
     """Share of the rows."""
+    requested_tokens: int | None
+    """The target, where one was given in tokens."""
     rows: int
     tokens: int
     epochs: float
 
 
 class TrainingRows:
-    """Rows by global sample number: the same on any rank, at any place, whatever was asked for before."""
+    """Rows by global sample number: the same on any rank, at any place, whatever was asked for before.
+
+    Attributes:
+        names: of the sources, by their numbers in the blend.
+    """
 
     def __init__(self, requests: Sequence[SourceRequest], sources: Sequence[RowDataset]) -> None:
         """Blend sources.
@@ -38,6 +44,7 @@ class TrainingRows:
         """
         self.requests = tuple(requests)
         self.sources = tuple(sources)
+        self.names = source_names({rows.source: request.path for request, rows in zip(requests, sources, strict=True)})
         self.blend = Blend([_row_weight(*pair) for pair in zip(requests, sources, strict=True)])
 
     @property
@@ -85,6 +92,7 @@ class TrainingRows:
             Realised(
                 name=request.path,
                 requested=float(share),
+                requested_tokens=request.tokens,
                 rows=count,
                 tokens=rows.tokens_before(count, close_every_piece=close_every_piece),
                 epochs=count / max(1, rows.num_rows),

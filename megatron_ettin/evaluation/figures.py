@@ -60,8 +60,14 @@ def finish_token_axes(axes: Axes, x_label: str, y_label: str) -> None:
     """Label axes whose horizontal one counts tokens, and give them the look of all pictures."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(TokenFormatter(sep=""))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+class TokenFormatter(EngFormatter):
+    """Thousands as K, M, B and T, as they are said everywhere else here; engineers have k and G."""
+
+    ENG_PREFIXES = {**EngFormatter.ENG_PREFIXES, 3: "K", 9: "B"}  # noqa: RUF012

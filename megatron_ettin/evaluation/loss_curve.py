@@ -32,20 +32,27 @@ class LossCurve:
 def read_loss_curve(metrics: Path) -> LossCurve:
     """Read a metrics file, one JSON object a line. A step that a resumed run took again counts as taken last.
 
+    The last line may have been cut short by a kill, and is then left out.
+
     Raises:
-        ValueError: the file holds no training loss.
+        ValueError: the file holds no training loss, or another line is no record of a step.
     """
     training: dict[int, LossPoint] = {}
     validation: dict[int, LossPoint] = {}
     speed: dict[int, float] = {}
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        told = json.loads(line)
-        step, tokens = told["step"], told["tokens"]
-        if told.get("loss") is not None:  # a skipped step may have none
-            training[step] = LossPoint(step, tokens, told["loss"])
-            speed[step] = told["tokens_per_second"]
-        if "validation_loss" in told:
-            validation[step] = LossPoint(step, tokens, told["validation_loss"])
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            told = json.loads(line)
+            step, tokens = told["step"], told["tokens"]
+            if told.get("loss") is not None:  # a skipped step may have none
+                training[step] = LossPoint(step, tokens, told["loss"])
+                speed[step] = told["tokens_per_second"]
+            if told.get("validation_loss") is not None:
+                validation[step] = LossPoint(step, tokens, told["validation_loss"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if number < len(lines):
+                raise ValueError(f"line {number} of {metrics} is no record of a step") from None
     if not training:
         raise ValueError(f"{metrics} holds no training loss")
     return LossCurve(_in_order(training), _in_order(validation), statistics.median(speed.values()))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+
+from megatron_ettin.evaluation.figures import TokenFormatter
 
 _COLOR = "#1f6fb4"
 
@@ -37,8 +38,7 @@ def draw_phases(title: str, phases: Sequence[PhaseCurve], path: Path) -> None:
         axes.set_title(phase.title, fontsize=9)
         axes.set_xlabel(phase.unit)
         axes.set_xlim(0, phase.times[-1])
-        # Engineers' G is what is said as B everywhere else here.
-        axes.xaxis.set_major_formatter(_TokenFormatter(sep=""))
+        axes.xaxis.set_major_formatter(TokenFormatter(sep=""))
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -46,9 +46,3 @@ def draw_phases(title: str, phases: Sequence[PhaseCurve], path: Path) -> None:
     panels[0].set_ylabel("learning rate")
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=120)
-
-
-class _TokenFormatter(EngFormatter):
-    """Thousands as K, M, B and T."""
-
-    ENG_PREFIXES = {**EngFormatter.ENG_PREFIXES, 3: "K", 9: "B"}  # noqa: RUF012

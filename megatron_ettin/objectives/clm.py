@@ -18,17 +18,17 @@ class CausalLanguageModelling:
     """See what came before in the piece, predict the next token."""
 
     setting: BatchSetting
+    closes_every_piece: bool = False
 
     name: ClassVar[str] = "clm"
     mask_kind: ClassVar[MaskKind] = "causal"
-    closes_every_piece: ClassVar[bool] = False
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
         """Build a micro-batch; nothing in it is drawn, so the sample numbers do not matter."""
         return self.eval_batch(rows)
 
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
-        """Build a batch; every token is scored but [CLS], and [SEP] only where a document ends."""
+        """Build a batch; every token is scored but [CLS]."""
         setting = self.setting
         pieces = [piece for row in rows for piece in row]
         packed = assemble(

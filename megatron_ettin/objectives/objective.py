@@ -62,10 +62,15 @@ def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         pad_multiple=shards * row_multiple(run.backend),
     )
     if run.training.objective == "clm":
-        return CausalLanguageModelling(setting)
+        return CausalLanguageModelling(setting, closes_every_piece(run))
     assert run.training.objective in _MASKING
     kind = _MASKING[run.training.objective]
     return kind(setting, build_masker(run.data, tokenizer), run.data)
+
+
+def closes_every_piece(run: RunConfig) -> bool:
+    """Whether [SEP] stands behind every piece of a document: always with a masking objective."""
+    return run.training.objective in _MASKING or run.data.close_every_piece
 
 
 def build_masker(data: DataConfig, tokenizer: TokenizerFiles) -> Masker:

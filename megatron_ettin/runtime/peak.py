@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,7 +25,7 @@ _DENSE_BF16: Mapping[str, float] = MappingProxyType(
         "RTX 4090": 165.2e12,
     }
 )
-"""Part of a GPU's name -> dense bf16 operations a second, by the vendors' data sheets; the first match counts."""
+"""Words of a GPU's name -> dense bf16 operations a second, by the vendors' data sheets; the first match counts."""
 
 _GPU_SIZE = 8192
 _CPU_SIZE = 768
@@ -42,7 +43,7 @@ def peak_rate(device: Device, *, bf16: bool) -> float:
     if device.type == "cuda" and bf16:
         name = torch.cuda.get_device_name(device.index)
         for part, rate in _DENSE_BF16.items():
-            if part in name:
+            if re.search(rf"\b{part}\b", name):  # an RTX A4000 is no A40
                 return rate
     return product_rate(device, torch.bfloat16 if bf16 else torch.float32)
 

@@ -14,22 +14,26 @@ from megatron_ettin.runtime.collectives import record_collectives
 from megatron_ettin.runtime.cpu import install_cpu_placement
 from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.groups import Ranks, ranks
+from megatron_ettin.runtime.meeting import World, find_world
 from megatron_ettin.runtime.seeds import seed_process
 from megatron_ettin.runtime.watchdog import COLLECTIVE_GRACE_SECONDS
 
 
-def start_process(run: RunConfig, device: Device) -> Ranks:
+def start_process(run: RunConfig, device: Device, world: World | None = None) -> Ranks:
     """Join the process group, build the parallel groups and seed this rank.
 
-    Reads torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without it the world is this process.
+    Args:
+        run: the run.
+        device: where this rank computes.
+        world: this rank and the others; by default what torchrun's environment tells.
     """
     if device.type == "cuda":
         record_collectives(run)
-    join_world(device, timeout_seconds=run.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS)
+    join_world(device, world, timeout_seconds=run.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS)
     return build_groups(run)
 
 
-def join_world(device: Device, *, timeout_seconds: float = 600.0) -> None:
+def join_world(device: Device, world: World | None = None, *, timeout_seconds: float = 600.0) -> None:
     """Initialise torch.distributed for ``device``."""
     # With one hardware queue a collective starts before the work behind it; core's tensor parallelism relies on it.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
@@ -37,12 +41,14 @@ def join_world(device: Device, *, timeout_seconds: float = 600.0) -> None:
         install_cpu_placement()
     else:
         torch.cuda.set_device(device.index)
-    timeout = datetime.timedelta(seconds=timeout_seconds)
-    if "RANK" in os.environ:
-        torch.distributed.init_process_group(device.backend, timeout=timeout)
-    else:
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(device.backend, store=store, rank=0, world_size=1, timeout=timeout)
+    world = world or find_world(timeout_seconds)
+    torch.distributed.init_process_group(
+        device.backend,
+        store=world.store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=datetime.timedelta(seconds=timeout_seconds),
+    )
 
 
 def build_groups(run: RunConfig) -> Ranks:

@@ -16,13 +16,13 @@ SAME_EVENT_SECONDS = 1.0
 """Slurm signals a job's ranks and their agent, which hands the same signal on: that is one request, not a second."""
 
 
-def hold_signals() -> None:
-    """Let the stop signals wait until someone listens."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+def hold_signals() -> set[int]:
+    """Let the stop signals wait until someone listens; return which signals the calling thread held before."""
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS))
 
 
 def release_signals() -> None:
-    """Let the stop signals through, those that waited too."""
+    """Let the stop signals through to the calling thread, those that waited too."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
@@ -30,7 +30,8 @@ class StopSignals:
     """Listens, inside its ``with``, for the stop signals.
 
     The first one is only noted. A second one ends the process at once, with 128 + its number as a shell tells it. A
-    thread hears them, because Python's own handlers wait while the main thread is inside a collective.
+    thread hears them, because Python's own handlers wait while the main thread is inside a collective. They reach that
+    thread alone: to torch's sockets an interrupted call is an error.
     """
 
     def __init__(self, heard: Callable[[str], None] = lambda name: None) -> None:
@@ -45,6 +46,7 @@ class StopSignals:
         self._received_at = 0.0
 
     def __enter__(self) -> StopSignals:
+        self._former_mask = hold_signals()
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
         self._former_end = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
@@ -54,27 +56,30 @@ class StopSignals:
         self._thread = threading.Thread(target=self._listen, name="stop signals", daemon=True)
         self._thread.start()
         _listening.append(self)
-        release_signals()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _listening.remove(self)
+        os.write(self._write_end, _END)
+        self._thread.join()
         signal.set_wakeup_fd(self._former_end)
         for number, handler in self._former.items():
             signal.signal(number, handler)
-        os.write(self._write_end, _END)
-        self._thread.join()
+        # Where they were held before, a late one waits until the process has ended as it was about to.
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._former_mask)
         os.close(self._write_end)
         os.close(self._read_end)
 
     def _listen(self) -> None:
+        release_signals()
         while True:
             for number in os.read(self._read_end, 64):
                 if number in STOP_SIGNALS:
                     self._hear(signal.Signals(number))
                 elif number == _END[0]:
+                    hold_signals()  # the system's thread lives on for a moment after Python's has ended
                     return
 
     def _hear(self, number: signal.Signals) -> None:

@@ -1,8 +1,8 @@
-"""No silent wait: a rank that stalls, stops or dies ends the run, and is named.
+"""No silent wait: a rank that stalls, stops, dies or does not come ends the run, and is named.
 
-Every rank has two threads. One puts a beat into the store of the process group, and reads its neighbour's. The other
-watches the main thread, and asks the first for everybody's beat when there was no progress for too long; it never
-talks to the store itself, which may not answer either.
+First the ranks meet. From then on every rank has two threads. One puts a beat into the store of the process group, and
+reads its neighbour's. The other watches the main thread, and asks the first for everybody's beat when there was no
+progress for too long; it never talks to the store itself, which may not answer either.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch.distributed
-from torch.distributed import distributed_c10d
-
 from megatron_ettin.runtime.collectives import write_records
-from megatron_ettin.runtime.groups import Ranks
 from megatron_ettin.runtime.heartbeat import Beat, place_of, silent_ranks, verdict
+from megatron_ettin.runtime.meeting import World, wait_for_all
 from megatron_ettin.runtime.signals import end_at_once
 
 COLLECTIVE_GRACE_SECONDS = 30.0
@@ -34,35 +31,36 @@ _BEATS_TO_BE_SILENT = 4
 _LONGEST_DELAY_SECONDS = 5.0
 """A thread that comes to its turn later than this was not merely waiting for a busy machine."""
 _EXIT_CODE = 1
+_FIRST_WORK = "building"
 
 
 class Watchdog:
-    """Watches, inside its ``with``, the thread that made it; the process group exists all the while."""
+    """Watches, inside its ``with``, the thread that made it."""
 
     def __init__(
-        self, ranks: Ranks, timeout_seconds: float, end: Callable[[int], None] = end_at_once, write: int = 2
+        self, world: World, timeout_seconds: float, end: Callable[[int], None] = end_at_once, write: int = 2
     ) -> None:
         """Set up a watch.
 
         Args:
-            ranks: this rank.
+            world: this rank and the others.
             timeout_seconds: how long there may be no progress.
             end: ends the process with an exit code.
             write: the descriptor that the last word goes to.
         """
-        self._ranks = ranks
+        self._world = world
         self._timeout = timeout_seconds
         self._end, self._write = end, write
         self._pause = min(_MOST_BETWEEN_BEATS_SECONDS, timeout_seconds / 40)
         self._main = threading.get_ident()
-        self._step, self._work, self._limited = 0, "building", False
+        self._step, self._work, self._limited = 0, _FIRST_WORK, False
         self._marks, self._marked_at = 0, 0.0
         self._awake = 0.0
         self._closed = threading.Event()
         self._ask, self._answered = threading.Event(), threading.Event()
         self._answer = ""
         self._neighbour_silent_for = 0.0
-        self._beats = _Beats(ranks, self._pause) if ranks.world_size > 1 else None
+        self._beats = _Beats(world, self._pause) if world.size > 1 else None
         self._threads = [threading.Thread(target=self._watch, name="watchdog", daemon=True)]
         if self._beats:
             self._threads.append(threading.Thread(target=self._beat, name="heartbeat", daemon=True))
@@ -87,6 +85,13 @@ class Watchdog:
         return told if "does not answer" in told else ""
 
     def __enter__(self) -> Watchdog:
+        """Wait for the others and begin to watch.
+
+        Raises:
+            RunFailure: on every rank that came, when one did not come within the time-out, or has ended.
+        """
+        if self._beats:
+            self._beats.meet(self._timeout)
         for thread in self._threads:
             thread.start()
         return self
@@ -118,10 +123,10 @@ class Watchdog:
         told = self._everybody(time.monotonic() + self._silence_seconds + 5.0)
         if self._closed.is_set():
             return
-        line = f"error: rank {self._ranks.rank}, step {self._step}: no progress for {self._timeout:g} s "
+        line = f"error: rank {self._world.rank}, step {self._step}: no progress for {self._timeout:g} s "
         line += f"(--timeout-seconds), {self._work}: {told}\n"
         os.write(self._write, line.encode())
-        write_records(self._ranks.rank)
+        write_records(self._world.rank)
         if self._beats:
             self._beats.kill_silent_siblings()
         self._end(_EXIT_CODE)
@@ -163,12 +168,12 @@ class Watchdog:
 
 
 class _Beats:
-    """The beats of all ranks, in the store; used by one thread."""
+    """The beats of all ranks, in the store; used by one thread at a time."""
 
-    def __init__(self, ranks: Ranks, pause_seconds: float) -> None:
-        self._ranks = ranks
+    def __init__(self, world: World, pause_seconds: float) -> None:
+        self._world = world
         # A connection of its own: on the process group's own one a waiting main thread keeps others out.
-        own: Any = distributed_c10d._get_default_store()  # torch's stubs lack clone
+        own: Any = world.store  # torch's stubs lack clone
         self._store = own.clone()
         self._store.set_timeout(timedelta(seconds=max(10.0, 4 * pause_seconds)))
         self.address = f"{os.environ.get('MASTER_ADDR', 'this host')}:{os.environ.get('MASTER_PORT', '')}"
@@ -176,14 +181,18 @@ class _Beats:
         self._host = socket.gethostname()
         self._earlier: dict[int, Beat] = {}
         self._silent: list[Beat] = []
-        self._neighbour = (ranks.rank + 1) % ranks.world_size
-        self.send(0, "building", 0, False, "")
-        torch.distributed.barrier()  # from here on everybody's key is there
+        self._neighbour = (world.rank + 1) % world.size
+
+    def meet(self, timeout_seconds: float) -> None:
+        """Wait for everybody's first beat; from here on their keys are there."""
+        self.send(0, _FIRST_WORK, 0, False, "")
+        keys = {rank: _key(rank) for rank in range(self._world.size) if rank != self._world.rank}
+        wait_for_all(self._world, keys, timeout_seconds)
 
     def send(self, step: int, work: str, marks: int, waits: bool, place: str) -> None:
         """Renew this rank's beat."""
         self._count += 1
-        rank = self._ranks.rank
+        rank = self._world.rank
         beat = Beat(rank, self._host, os.getpid(), self._count, step, work, marks, waits, place)
         self._store.set(_key(rank), beat.encoded())
 
@@ -210,7 +219,7 @@ class _Beats:
                 os.kill(beat.pid, signal.SIGKILL)
 
     def _everybody(self) -> dict[int, Beat]:
-        return {rank: self._read(rank) for rank in range(self._ranks.world_size)}
+        return {rank: self._read(rank) for rank in range(self._world.size)}
 
     def _read(self, rank: int) -> Beat:
         return Beat.decoded(self._store.get(_key(rank)))

@@ -24,6 +24,7 @@ _EXPECTED = (
     "real_tokens_per_row",
     "eval_iters",
     "log_interval",
+    "profile_steps",
 )
 """Settings of a launch, and paths, which may name the same files."""
 

@@ -37,6 +37,7 @@ INHERITED = (
     "chunk_min_size",
     "chunk_skip_size",
     "chunk_at_sentences",
+    "close_every_piece",
     "split",
     "split_by",
     "seed",

@@ -85,6 +85,9 @@ def check_corpus(run: RunConfig, tokenizer: TokenizerFiles | None) -> None:
         found_in_all += corpus.num_documents
         if len(documents):
             _refuse_empty(source.path, corpus, documents, needed, tokenizer)
+        elif needed == "training" and (source.weight is not None or source.tokens is not None):
+            rule = f"leaves no document for training out of the {corpus.num_documents} of {source.path}"
+            raise ConfigError(f"{spell(run, 'split')}: {rule}, of which --data-path asks for some")
         _refuse_other_tokenizer(run, source.path, tokenizer)
         _refuse_unknown_tokens(run, source.path, corpus, tokenizer)
     if found == 0:

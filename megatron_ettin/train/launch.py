@@ -25,6 +25,7 @@ from megatron_ettin.optim.schedules import build_schedule
 from megatron_ettin.runtime.backend import resolve_backend
 from megatron_ettin.runtime.determinism import be_deterministic
 from megatron_ettin.runtime.device import Device, choose_device
+from megatron_ettin.runtime.meeting import find_world
 from megatron_ettin.runtime.peak import peak_rate
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.runtime.watchdog import Watchdog
@@ -35,7 +36,7 @@ from megatron_ettin.train.loop import train
 from megatron_ettin.train.metrics import MetricsFiles, MetricsLog, quality
 from megatron_ettin.train.pace import Pace
 from megatron_ettin.train.pinned import pinned
-from megatron_ettin.train.profile import Profiler
+from megatron_ettin.train.profile import Profiler, profile_notes
 from megatron_ettin.train.screen import Goal, open_screen
 from megatron_ettin.train.session import Session
 from megatron_ettin.train.sources import (
@@ -67,7 +68,7 @@ def launch_training(run: RunConfig, notes: Sequence[str], requests: StopRequests
     with _process(run, device) as (training, objective, tokenizer, watchdog):
         machine = machine_lines(on_gpu=device.type == "cuda") if training.ranks.is_main else []
         found = take_up(training)
-        told = note_data(run, tokenizer, found.state)
+        told = (*note_data(run, tokenizer, found.state), *profile_notes(run, found.state.step))
         corpus = open_corpus(run)
         rows = build_training_rows(run, corpus, tokenizer)
         plan = plan_steps(run, rows, objective, found.state)
@@ -98,15 +99,19 @@ def launch_evaluation(run: RunConfig) -> int:
         rows = build_validation_rows(run, open_corpus(run), tokenizer)
         sums, by_source = validate_sources(training, objective, rows, 0)
         scored_bytes = count_scored_bytes(objective, rows, tokenizer) if training.ranks.is_main else None
+        name = run.training.objective
         report = {
-            "objective": run.training.objective,
+            "objective": name,
             "validation_loss": sums.loss,
             "scored_tokens": sums.scored_tokens,
-            **quality(run.training.objective, sums),
+            **quality(name, sums),
             "bits_per_byte": bits_per_byte(sums.loss_sum, scored_bytes),
             "scored_bytes": scored_bytes,
             "tokens": sums.real_tokens,
-            **({"validation_losses": {name: own.loss for name, own in by_source.items()}} if by_source else {}),
+            "sources": {
+                source: {"validation_loss": own.loss, "scored_tokens": own.scored_tokens, **quality(name, own)}
+                for source, own in by_source.items()
+            },
             "checkpoint": str(folder),
         }
         if training.ranks.is_main:
@@ -127,9 +132,11 @@ def _process(run: RunConfig, device: Device) -> Iterator[tuple[Training, Objecti
     """Join the world and build; leave it at the end, also when something raised."""
     tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
     objective = build_objective(run, tokenizer)
+    timeout = run.parallel.timeout_seconds
+    world = find_world(timeout)
     try:
-        ranks = start_process(run, device)
-        with Watchdog(ranks, run.parallel.timeout_seconds) as watchdog, _lost_ranks_named(watchdog):
+        with Watchdog(world, timeout) as watchdog, _lost_ranks_named(watchdog):
+            ranks = start_process(run, device, world)
             yield build_training(run, objective.mask_kind, device, ranks), objective, tokenizer, watchdog
             end_process()
     finally:

@@ -29,12 +29,18 @@ def step_record(objective: str, step: int, tokens: int, result: StepResult, lear
     }
 
 
-def quality(objective: str, sums: Sums, prefix: str = "") -> Record:
+def quality(objective: str, sums: Sums) -> Record:
     """Return what people judge an objective by: masked accuracy of an encoder, perplexity of a decoder."""
     if objective in MASKING_OBJECTIVES:
-        return {f"{prefix}masked_accuracy": sums.accuracy}
+        return {"masked_accuracy": sums.accuracy}
     # Beyond this a float overflows; such a loss is broken anyway.
-    return {f"{prefix}perplexity": math.exp(min(sums.loss, 700.0))}
+    return {"perplexity": math.exp(min(sums.loss, 700.0))}
+
+
+def validation_record(objective: str, sums: Sums, suffix: str = "") -> Record:
+    """Return the figures of a validation; those of one source have its name as suffix."""
+    figures = {"loss": sums.loss, **quality(objective, sums)}
+    return {f"validation_{name}{suffix}": value for name, value in figures.items()}
 
 
 @dataclass(frozen=True)

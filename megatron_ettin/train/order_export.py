@@ -13,8 +13,9 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.fingerprint import changed_causes, order_fingerprint
 from megatron_ettin.data.steps import StepPlan
 from megatron_ettin.data.tokenizer import TokenizerFiles
-from megatron_ettin.data.training_order import FIGURES_FILE, Interval, SpecialTokens, write_interval
+from megatron_ettin.data.training_order import Interval, SpecialTokens, write_interval, written_intervals
 from megatron_ettin.data.training_rows import TrainingRows
+from megatron_ettin.objectives.objective import closes_every_piece
 from megatron_ettin.train.sources import batch_rule, build_training_rows, open_corpus
 
 
@@ -30,6 +31,7 @@ class _Place:
 def export_training_order(save: Path, output: Path, say: Callable[[str], None]) -> None:
     """Write one folder for each checkpoint of a run; those that are there already are left as they are.
 
+    An earlier export is gone on from where it ended, although checkpoints that it saw are gone: no step comes twice.
     Steps and rows between two checkpoints are those of the later one's settings. Whether they end where that checkpoint
     says is checked, so a run whose batches were changed between checkpoints that are gone is refused.
 
@@ -39,26 +41,43 @@ def export_training_order(save: Path, output: Path, say: Callable[[str], None]) 
         say: takes lines of progress.
 
     Raises:
-        ConfigError: the run has no checkpoint, its corpora are not those it was trained on, or an interval does not end
-            where its checkpoint says.
+        ConfigError: the run has no checkpoint, its corpora are not those it was trained on, data was changed between
+            checkpoints that are gone, an interval does not end where its checkpoint says, or the output is of another
+            run.
     """
     steps = list_steps(save)
     if not steps:
         raise ConfigError(f"--load {save}: holds no whole checkpoint")
     before, known = _Place(), None
+    written = written_intervals(output)
     for step in steps:
         checkpoint = save / step_folder_name(step)
         described = read_run_json(checkpoint)
         here = _Place(step, described["consumed_samples"], described["consumed_tokens"])
-        interval = Interval(before.step, here.step, before.row, here.row)
-        if (output / interval.folder_name / FIGURES_FILE).is_file():
-            say(f"{interval.folder_name}: was there before")
-        elif interval.first_step < interval.last_step:
+        while (found := written.get(before.step)) is not None and found[0].last_step <= step:
+            say(f"{found[0].folder_name}: was there before")
+            before = _Place(found[0].last_step, found[0].last_row, before.tokens + found[1])
+        if before.step == step and before != here:
+            raise ConfigError(f"--output {output}: holds the order of another run up to step {step}")
+        if before.step < step:
+            _refuse_lost_change(checkpoint, described, before, here)
+            interval = Interval(before.step, here.step, before.row, here.row)
             if known is None or known.described["data_order"] != described["data_order"]:
                 known = _Opened.of(checkpoint, described)
             folder = _write(known, checkpoint, described, before, interval, output)
             say(f"{folder}: rows {interval.first_row:,} to {interval.last_row - 1:,}")
         before = here
+
+
+def _refuse_lost_change(checkpoint: Path, described: dict[str, Any], before: _Place, here: _Place) -> None:
+    """Refuse an interval in which the data was changed: only checkpoints tell what it was."""
+    for change in described.get("data_changes", []):
+        if before.step < change["step"] < here.step:
+            what = ", ".join(change["changed"])
+            raise ConfigError(
+                f"--load {checkpoint}: its data changed at step {change['step']} ({what}), and the checkpoint of that "
+                "step, which tells what it was before, is gone"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,7 @@ def _write(
     run, tokenizer = _run_of(described), known.tokenizer
     assert tokenizer.cls_id is not None
     assert tokenizer.sep_id is not None
-    closes = run.training.objective != "clm"
+    closes = closes_every_piece(run)
     rule = batch_rule(run, counts_closed=closes)
     plan = StepPlan(rule, known.rows, step=before.step, sample=before.row, tokens=before.tokens)
     end = _end_of(plan, interval)

@@ -17,8 +17,16 @@ from megatron_ettin.runtime.groups import Ranks
 PROFILE_FOLDER = "profile"
 
 
+def profile_notes(run: RunConfig, step: int) -> tuple[str, ...]:
+    """Return a line where a launch that goes on from ``step`` has passed all of ``--profile-steps`` already."""
+    written = run.training.profile_steps
+    if not written or parse_steps(written).stop > step + 1:
+        return ()
+    return (f"--profile-steps {written}: no trace, as this launch begins with step {step + 1}",)
+
+
 class Profiler:
-    """Records the steps of ``--profile-steps`` of this launch and writes SAVE/profile/steps_A_B_rank_R.json.
+    """Records the steps of ``--profile-steps`` and writes SAVE/profile/steps_A_B_rank_R.json.
 
     The file opens in chrome://tracing, Perfetto or TensorBoard's profiler.
     """

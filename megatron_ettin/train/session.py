@@ -24,7 +24,7 @@ from megatron_ettin.runtime.watchdog import Watchdog
 from megatron_ettin.train.build import Training
 from megatron_ettin.train.diagnosis import explain_non_finite
 from megatron_ettin.train.guard import StepGuard
-from megatron_ettin.train.metrics import MetricsLog, Record, quality, step_record
+from megatron_ettin.train.metrics import MetricsLog, Record, step_record, validation_record
 from megatron_ettin.train.pace import Pace
 from megatron_ettin.train.profile import Profiler
 from megatron_ettin.train.results import StepResult
@@ -139,8 +139,9 @@ class Session:
                 self.training, self.objective, self.validation_rows, settings.eval_iters * rows_of_step
             )
             self.state.validation_loss = sums.loss
-            self.record |= {"validation_loss": sums.loss, **quality(settings.objective, sums, "validation_")}
-            self.record |= {f"validation_loss_{name}": own.loss for name, own in by_source.items()}
+            self.record |= validation_record(settings.objective, sums)
+            for name, own in by_source.items():
+                self.record |= validation_record(settings.objective, own, f"_{name}")
 
     def log(self) -> None:
         """Write and show the step's figures, every --log-interval steps and with rarer events; collective."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.sources import SourceRequest, parse_sources
+from megatron_ettin.config.sources import SourceRequest, parse_sources, source_names
 from megatron_ettin.config.token_counts import format_token_count
 from megatron_ettin.data.chunking import ChunkRule, Dropped
 from megatron_ettin.data.evaluation import EvaluationRows, evaluation_rows
@@ -20,7 +20,7 @@ from megatron_ettin.data.splits import Documents, split_corpus
 from megatron_ettin.data.steps import BatchRule
 from megatron_ettin.data.token_bytes import sentence_ends
 from megatron_ettin.data.tokenizer import TokenizerFiles
-from megatron_ettin.data.training_rows import TrainingRows
+from megatron_ettin.data.training_rows import Realised, TrainingRows
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,14 @@ def build_validation_rows(
 ) -> tuple[EvaluationRows, ...]:
     """Cut and pack the validation split of each source."""
     found = []
+    names = source_names({number: source.request.path for number, source in enumerate(corpus)})
     for number, source in enumerate(corpus):
         documents = source.documents["validation"]
         if len(documents):
             rows = evaluation_rows(
                 source.tokens, documents, run.data.seq_length, sep_id=tokenizer.sep_id, source=number
             )
-            rows.name = source.request.path.rsplit("/", 1)[-1]
+            rows.name = names[number]
             found.append(rows)
     return tuple(found)
 
@@ -114,10 +115,17 @@ def blend_notes(training: TrainingRows, samples: int, close_every_piece: bool) -
     realised = training.realised(samples, close_every_piece=close_every_piece)
     rows, tokens = (max(1, sum(getattr(each, name) for each in realised)) for name in ("rows", "tokens"))
     return [
-        f"{each.name}: asked for {each.requested:.4%} of the rows, gave {each.rows:,} ({each.rows / rows:.4%}), "
+        f"{each.name}: asked for {_asked(each)}, gave {each.rows:,} ({each.rows / rows:.4%}), "
         f"{format_token_count(each.tokens)} tokens ({each.tokens / tokens:.2%}), {each.epochs:.2f} epochs"
         for each in realised
     ]
+
+
+def _asked(each: Realised) -> str:
+    share = f"{each.requested:.4%} of the rows"
+    if each.requested_tokens is None:
+        return share
+    return f"{format_token_count(each.requested_tokens)} tokens, {share}"
 
 
 def _source_rows(run: RunConfig, source: Source, tokenizer: TokenizerFiles, rule: ChunkRule, number: int) -> RowDataset:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.layout import half_written_folders, read_run_json, set_later_aside
-from megatron_ettin.checkpoint.load import LoadResult, load_training, load_weights
+from megatron_ettin.checkpoint.load import LoadResult, load_afresh, load_training
 from megatron_ettin.checkpoint.state import TrainingState, state_from_description
 from megatron_ettin.runtime.seeds import seed_process
 from megatron_ettin.train.build import Training
@@ -33,8 +33,7 @@ def take_up(training: Training) -> LoadResult:
         notes += _load(training, folder).notes
         seed_process(settings.seed, training.ranks)  # dropout does not go on with the former phase's draws
     else:
-        load_weights(folder, training.model)
-        training.optimizer.reload_model_params()
+        load_afresh(folder, training.model, training.optimizer)
     former = state_from_description(described).lineage
     state = TrainingState.start(settings.objective, parent=str(folder), former=former, phase=settings.phase)
     was = "--objective {} --phase {}".format(*trained_as(described))

@@ -30,9 +30,7 @@ def validate_sources(
     wanted = min(limit, rows) or rows
     found = [validate(training, objective, source, -(-wanted * len(source) // rows)) for source in sources]
     total = sum(found, Sums(0.0, 0, 0, 0))
-    names = [source.name for source in sources]
-    unique = [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
-    return total, dict(zip(unique, found, strict=True)) if len(found) > 1 else {}
+    return total, {rows.name: own for rows, own in zip(sources, found, strict=True)} if len(found) > 1 else {}
 
 
 def validate(training: Training, objective: Objective, rows: Sequence[Row], num_rows: int) -> Sums:

@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
 
 
@@ -14,17 +15,24 @@ def open_wandb(run: RunConfig) -> Any | None:
     """Return the run of ``--wandb-project``, or None without one.
 
     Launches that save to one folder go on with one run: its id comes from the folder, unless WANDB_RUN_ID tells it.
+
+    Raises:
+        ConfigError: there is no key, or the service refuses.
     """
     project = run.checkpoint.wandb_project
     if not project:
         return None
     wandb: Any = importlib.import_module("wandb")
     save = Path(run.checkpoint.save).resolve()
-    return wandb.init(
-        project=project,
-        id=hashlib.sha256(str(save).encode()).hexdigest()[:16],
-        name=save.name,
-        dir=str(save),
-        config=run.to_dict(),
-        resume="allow",
-    )
+    try:
+        return wandb.init(
+            project=project,
+            id=hashlib.sha256(str(save).encode()).hexdigest()[:16],
+            name=save.name,
+            dir=str(save),
+            config=run.to_dict(),
+            resume="allow",
+        )
+    except wandb.errors.Error as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(f"--wandb-project {project}: {told} (WANDB_MODE=offline needs no account)") from error

@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from tests.checkpoint.training import Case, launch
+from megatron_ettin.convert.read import CheckpointReader
+from tests.checkpoint.test_save import stored_tensors
+from tests.checkpoint.training import Case, launch, start
 from tests.helpers.distributed import run_ranks
+from tests.helpers.training import save_training
 
 STOP, END = 3, 9
 """Six steps follow the resume: wrong optimizer state shows only after the first."""
@@ -153,6 +157,26 @@ def launch_without_optimizer(case: Case) -> list[float]:
             return launch(case)["losses"]
 
 
+def refusal(case: Case) -> str:
+    from megatron_ettin.config.errors import ConfigError
+
+    try:
+        launch(case)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_other_optimizers_and_models_are_refused_on_all_ranks(uninterrupted: Uninterrupted) -> None:
+    folder = uninterrupted("clm", "one")["folder"]
+    optimizer, *others = run_ranks(2, refusal, Case(END, "clm", load=folder, overrides=(*PP2, *MUON)))
+    assert optimizer.startswith(f"--load {folder}: holds the state of another optimizer, it lacks optimizer.state.mom")
+    assert others == [optimizer]
+    deeper = (("num_layers", 7),)
+    [model] = run_ranks(1, refusal, Case(END, "clm", load=folder, overrides=deeper))
+    assert model.startswith(f"--load {folder}: holds other tensors than this model, it lacks ")
+
+
 @pytest.mark.parametrize(("before", "after"), [("one", "tp2"), ("tp2", "one")])
 def test_vocabulary_padding_may_differ(tmp_path: Path, before: str, after: str) -> None:
     """131 tokens are 136 rows at one rank and 144 at two; the extra rows never matter."""
@@ -162,3 +186,39 @@ def test_vocabulary_padding_may_differ(tmp_path: Path, before: str, after: str) 
     case = Case(END, "clm", load=former["folder"], overrides=overrides_after, vocab_size=131)
     result = run_ranks(world_size_after, launch, case)[0]
     np.testing.assert_allclose(result["losses"], former["losses"][STOP:], rtol=1e-5)
+
+
+def begin_anew(case: Case, folder: str) -> tuple[int, str]:
+    """Take the weights alone and save at once; return the optimizer's steps and the folder."""
+    from megatron_ettin.checkpoint.load import load_afresh
+    from megatron_ettin.checkpoint.tensors import optimizer_steps
+
+    training, state = start(case)
+    load_afresh(Path(folder), training.model, training.optimizer)
+    return optimizer_steps(training.optimizer), str(save_training(Path(case.save), training, state))
+
+
+@pytest.mark.parametrize(
+    ("world_size", "layout"),
+    [(1, ()), (2, TP2), (2, DISTRIBUTED), (2, (*PP2, *STABLE)), (1, MUON)],
+    ids=["one", "tp2", "dp2-distributed", "pp2-stable", "muon"],
+)
+def test_weights_taken_alone_are_those_of_fp32(tmp_path: Path, world_size: int, layout: tuple[Any, ...]) -> None:
+    """To the bit, though the model itself holds them rounded to bf16; of the optimizer's state nothing is left."""
+    case = Case(STOP, "mlm", save=str(tmp_path / "former"), overrides=(*layout, *BF16))
+    former = run_ranks(world_size, launch, case)[0]["folder"]
+    anew = replace(case, save=str(tmp_path / "anew"))
+    (steps, folder), *_ = run_ranks(world_size, begin_anew, anew, former)
+    assert steps == 0
+    one, other = CheckpointReader(Path(former)), CheckpointReader(Path(folder))
+    names = stored_tensors(Path(former))
+    assert names == stored_tensors(Path(folder))
+    moments = {name for name in names if name.startswith("optimizer.")}
+    assert moments
+    for name in moments:
+        assert one.tensor(name).any()
+        assert not other.tensor(name).any()
+    weights = {name: one.tensor(name) for name in names.keys() - moments}
+    assert any((value.bfloat16().float() != value).any() for value in weights.values())
+    for name, value in weights.items():
+        assert torch.equal(other.tensor(name), value), name

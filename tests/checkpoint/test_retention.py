@@ -60,6 +60,13 @@ def test_a_multiple_of_tokens_is_kept_by_the_step_that_reaches_it(tmp_path: Path
     assert latest == sorted(first_to_reach | set(range(30 - keep_last, 30)))
 
 
+def test_a_damaged_one_stays_and_stops_nobody(tmp_path: Path) -> None:
+    config = CheckpointConfig(keep_last_checkpoints=1, save_retain_interval_tokens=1000)
+    list(save_one_by_one(tmp_path, [(1, 10)], config))
+    (tmp_path / layout.step_folder_name(1) / layout.RUN_FILE).write_text("{")
+    assert list(save_one_by_one(tmp_path, [(2, 20), (3, 30)], config)) == [[1, 2], [1, 3]]
+
+
 def test_later_steps_are_not_this_line_of_history(tmp_path: Path) -> None:
     """A save never deletes what lies after it, nor counts it among the last ones."""
     for step in (1, 2, 9):

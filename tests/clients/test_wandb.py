@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,3 +77,31 @@ def test_a_run_and_its_resume_are_one(tmp_path: Path, monkeypatch: pytest.Monkey
     assert config["optimizer"]["lr"] == 1e-3
     for history, _ in later:
         assert [(line["step"], line["loss"]) for line in history] == [(3, 2.0)]
+
+
+WITHOUT_A_KEY = """
+from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.wandb_run import open_wandb
+try:
+    open_wandb(RunConfig().with_values({"save": "run", "wandb_project": "pairs"}))
+except ConfigError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_missing_key_is_one_line(tmp_path: Path) -> None:
+    """In a process of its own: the package remembers what mode it was first used in."""
+    pytest.importorskip("wandb")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_KEY],
+        cwd=tmp_path,
+        env={**kept, "HOME": str(tmp_path)},  # where a key would lie
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("refused: ")]
+    assert line.startswith("refused: --wandb-project pairs: No API key configured.")

@@ -24,7 +24,8 @@ from tests.helpers.runs import tiny_run
         ({"chunk_min_size": 33}, "--chunk-min-size 33: must be at most half a piece of 64"),
         ({"chunk_size": 20, "chunk_min_size": 11}, "--chunk-min-size 11: must be at most half a piece of 20"),
         ({"chunk_skip_size": 65}, "--chunk-skip-size 65: must be at most a piece, 64"),
-        ({"mlm_probability_schedule": "0.3"}, "--mlm-probability-schedule 0.3: must be TOKENS:SHARE"),
+        ({"mlm_probability_schedule": "0.3,0.2"}, "--mlm-probability-schedule 0.3,0.2: must be a share above 0 and"),
+        ({"mlm_probability_schedule": "nan"}, "--mlm-probability-schedule nan: must be a share above 0 and at most 1"),
         ({"mlm_probability_schedule": "5:0.3"}, "--mlm-probability-schedule 5:0.3: must be"),
         ({"mlm_probability_schedule": "0:0.3,0:0.2"}, "--mlm-probability-schedule 0:0.3,0:0.2: must be"),
         ({"mlm_probability_schedule": "0:0.3,5B:1.2"}, "--mlm-probability-schedule 0:0.3,5B:1.2: must be"),
@@ -53,6 +54,7 @@ def test_the_share_of_masks_goes_with_the_tokens() -> None:
     assert told == [0.3, 0.3, 0.15, 0.15, 0.2]
     assert largest_mask_ratio(data) == 0.3
     assert mask_ratio(tiny_run("mlm", mlm_probability=0.4).data, 10**13) == 0.4
+    assert mask_ratio(tiny_run("mlm", mlm_probability_schedule="0.2").data, 10**13) == 0.2
 
 
 def test_a_blend_on_the_command_line() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.sources import SourceRequest, join_sources, parse_sources
+from megatron_ettin.config.sources import SourceRequest, join_sources, parse_sources, source_names
 from megatron_ettin.data.blend import Blend
 
 weights_of_sources = st.lists(st.integers(1, 60), min_size=1, max_size=25)
@@ -108,7 +108,10 @@ def test_forms_of_a_blend(written: object, expected: list[SourceRequest]) -> Non
     assert list(parse_sources(joined)) == expected
 
 
-@pytest.mark.parametrize("written", ["0 A 1 B", "-1 A 2 B", "5B A 1 B", "0K A 1K B"])
+@pytest.mark.parametrize(
+    "written",
+    ["0 A 1 B", "-1 A 2 B", "5B A 1 B", "0K A 1K B", "0.6 A 0.4", "0.6 A B", "A 0.6 B 0.4", "A 5B"],
+)
 def test_senseless_amounts_are_refused(written: str) -> None:
     with pytest.raises(ConfigError, match="--data-path"):
         parse_sources(written)
@@ -117,3 +120,8 @@ def test_senseless_amounts_are_refused(written: str) -> None:
 @pytest.mark.parametrize("written", [[], [{"path": "A"}], [{"path": "A", "weight": "x"}], [True], 3, [{"weight": 1}]])
 def test_what_is_no_blend(written: object) -> None:
     assert join_sources(written) is None
+
+
+def test_corpora_of_the_same_name_are_told_apart() -> None:
+    paths = {0: "/a/books", 2: "web/text", 3: "code/text"}
+    assert source_names(paths) == {0: "books", 2: "text_2", 3: "text_3"}

@@ -53,8 +53,11 @@ def test_a_mapped_corpus_is_the_one_in_memory(
 def test_a_large_index_is_mapped_and_a_small_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = write_corpus(tmp_path / "c", [[7, 8]] * 10)
     assert isinstance(open_tokens(prefix), IndexedTokens)
-    monkeypatch.setattr(mapped, "LARGE_DOCUMENTS", 5)
-    assert isinstance(open_tokens(prefix), MappedTokens)
+    for limit, reached in (("LARGE_DOCUMENTS", 5), ("LARGE_BYTES", 39)):
+        with monkeypatch.context() as patch:
+            patch.setattr(mapped, limit, reached)
+            assert isinstance(open_tokens(prefix), MappedTokens)
+    monkeypatch.setattr(mapped, "LARGE_BYTES", 39)
     with (tmp_path / "c.bin").open("ab") as file:
         file.write(b"\0\0")
     with pytest.raises(ConfigError, match=r"c\.bin has 42 bytes, its index says 40"):
@@ -76,10 +79,21 @@ def test_whether_sep_closes_documents_is_told_by_some_of_them(
     assert contents == sorted([token for token in document if token != SEP] for document in documents)
 
 
-def test_a_manifest_tells_whether_sep_closes_documents(tmp_path: Path) -> None:
-    prefix = write_corpus(tmp_path / "c", [[7, 8]] * 5)
-    Manifest("", "", 10, "", {"--append-eod": True}, [], 0, "", []).save(prefix)
-    assert all_documents_closed(MappedTokens(prefix), prefix, SEP) is True
+@pytest.mark.parametrize(
+    ("documents", "said", "told"),
+    [
+        ([[7, 8]] * 5, True, True),
+        ([[7, 8]] * 5, False, False),
+        ([[7, SEP]] * 5, False, True),  # ready ids may be closed without the flag
+        ([[7, 8]] * 5, None, None),  # merged of pairs with it and without
+    ],
+)
+def test_a_manifest_tells_whether_sep_closes_documents(
+    tmp_path: Path, documents: list[list[int]], said: bool | None, told: bool | None
+) -> None:
+    prefix = write_corpus(tmp_path / "c", documents)
+    Manifest("", "", 10, "", {"--append-eod": said}, [], 0, "", []).save(prefix)
+    assert all_documents_closed(MappedTokens(prefix), prefix, SEP) is told
 
 
 def dataset(prefix: str, folder: Path, **settings: Any) -> RowDataset:
@@ -107,6 +121,7 @@ class TestCache:
     def test_the_next_start_cuts_and_packs_nothing(
         self, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("megatron_ettin.data.rows.LARGE_ORDER", 1)
         expected = contents(dataset(prefix, tmp_path / "cache"))
 
         def never(*arguments: Any, **more: Any) -> None:
@@ -115,6 +130,11 @@ class TestCache:
         for name in ("cut_documents", "pack_best_fit", "epoch_order"):
             monkeypatch.setattr(f"megatron_ettin.data.rows.{name}", never)
         assert contents(dataset(prefix, tmp_path / "cache")) == expected
+
+    def test_the_orders_of_a_small_source_do_not_fill_the_disk(self, prefix: str, tmp_path: Path) -> None:
+        rows = dataset(prefix, tmp_path / "cache")
+        assert len({rows.row(50 * epoch * rows.num_rows)[0].document for epoch in range(20)}) > 5
+        assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
 
     def test_an_interrupted_build_is_not_read(self, prefix: str, tmp_path: Path) -> None:
         folder = tmp_path / "cache"
@@ -126,6 +146,15 @@ class TestCache:
             kept.rename(folder / f".{kept.name}.99.part")
         assert contents(dataset(prefix, folder)) == expected
         assert not list(folder.glob(".*.part"))
+
+    @pytest.mark.parametrize("name", ["lengths.npy", FACTS_FILE])
+    def test_what_lost_its_content_is_built_anew(self, prefix: str, tmp_path: Path, name: str) -> None:
+        folder = tmp_path / "cache"
+        expected = contents(dataset(prefix, folder))
+        [table] = [path.parent for path in folder.glob("*/lengths.npy")]
+        (table / name).write_bytes(b"")
+        assert contents(dataset(prefix, folder)) == expected
+        assert (table / name).stat().st_size > 0
 
     def test_another_corpus_under_the_name_is_built_anew(self, prefix: str, tmp_path: Path) -> None:
         dataset(prefix, tmp_path / "cache")

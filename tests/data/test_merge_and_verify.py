@@ -84,6 +84,45 @@ def test_pointers_past_32_bits(tmp_path: Path) -> None:
     assert (tmp_path / "merged.bin").stat().st_blocks * 512 < 1_000_000  # holes stayed holes
 
 
+def share(prefix: Path, index: int, count: int, **settings: object) -> str:
+    told = {"--shard-index": index, "--num-shards": count, "key": "text", "--append-eod": True, **settings}
+    return write_with_manifest(prefix, [[5, 2]] * (index + 1), settings=told)
+
+
+def test_a_run_is_not_merged_without_one_of_its_shares(tmp_path: Path) -> None:
+    shares = [share(tmp_path / f"s{index}", index, 4) for index in range(4)]
+    alone = share(tmp_path / "alone", 0, 1)
+    out = str(tmp_path / "out")
+    with pytest.raises(
+        ConfigError, match=r"--input: .*s0 is one of 4 shares; of them not there \(from 0\): 1, 3; --part"
+    ):
+        merge_pairs([shares[0], alone, shares[2]], out)
+    with pytest.raises(ConfigError, match=r"--input: .*s1 is share 1 once more; --partial merges all the same"):
+        merge_pairs([*shares, shares[1]], out)
+    assert not list(tmp_path.glob("out*"))
+    tool = [sys.executable, str(TOOLS / "merge_datasets.py"), "--output-prefix", out, "--input", *shares[:2]]
+    done = subprocess.run(tool, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n"), done.stderr[:8]) == (2, 1, "error: -")
+    assert subprocess.run([*tool, "--partial"], check=False, capture_output=True).returncode == 0
+    merge_pairs(shares, str(tmp_path / "whole"))
+    part, whole = (Manifest.load(prefix) for prefix in (out, tmp_path / "whole"))
+    assert part is not None
+    assert whole is not None
+    assert (part.settings["--shard-index"], part.settings["--num-shards"]) == (None, 4)
+    assert whole.settings == {"--shard-index": 0, "--num-shards": 1, "key": "text", "--append-eod": True}
+
+
+def test_settings_in_which_pairs_differ_are_none_of_the_merged(tmp_path: Path) -> None:
+    settings = [{"--append-eod": closed, "key": "text"} for closed in (True, False)]
+    pairs = [
+        write_with_manifest(tmp_path / f"p{i}", [[5]], settings=settings[i], encoder=f"e{i % 2}") for i in range(2)
+    ]
+    merge_pairs(pairs, str(tmp_path / "out"))
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest is not None
+    assert (manifest.settings, manifest.encoder) == ({"--append-eod": None, "key": "text"}, "e0, e1")
+
+
 def test_what_cannot_be_merged(tmp_path: Path) -> None:
     first = write_with_manifest(tmp_path / "a", [[5]])
     other = write_with_manifest(tmp_path / "b", [[5]], tokenizer_fingerprint="g")
@@ -97,6 +136,8 @@ def test_what_cannot_be_merged(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             merge_pairs(prefixes, out)
+    with pytest.raises(ConfigError, match=r"--output-prefix .*out: there is no folder .*none"):
+        merge_pairs([first], str(tmp_path / "none" / "out"))
     with pytest.raises(ConfigError, match="is one of the inputs"):
         merge_pairs([first], first)
     (tmp_path / "b.bin").write_bytes(b"")
@@ -146,6 +187,8 @@ def test_the_tool_has_an_exit_code(tmp_path: Path) -> None:
     done = subprocess.run([*tool, plain, "--tokenizer-model", tokenizer], capture_output=True, text=True, check=False)
     told = f"bad: {plain}.bin: token 3 is 8, which is no id of a vocabulary of 8\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    by_index = subprocess.run([*tool, f"{good}.idx"], capture_output=True, text=True, check=False)
+    assert by_index.stdout.startswith(f"{good}: 3 documents")
     missing = subprocess.run([*tool, str(tmp_path / "no"), good], capture_output=True, text=True, check=False)
     assert (missing.returncode, missing.stderr) == (1, f"bad: there is no file {tmp_path}/no.idx\n")
     assert missing.stdout.startswith(good)

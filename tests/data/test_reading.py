@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.preprocess import lines, unpack
+from megatron_ettin.data.preprocess import lines, plan, unpack
 from megatron_ettin.data.preprocess.batches import Batch, read_span
 from megatron_ettin.data.preprocess.documents import BadRecord, read_documents
 from megatron_ettin.data.preprocess.inputs import find_inputs
@@ -100,6 +103,8 @@ def in_the_middle(data: bytes) -> bytes:
         ("zst", lambda data: data[:-20]),
         ("gz", lambda data: data + b"trailing rubbish"),
         ("zst", lambda data: data + b"trailing rubbish"),
+        ("gz", lambda data: b""),
+        ("zst", lambda data: b""),
         ("zst", in_the_middle),  # gzip may make lines of such, and says so at its end only
     ],
 )
@@ -118,6 +123,18 @@ def test_what_comes_before_the_damage_is_read(tmp_path: Path, packing: str, dama
         read_all()
     kept = [text for _, text in read_texts([str(file)], "--input", skip_bad=True)]
     assert kept == [str(number - 1) for number in found]
+
+
+def test_a_zstd_window_that_would_fill_the_memory_is_told(tmp_path: Path) -> None:
+    for log, told in (
+        (27, ""),
+        (28, r"c\.jsonl\.zst from line 1 on: was packed with zstd's --long and a window above 128"),
+    ):
+        how = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
+        packer = zstandard.ZstdCompressor(compression_params=how).compressobj()
+        (tmp_path / "c.jsonl.zst").write_bytes(packer.compress(CONTENT) + packer.flush())
+        with pytest.raises(ConfigError, match=told) if told else nullcontext():
+            assert sum(1 for _ in read_texts([str(tmp_path / "c.jsonl.zst")], "--input")) == 50_000
 
 
 def test_zeros_behind_a_gzip_are_no_damage(tmp_path: Path) -> None:
@@ -177,18 +194,60 @@ def test_a_text_file_is_one_document_unless_told(tmp_path: Path) -> None:
 def test_parquet_rows(tmp_path: Path) -> None:
     texts = [f"text {i} é" * (i % 9) for i in range(5000)]
     ids = [[i, i + 1, 7] for i in range(5000)]
-    table = pyarrow.table({"text": texts, "id": range(5000), "ids": ids})
+    fixed = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.ravel(ids)), 3)
+    table = pyarrow.table({"text": texts, "id": range(5000), "ids": ids, "fixed": fixed})
     pyarrow.parquet.write_table(table, tmp_path / "c.parquet", row_group_size=700)
     assert list(read_texts([str(tmp_path)], "--input")) == [(i + 1, text) for i, text in enumerate(texts)]
-    assert [row.tolist() for row in values(tmp_path / "c.parquet", "ids")] == ids
-    with pytest.raises(ConfigError, match=r'row 1 on: there is no column "body" \(its columns: text, id, ids\)'):
+    for column in ("ids", "fixed"):
+        assert [row.tolist() for row in values(tmp_path / "c.parquet", column)] == ids
+    with pytest.raises(ConfigError, match=r'row 1 on: there is no column "body" \(its columns: text, id, ids, fixed\)'):
         list(read_texts([str(tmp_path)], "--input", ["body"]))
 
 
+def test_a_large_file_is_no_single_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sparse.txt").touch()
+    os.truncate(tmp_path / "sparse.txt", plan.LARGEST_DOCUMENT_FILE + 1)
+    (large,) = find_inputs([str(tmp_path / "sparse.txt")])
+    told = r"a file of this size cannot be one document; give --text-documents paragraph or line"
+    with pytest.raises(ConfigError, match=rf"--input .*sparse\.txt: {told}"):
+        plan_tasks([large], 1 << 20, "file")
+    assert len(plan_tasks([large], 1 << 20, "line")) == 33
+    # A small one may become large.
+    monkeypatch.setattr(lines, "LARGEST_DOCUMENT_FILE", 1 << 21)
+    packed = tmp_path / "packed.txt.gz"
+    packed.write_bytes(gzip.compress(b"all the same " * 300_000))
+    with pytest.raises(ConfigError, match=rf"--input .*packed\.txt\.gz from line 1 on: {told}"):
+        list(read_texts([str(packed)], "--input"))
+    assert list(read_texts([str(packed)], "--input", skip_bad=True)) == []
+
+
+READ_ALL = """
+import sys, pyarrow
+from megatron_ettin.data.preprocess.batches import read_span
+from megatron_ettin.data.preprocess.inputs import find_inputs
+from megatron_ettin.data.preprocess.plan import Span
+batches = read_span(Span(0, 0, None), find_inputs(sys.argv[1:])[0], ["text"], "file")
+print(sum(len(batch.records) for batch in batches), pyarrow.default_memory_pool().max_memory())
+"""
+
+
+def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
+    letters = np.random.default_rng(0).bytes(10_000_000).hex()
+    texts = [letters[at : at + 1000] for at in range(0, len(letters), 1000)]
+    file = tmp_path / "c.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), file, use_dictionary=False)
+    assert file.stat().st_size > 15_000_000
+    told = subprocess.run([sys.executable, "-c", READ_ALL, file], capture_output=True, text=True, check=True).stdout
+    rows, most_bytes = map(int, told.split())
+    assert rows == len(texts)
+    assert most_bytes < 8_000_000
+
+
 def test_bad_parquet(tmp_path: Path) -> None:
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None]}), tmp_path / "c.parquet")
-    with pytest.raises(ConfigError, match=r'c\.parquet row 2: has neither a text nor token ids under "text"'):
-        list(read_texts([str(tmp_path)], "--input"))
+    for good, bad in (("a", None), ([3], None), ([3], [4, None])):
+        pyarrow.parquet.write_table(pyarrow.table({"text": [good, bad]}), tmp_path / "c.parquet")
+        with pytest.raises(ConfigError, match=r'c\.parquet row 2: has neither a text nor token ids under "text"'):
+            list(read_texts([str(tmp_path)], "--input"))
     (tmp_path / "c.parquet").write_bytes((tmp_path / "c.parquet").read_bytes()[:-9])
     with pytest.raises(ConfigError, match=r"c\.parquet from row 1 on: "):
         list(read_texts([str(tmp_path)], "--input"))
@@ -249,6 +308,10 @@ def test_globs_and_folders_are_written_out_by_name(tmp_path: Path) -> None:
     assert [file.path for file in find_inputs([str(tmp_path / "b" / "*")])] == [
         str(tmp_path / "b" / name) for name in ("1.jsonl.gz", "2.jsonl")
     ]
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "beside").symlink_to(tmp_path / "a")
+    again = [os.path.relpath(file.path, tmp_path) for file in find_inputs([str(tmp_path)])]
+    assert again == ["a/x.txt", "b/1.jsonl.gz", "b/2.jsonl", "b/beside/x.txt", "z.parquet"], "no folder inside itself"
     (tmp_path / "empty").mkdir()
     for entry, told in (
         ("none.jsonl", "no such file"),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_ettin.data.chunking import ChunkRule
 from megatron_ettin.data.corpus import module_documents
 from megatron_ettin.data.evaluation import evaluation_rows
 from megatron_ettin.data.indexed import IndexedTokens, IndexedWriter
@@ -124,6 +125,12 @@ def test_rows_of_real_text_are_full(library: IndexedTokens, seq_length: int) -> 
     positions = [sum(len(piece.tokens) + 2 for piece in rows.row(sample)) for sample in range(rows.num_rows)]
     assert max(positions) <= seq_length
     assert rows.fill_rate == pytest.approx(sum(positions) / (len(positions) * seq_length))
+    assert rows.fill_rate >= 0.98
+
+
+def test_the_published_chunks_of_real_text_drop_little_and_fill_rows(library: IndexedTokens) -> None:
+    rows = RowDataset(library, range(library.num_documents), 1024, sep_id=SEP, rule=ChunkRule(1024, 512, 128))
+    assert 0 < rows.dropped.share < 0.01
     assert rows.fill_rate >= 0.98
 
 

@@ -77,6 +77,13 @@ class Torchrun:
         return self.process.wait(timeout_seconds)
 
 
+def holds_signals(pid: int) -> bool:
+    """Whether a process's main thread lets SIGTERM wait, as the trainer's does from its first line on."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs or is stopped; one that only waits for its parent to notice is not alive."""
     try:

@@ -56,6 +56,19 @@ def test_same_content_in_the_same_order(rows: RowDataset, tokenizer: TokenizerFi
     assert encoder.real_tokens == len(encoder.tokens_T)
 
 
+def test_a_decoder_may_close_every_piece(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
+    given = [rows.row(sample) for sample in range(8)]
+    pieces = [piece for row in given for piece in row]
+    cut = sum(not piece.ends_document for piece in pieces)
+    assert cut > 0
+    plain, closed = (build(tokenizer, "clm", close_every_piece=closes).eval_batch(given) for closes in (False, True))
+    assert (closed.tokens_T == SEP).sum() == len(pieces)
+    assert closed.real_tokens - plain.real_tokens == len(closed.labels_K) - len(plain.labels_K) == cut
+    encoder = build(tokenizer, "mlm").eval_batch(given)
+    encoder.tokens_T[encoder.scored_K] = encoder.labels_K
+    assert closed.tokens_T.tolist() == encoder.tokens_T.tolist()
+
+
 def test_masks_are_keyed_by_sample_and_not_by_batch(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
     objective = build(tokenizer, "mlm", mlm_probability=0.3)
     together = objective.train_batch([rows.row(s) for s in (4, 9)], [4, 9])

@@ -29,6 +29,25 @@ with StopSignals() as signals:
         time.sleep(0.01)
     os.write(1, signals.received.encode())
 """
+WAITS_IN_A_CALL = """
+import ctypes, os
+from megatron_ettin.runtime.signals import StopSignals, hold_signals
+hold_signals()
+with StopSignals() as signals:
+    os.write(1, b"ready\\n")
+    # Poll is not taken up again after a signal, whatever its handler asked for.
+    ended = ctypes.CDLL(None).poll(None, 0, 1000)
+    os.write(1, f"{ended} {signals.received}\\n".encode())
+"""
+SIGNALLED_LATE = """
+import os, signal, time
+from megatron_ettin.runtime.signals import StopSignals, hold_signals
+hold_signals()
+with StopSignals():
+    pass
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+"""
 FORKS = """
 import os, signal, time
 from megatron_ettin.runtime.signals import StopSignals
@@ -71,6 +90,18 @@ def test_signal_before_anybody_listens_is_kept() -> None:
     with start(WAITS_FOR_ONE.format(early=int(signal.SIGUSR1))) as process:
         assert line_of(process) == "SIGUSR1"
     assert process.returncode == 0
+
+
+def test_call_of_the_main_thread_is_not_interrupted() -> None:
+    with start(WAITS_IN_A_CALL) as process:
+        assert line_of(process) == "ready"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert line_of(process) == "0 SIGTERM"
+
+
+def test_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
+    assert start(SIGNALLED_LATE).wait(timeout=10) == 0
 
 
 def test_forked_child_ends_with_its_work_and_does_not_speak_for_its_parent() -> None:

@@ -15,9 +15,12 @@ TIMEOUT_SECONDS = 2.0
 
 def joined() -> Any:
     from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.meeting import find_world
     from megatron_ettin.runtime.process import start_process
 
-    return start_process(tiny_run("mlm"), choose_device("cpu"))
+    world = find_world(60.0)
+    start_process(tiny_run("mlm"), choose_device("cpu"), world)
+    return world
 
 
 def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tuple[str, float]:
@@ -26,13 +29,13 @@ def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tu
 
     from megatron_ettin.runtime.watchdog import Watchdog
 
-    ranks = joined()
+    world = joined()
     read_end, write_end = os.pipe()
     ended: list[float] = []
     started = time.monotonic()
-    with Watchdog(ranks, TIMEOUT_SECONDS, lambda code: ended.append(time.monotonic() - started), write_end) as watchdog:
+    with Watchdog(world, TIMEOUT_SECONDS, lambda code: ended.append(time.monotonic() - started), write_end) as watchdog:
         watchdog.mark(7, work, limited=limited)
-        if ranks.rank == late_rank:
+        if world.rank == late_rank:
             time.sleep(late_seconds)
         torch.distributed.barrier()
     os.close(write_end)
@@ -65,12 +68,12 @@ def fall_silent() -> tuple[str, str]:
 
     from megatron_ettin.runtime.watchdog import Watchdog
 
-    ranks = joined()
+    world = joined()
     read_end, write_end = os.pipe()
-    with Watchdog(ranks, TIMEOUT_SECONDS, lambda code: None, write_end) as watchdog:
+    with Watchdog(world, TIMEOUT_SECONDS, lambda code: None, write_end) as watchdog:
         watchdog.mark(3, "saving")
-        time.sleep(0.5)
-        if ranks.rank == 1:
+        time.sleep(0.5 if world.rank == 1 else 1.0)  # a collective fails only after its rank is gone
+        if world.rank == 1:
             watchdog._closed.set()  # its threads end, as those of a stopped process
             time.sleep(4.0)
             told = ""
@@ -97,7 +100,29 @@ def test_threads_end_with_the_watch() -> None:
 def threads_after() -> list[str]:
     from megatron_ettin.runtime.watchdog import Watchdog
 
-    ranks = joined()
-    with Watchdog(ranks, TIMEOUT_SECONDS):
+    world = joined()
+    with Watchdog(world, TIMEOUT_SECONDS):
         time.sleep(0.2)
     return [thread.name for thread in threading.enumerate() if thread.name in ("watchdog", "heartbeat")]
+
+
+def come_or_not(absent_rank: int, timeout_seconds: float) -> str:
+    """Meet the others, but for one rank that comes too late; return why the run does not begin."""
+    from megatron_ettin.config.errors import RunFailure
+    from megatron_ettin.runtime.meeting import find_world
+    from megatron_ettin.runtime.watchdog import Watchdog
+
+    world = find_world(60.0)
+    if world.rank == absent_rank:
+        time.sleep(timeout_seconds + 1.5)
+        return ""
+    try:
+        with Watchdog(world, timeout_seconds):
+            return "met"
+    except RunFailure as failure:
+        return str(failure)
+
+
+def test_rank_that_does_not_come_is_named() -> None:
+    told = "rank 2 (its process is not known here) did not come within 1 s (--timeout-seconds)"
+    assert run_ranks(3, come_or_not, 2, 1.0) == [told, told, ""]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -17,21 +19,51 @@ def call(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+GATHER_FROM = """
+import runpy, sys, sysconfig
+folder, sys.argv = sys.argv[1], sys.argv[2:]
+sysconfig.get_path = {"stdlib": folder}.__getitem__
+sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("library") / "corpus.jsonl"
-    done = call("gather_corpus.py", "--output", file, "--max-bytes", 600_000)
+def part_of_the_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty modules and packages' files of the standard library, twice the text that is kept of them."""
+    folder = tmp_path_factory.mktemp("stdlib")
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted([*root.glob("[a-d]*.py"), *root.glob("email/*.py"), *root.glob("test/test_a*.py")]):
+        copy = folder / path.relative_to(root)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return folder
+
+
+def gather(stdlib: Path, file: Path) -> None:
+    tool = [str(TOOLS / "gather_corpus.py"), "--output", str(file), "--max-bytes", "600000"]
+    command = [sys.executable, "-c", GATHER_FROM, str(stdlib), *tool]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, part_of_the_library: Path) -> Path:
+    file = tmp_path_factory.mktemp("library") / "corpus.jsonl"
+    gather(part_of_the_library, file)
     return file
 
 
-def test_standard_library_is_gathered_once_each_and_in_a_fixed_order(library: Path, tmp_path: Path) -> None:
+def test_standard_library_is_gathered_once_each_and_in_a_fixed_order(
+    library: Path, part_of_the_library: Path, tmp_path: Path
+) -> None:
     documents = [json.loads(line) for line in library.read_text().splitlines()]
     texts = [document["text"] for document in documents]
     assert 300_000 < sum(len(text.encode()) for text in texts) <= 600_000
     assert len(set(texts)) == len(texts) > 50
     assert all(document["source"].split(":")[0].split("#")[0].endswith(".py") for document in documents)
-    call("gather_corpus.py", "--output", tmp_path / "again.jsonl", "--max-bytes", 600_000)
+    assert not any(document["source"].startswith("test/") for document in documents)
+    gather(part_of_the_library, tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == library.read_bytes()
 
 
@@ -90,6 +122,17 @@ def test_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: --vocab-size {size}: ")
         assert not (tmp_path / "t").exists()
+
+
+def test_tokenizer_of_plain_text_too_large_for_one_document(tmp_path: Path) -> None:
+    corpus = tmp_path / "c.txt"
+    corpus.write_text("a few words and others, a few words more\n\n" * 1000)
+    tool = ("train_tokenizer.py", "--input", corpus, "--output", tmp_path / "t", "--vocab-size", 270)
+    done = call(*tool, "--text-documents", "paragraph")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/t: 270 tokens\n"), done.stderr
+    os.truncate(corpus, 40 << 20)
+    told = f"error: --input {corpus} from line 1 on: a file of this size cannot be one document; give --text-documents"
+    assert call(*tool).stderr.startswith(told)
 
 
 def test_tokenizer_names_the_line_that_is_no_text(tmp_path: Path) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+
+from megatron_ettin.evaluation.loss_curve import read_loss_curve
 
 ROOT = Path(__file__).resolve().parents[2]
 BLUE = np.array([0x1F, 0x6F, 0xB4]) / 255
@@ -44,6 +49,28 @@ def test_schedule_of_a_shape_alone_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "s.png").exists()
 
 
+def test_schedule_of_a_config_is_that_of_its_objective(tmp_path: Path) -> None:
+    plot_schedule = import_module("tools.plot_schedule")
+    drawn: list[tuple[str, list[Any]]] = []
+    config = str(ROOT / "examples" / "configs" / "ettin" / "17m_decoder.yaml")
+    with patch.object(plot_schedule, "draw_phases", lambda title, curves, path: drawn.append((title, curves))):
+        for more in ([], ["--objective", "mlm"]):
+            plot_schedule.main(["--config", config, "--phases", "decay", "--output", str(tmp_path / "s.png"), *more])
+    (own, [unmasked]), (other, [masked]) = drawn
+    assert (own, other) == (f"{config}, clm", f"{config}, mlm")
+    assert (unmasked.title, masked.title) == ("decay: 50B tokens\nrows of 7,999", f"{unmasked.title}\n15% masked")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "output"),
+    [("plot_schedule", ("--preset", "ettin-17m"), "folder"), ("plot_run", ("no-run",), "picture.jpg")],
+)
+def test_what_is_no_png_is_refused(tmp_path: Path, name: str, source: tuple[str, ...], output: str) -> None:
+    done = tool(name, *source, "--output", tmp_path / output)
+    assert (done.returncode, done.stderr) == (2, f"error: --output: {tmp_path / output} does not end in .png\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def write_run(folder: Path, level: float) -> Path:
     folder.mkdir()
     lines = [
@@ -67,3 +94,18 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", 2.0)
     done = tool("plot_run", run, run, "--output", tmp_path / "no.png")
     assert "another run is called a; write LABEL=" in done.stderr
+
+
+def test_line_cut_short_by_a_kill_is_left_out_and_no_other(tmp_path: Path) -> None:
+    metrics = write_run(tmp_path / "a", 2.0) / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"step": 30, "tok')
+    done = tool("plot_run", tmp_path / "a", "--output", tmp_path / "a.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    for broken in ("[1]\n", '{"step": 3}\n', '{"ste\n'):
+        metrics.write_text(broken + '{"step": 4, "tokens": 9, "loss": 1.0, "tokens_per_second": 9.0}\n')
+        with pytest.raises(ValueError, match=f"line 1 of {metrics} is no record of a step"):
+            read_loss_curve(metrics)
+    done = tool("plot_run", tmp_path / "a", "--output", tmp_path / "b.png")
+    assert done.returncode == 2
+    assert done.stderr == f"error: RUN {tmp_path / 'a'}: line 1 of {metrics} is no record of a step\n"

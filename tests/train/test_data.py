@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from megatron_ettin.checkpoint.layout import read_run_json, resolve_checkpoint
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.training_order import FIGURES_FILE
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
+from tests.train.test_launch import launch as told_by_launch
 from tests.train.test_launch import metrics
 
 BLEND = {"split_by": "hash", "split": "80,20"}
@@ -80,8 +84,16 @@ def test_layout_and_resume_leave_a_run_as_it_is(
     assert sum(rows) == described[0]["consumed_samples"]
     assert abs(rows[0] - 0.7 * sum(rows)) < 1
     last = metrics(whole)[-1]
-    assert last.keys() >= {"validation_loss", "validation_loss_books", "validation_loss_web"}
-    assert min(last["validation_loss_books"], last["validation_loss_web"]) <= last["validation_loss"]
+    for name in ("loss", {"mlm": "masked_accuracy", "clm": "perplexity"}[objective]):
+        whole_split, *of_sources = (last[f"validation_{name}{source}"] for source in ("", "_books", "_web"))
+        assert min(of_sources) <= whole_split <= max(of_sources), name
+        assert len(set(of_sources)) == 2
+    evaluation = settings(material, objective, whole, load=str(whole), eval_only=True, **BLEND, **more)
+    told = json.loads(run_ranks(1, told_by_launch, evaluation)[0].splitlines()[-1])
+    assert told["sources"].keys() == {"books", "web"}
+    for source, figures in told["sources"].items():
+        assert figures["validation_loss"] == pytest.approx(last[f"validation_loss_{source}"], rel=1e-6)
+    assert sum(figures["scored_tokens"] for figures in told["sources"].values()) == told["scored_tokens"]
     if more and objective == "mlm":
         steps = np.diff([0, *(line["tokens"] for line in metrics(whole))])
         assert steps.max() <= 500
@@ -90,6 +102,7 @@ def test_layout_and_resume_leave_a_run_as_it_is(
 
 
 def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict[str, str]) -> None:
+    from megatron_ettin.train.order_export import export_training_order
     from megatron_ettin.train.run import check_history
 
     run_ranks(1, launch, settings(material, "mlm", tmp_path, train_iters=2))
@@ -103,6 +116,14 @@ def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict
     [change] = described["data_changes"]
     assert change["step"] == 2
     assert change["changed"]["blend"] == {"was": [["7/10", 0], ["3/10", 0]], "is": [["3/5", 0], ["2/5", 0]]}
+    # The order of both stretches is told by the checkpoint at the change, and by no other.
+    output = tmp_path / "order"
+    export_training_order(tmp_path, output, lambda line: None)
+    assert len(list(output.iterdir())) == 2
+    shutil.rmtree(tmp_path / "step_0000002")
+    told = r"its data changed at step 2 \(blend\), and the checkpoint of that step, .* is gone"
+    with pytest.raises(ConfigError, match=told):
+        export_training_order(tmp_path, tmp_path / "other", lambda line: None)
     # It is what the run has from now on.
     check_history(settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=6))
 
@@ -128,7 +149,14 @@ def replay(record: list[dict[str, Any]], objective: Any, before: int) -> tuple[l
     return batch.tokens_T.tolist(), batch.scored_K.tolist(), batch.labels_K.tolist()
 
 
-@pytest.mark.parametrize(("objective", "more"), [("mlm", IN_TOKENS), ("clm", {})])
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [
+        ("mlm", IN_TOKENS),
+        ("clm", {}),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("mlm", {}), ("clm", IN_TOKENS))),
+    ],
+)
 def test_the_exported_order_replays_the_run(
     tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
 ) -> None:
@@ -168,6 +196,16 @@ def test_the_exported_order_replays_the_run(
     export_training_order(save, output, lines.append)
     assert lines[1] == f"{folders[1]}: was there before"
     assert (output / folders[0] / "part-00000.parquet").read_bytes() == kept
+    # So it is where the checkpoint between them has been deleted since: no step is written twice.
+    shutil.rmtree(save / "step_0000004")
+    lines.clear()
+    export_training_order(save, output, lines.append)
+    assert lines == [f"{folder}: was there before" for folder in folders]
+    assert sorted(path.name for path in output.iterdir()) == folders
+    figures = json.loads((output / folders[1] / FIGURES_FILE).read_text())
+    (output / folders[1] / FIGURES_FILE).write_text(json.dumps(figures | {"last_row": figures["last_row"] + 1}))
+    with pytest.raises(ConfigError, match=r"--output .*training_order: holds the order of another run up to step 8"):
+        export_training_order(save, output, lines.append)
 
 
 def test_an_order_of_other_corpora_is_not_exported(tmp_path: Path, material: dict[str, str]) -> None:

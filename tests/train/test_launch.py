@@ -22,6 +22,7 @@ from megatron_ettin.checkpoint.layout import (
     read_run_json,
     resolve_checkpoint,
 )
+from megatron_ettin.config.checks import check_run
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.names import tensor_names
@@ -301,3 +302,8 @@ def test_a_trace_of_chosen_steps_is_written(tmp_path: Path, material: Material) 
     assert trace.name == "steps_2_3_rank_0.json"
     names = [event["name"] for event in json.loads(trace.read_text())["traceEvents"] if "name" in event]
     assert names.count("Optimizer.step#FusedAdamW.step") == 2, "one for each step"
+    later = settings(material, save=str(save), load=str(save), train_iters=5, profile_steps="2:4")
+    out = run_ranks(1, launch, later)[0]
+    assert "--profile-steps 2:4: no trace, as this launch begins with step 5\n" in out
+    with pytest.raises(ConfigError, match="--profile-steps 9: begins after the last step, --train-iters 8"):
+        check_run(settings(material, save=str(save), profile_steps="9"), 1)

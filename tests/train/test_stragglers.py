@@ -14,6 +14,7 @@ import pytest
 
 from megatron_ettin.checkpoint.layout import METRICS_FILE
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.train.metrics import Record
 from megatron_ettin.train.stragglers import Straggler, Work, slowest
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
@@ -23,6 +24,8 @@ from tests.train.test_launch import SLOWEST, launch, metrics
 SLEEP_SECONDS = 0.5
 """Of the slowed rank in each micro-batch, against some tens of milliseconds of work; more on a busy machine."""
 THRESHOLD = 1.05
+PP2 = {"pipeline_model_parallel_size": 2}
+TP2 = {"tensor_model_parallel_size": 2}
 LINE = re.compile(r"slowest rank (.*): ([\d.]+) x the median rank's work, (\d+)% of the step")
 
 
@@ -82,11 +85,12 @@ def slowest_of(save: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("world_size", "slow_rank", "layout"),
     [
-        (3, 2, {"global_batch_size": 6}),
-        (4, 2, {"pipeline_model_parallel_size": 2}),
-        pytest.param(4, 3, {"tensor_model_parallel_size": 2}, marks=pytest.mark.slow),
+        (2, 1, {"global_batch_size": 2}),
+        pytest.param(3, 2, {"global_batch_size": 6}, marks=pytest.mark.slow),
+        pytest.param(4, 2, PP2, marks=pytest.mark.slow),
+        pytest.param(4, 3, TP2, marks=pytest.mark.slow),
     ],
-    ids=["three-replicas", "two-pipelines", "two-tensor-groups"],
+    ids=["two-replicas", "three-replicas", "two-pipelines", "two-tensor-groups"],
 )
 def test_a_slow_rank_is_named_and_training_is_the_same(
     tmp_path: Path, material: dict[str, str], world_size: int, slow_rank: int, layout: dict[str, Any]
@@ -105,7 +109,7 @@ def test_a_slow_rank_is_named_and_training_is_the_same(
         assert replica_of(rank, layout) == replica_of(slow_rank, layout)
         assert ratio > THRESHOLD
         assert 0.3 < share <= 1
-        shared = "" if world_size == 3 else f", replica {replica_of(slow_rank, layout)} of the model"
+        shared = "" if world_size < 4 else f", replica {replica_of(slow_rank, layout)} of the model"
         written = LINE.fullmatch(line)
         assert written
         assert written[1] == f"{rank} ({socket.gethostname()}{shared})"
@@ -120,14 +124,56 @@ def replica_of(rank: int, layout: dict[str, Any]) -> int:
     return rank // layout.get("tensor_model_parallel_size", 1)
 
 
-def test_ranks_that_are_alike_are_not_told_of(tmp_path: Path, material: dict[str, str]) -> None:
-    """Figures stand in the metrics all the same; the threshold is one that a busy machine does not reach."""
-    out = run_ranks(2, launch, settings(material, tmp_path, straggler_threshold=100.0))[0]
-    assert "slowest" not in out
-    assert all(1 <= figures["slowest_rank_ratio"] < 100 for figures in slowest_of(tmp_path))
+def reports(run: RunConfig, own_seconds: list[list[float]]) -> tuple[Record, str, Record]:
+    """Tell this rank's seconds of each step, of four; return the report over them, and the one after it."""
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import start_process
+    from megatron_ettin.train.stragglers import Stragglers
+
+    device = choose_device("cpu")
+    ranks = start_process(run, device)
+    stragglers = Stragglers(ranks, device, run.parallel.straggler_threshold)
+    stragglers.add(3.9, 4.0)  # the first step of a launch does not count
+    for seconds in own_seconds[ranks.rank]:
+        stragglers.add(seconds, 4.0)
+    return (*stragglers.report(), stragglers.report()[0])
 
 
-def test_one_replica_has_nobody_to_compare_with(tmp_path: Path, material: dict[str, str]) -> None:
-    out = run_ranks(2, launch, settings(material, tmp_path, straggler_threshold=1.0, tensor_model_parallel_size=2))[0]
-    assert "slowest" not in out
-    assert slowest_of(tmp_path) == [{}] * 2
+def reported(world_size: int, own_seconds: list[list[float]], **settings: Any) -> tuple[Record, str]:
+    """Return what all ranks report alike."""
+    (figures, told, rest), *others = run_ranks(world_size, reports, tiny_run("mlm", **settings), own_seconds)
+    assert others == [(figures, told, rest)] * (world_size - 1)
+    assert rest == {}, "each report is about the steps since the former one"
+    return figures, told
+
+
+def figures_of(rank: int, ratio: float, share: float) -> Record:
+    return dict(zip(SLOWEST, (rank, ratio, share), strict=True))
+
+
+def test_medians_of_all_ranks_are_compared() -> None:
+    seconds = [[1.0, 1.0, 3.9], [1.0, 1.5, 2.0], [3.0, 3.0, 0.1]]  # a pause moves no median
+    figures, told = reported(3, seconds)
+    assert figures == figures_of(2, 2.0, 0.75)
+    assert told == f"slowest rank 2 ({socket.gethostname()}): 2.00 x the median rank's work, 75% of the step"
+
+
+@pytest.mark.parametrize(
+    ("layout", "seconds", "rank", "replica"), [(PP2, [1, 2, 3, 3], 1, 1), (TP2, [1, 3, 1.3, 3.6], 2, 1)]
+)
+def test_ranks_of_one_replica_are_not_compared(
+    layout: dict[str, Any], seconds: list[float], rank: int, replica: int
+) -> None:
+    figures, told = reported(4, [[each] for each in seconds], straggler_threshold=1.1, **layout)
+    assert figures["slowest_rank"] == rank
+    assert told.startswith(f"slowest rank {rank} ({socket.gethostname()}, replica {replica} of the model): ")
+
+
+def test_below_the_threshold_there_are_figures_and_no_words() -> None:
+    seconds = [[2.0], [2.8]]
+    assert reported(2, seconds, straggler_threshold=1.5) == (figures_of(1, 1.4, 0.7), "")
+    assert reported(2, seconds, straggler_threshold=0.0) == ({}, "")
+
+
+def test_one_replica_has_nobody_to_compare_with() -> None:
+    assert reported(2, [[1.0], [3.0]], tensor_model_parallel_size=2) == ({}, "")

@@ -90,7 +90,7 @@ def launch(run: RunConfig) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("objective", ["mlm", "clm"])
+@pytest.mark.parametrize("objective", ["clm", pytest.param("mlm", marks=pytest.mark.slow)])
 def test_evaluation_tells_the_same_in_every_layout(tmp_path: Path, objective: str) -> None:
     """With one token a byte a loss in nats is ln 2 times the bits per byte, but for the ends of documents."""
     tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from megatron_ettin.checkpoint.layout import STATE_FOLDER, list_steps, read_run_json, resolve_checkpoint
 from megatron_ettin.train.stop import STOP_FILE
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
-from tests.helpers.launcher import Torchrun, is_alive, wait_until_gone
+from tests.helpers.launcher import Torchrun, holds_signals, is_alive, wait_until_gone
 from tests.train.test_launch import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -80,6 +80,12 @@ def told_to_stop(save: Path) -> dict[str, Any]:
     return told
 
 
+def wait_until_loading(launch: Torchrun, save: Path) -> None:
+    """Wait until arguments are read on rank 0 and all ranks listen; torch and megatron-core are not loaded yet."""
+    while not (save / "lock").exists() or sum(map(holds_signals, launch.ranks())) < 2:
+        time.sleep(0.01)
+
+
 class TestStop:
     """Signals to the agent, as a scheduler or a person sends them."""
 
@@ -118,9 +124,9 @@ class TestStop:
 
     def test_signal_while_everything_is_still_being_built(self, tmp_path: Path, flags: Flags) -> None:
         save = tmp_path / "run"
-        with Torchrun(tmp_path / "log", flags(save)) as launch:
-            while not (save / "lock").exists():  # arguments are read; torch and megatron-core are not loaded yet
-                time.sleep(0.01)
+        # On a busy machine torch and megatron-core take longer to load than torchrun would wait by itself.
+        with Torchrun(tmp_path / "log", flags(save), options=["--shutdown-timeout=600"]) as launch:
+            wait_until_loading(launch, save)
             launch.process.send_signal(signal.SIGTERM)
             assert launch.wait(120) == 1
             assert "Error" not in launch.output.split("Traceback")[0]
@@ -185,6 +191,32 @@ class TestHang:
             assert time.monotonic() - started < TIMEOUT_SECONDS + 45
             assert f"rank {rank} (process {ranks[rank]} on " in launch.output
             assert "does not answer" in launch.output
+            assert wait_until_gone(ranks, 2) == []
+
+    @pytest.mark.parametrize(
+        ("rank", "number", "reason"),
+        [
+            (0, signal.SIGSTOP, f"did not come within {TIMEOUT_SECONDS} s (--timeout-seconds)"),
+            (1, signal.SIGSTOP, f"did not come within {TIMEOUT_SECONDS} s (--timeout-seconds)"),
+            (1, signal.SIGKILL, "ended before the run began"),
+        ],
+    )
+    def test_rank_that_never_comes(
+        self, tmp_path: Path, flags: Flags, rank: int, number: signal.Signals, reason: str
+    ) -> None:
+        import os
+
+        save = tmp_path / "run"
+        settings = flags(save, timeout_seconds=TIMEOUT_SECONDS)
+        with Torchrun(tmp_path / "log", settings, options=["--shutdown-timeout=600"]) as launch:
+            wait_until_loading(launch, save)
+            ranks = launch.ranks()
+            os.kill(ranks[rank], number)
+            assert launch.wait(TIMEOUT_SECONDS + 45) == 1
+            process = "its process is not known here" if number is signal.SIGKILL else f"process {ranks[rank]} on "
+            assert f"error: rank {rank} ({process}" in launch.output
+            assert f"{reason}\n" in launch.output
+            assert launch.output.count("Traceback") == 1, "torchrun's own"
             assert wait_until_gone(ranks, 2) == []
 
     def test_rank_that_stops_while_it_validates(self, tmp_path: Path, flags: Flags) -> None:

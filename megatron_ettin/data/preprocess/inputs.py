@@ -69,17 +69,19 @@ def _expand(entry: str, flag: str) -> Iterator[InputFile]:
         raise ConfigError(f"{flag} {entry}: there is no such file")
 
 
-def _folder_files(folder: Path, flag: str) -> Iterator[InputFile]:
+def _folder_files(folder: Path, flag: str, above: tuple[Path, ...] = ()) -> Iterator[InputFile]:
     """Yield what is to be read below a folder, folder by folder."""
     index = folder / MDS_INDEX
     if _is_mds_index(index):
         yield from _mds_shards(index, flag)
         return
+    inside = (*above, folder.resolve())
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.endswith(OWN_ENDINGS):
             continue
         if path.is_dir():
-            yield from _folder_files(path, flag)
+            if path.resolve() not in inside:  # a link that leads back would give all of it again and again
+                yield from _folder_files(path, flag, inside)
         elif _ending(path)[0] in KINDS:
             yield _describe(path)
 

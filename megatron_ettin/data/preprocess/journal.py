@@ -1,11 +1,14 @@
 """The folder of an unfinished run: which parts are there, noted as they are finished, and joined as they come in order.
 
 A line is appended for every finished part, after its files have their names. A run that was killed therefore loses what
-it was writing at that moment and nothing else, and goes on with the same result.
+it was writing at that moment and nothing else, and goes on with the same result. After a loss of power the same holds:
+parts are joined, flushed to the disk and noted as joined before their own files go, and those that still wait are
+checked when the run goes on.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,11 +18,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron_ettin.config.checksums import file_sha256
+from megatron_ettin.config.durable import flush_to_disk
 from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.indexed import IndexHeader
 from megatron_ettin.data.manifest import Part
 from megatron_ettin.data.merge import append_file
 from megatron_ettin.data.preprocess.settings import Progress
-from megatron_ettin.data.preprocess.work import PartDone, Skipped, TaskEnded, part_prefix
+from megatron_ettin.data.preprocess.work import PartDone, TaskEnded, part_prefix, skipped_file
 
 _JOURNAL = "journal.jsonl"
 
@@ -48,7 +54,8 @@ class Journal:
         self._folder = Path(folder)
         self._facts = json.loads(json.dumps(facts))
         self._tasks = tasks
-        self._joined = [0] * num_keys
+        self._num_keys = num_keys
+        self._joined = 0  # so many of the parts in order
         self._parts: dict[int, dict[int, PartDone]] = {}
         self._num_parts: dict[int, int] = {}
         self._frontier = [0, 0]  # place in tasks, part: of the first part that is missing
@@ -62,6 +69,7 @@ class Journal:
             ConfigError: another run is writing here, or one with other facts was begun.
         """
         self._folder.mkdir(exist_ok=True)
+        flush_to_disk(self._folder.absolute().parent)
         self._file = (self._folder / _JOURNAL).open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,26 +115,43 @@ class Journal:
         self._advance()
 
     def note_whole(self) -> None:
-        """Write down that the joined files are complete."""
+        """Write down that the joined files are complete; they must be on the disk."""
         self.is_whole = True
-        self._append({"whole": True})
+        self._append({"whole": True}, flush=True)
 
     def join(self) -> None:
-        """Append the tokens of parts that have become next in order to one file for each key, and delete theirs."""
-        for key in range(len(self._joined)):
-            while self._joined[key] < len(self.in_order):
-                source = self.part_file(self.in_order[self._joined[key]], key, ".bin")
-                joined = self.joined_file(key, ".bin")
-                joined.touch()
-                with joined.open("r+b") as target:  # not for appending: the kernel does not copy into such a file
-                    target.seek(0, os.SEEK_END)
-                    append_file(source, target)
-                source.unlink()
-                self._joined[key] += 1
+        """Append the tokens of parts that have become next in order to one file for each key, and delete theirs.
+
+        One thread may do so while another notes what is finished.
+        """
+        fresh = self.in_order[self._joined :]
+        if not fresh:
+            return
+        for key in range(self._num_keys):
+            joined = self.joined_file(key, ".bin")
+            joined.touch()
+            with joined.open("r+b") as target:  # not for appending: the kernel does not copy into such a file
+                target.seek(0, os.SEEK_END)
+                for part in fresh:
+                    append_file(self.part_file(part, key, ".bin"), target)
+                os.fsync(target.fileno())
+        for part in fresh:
+            for path in self._files_to_keep(part):
+                flush_to_disk(path)
+        flush_to_disk(self._folder)
+        self._joined += len(fresh)
+        self._append({"joined": self._joined}, flush=True)
+        for part in fresh:
+            for key in range(self._num_keys):
+                self.part_file(part, key, ".bin").unlink()
 
     def part_file(self, part: PartDone, key: int, suffix: str) -> Path:
         """Return where a file of a part lies."""
         return Path(part_prefix(str(self._folder), part.task, part.part, key) + suffix)
+
+    def skipped_file(self, part: PartDone) -> Path:
+        """Return where the records that a part left out are listed, where there are any."""
+        return Path(skipped_file(str(self._folder), part.task, part.part))
 
     def joined_file(self, key: int, suffix: str) -> Path:
         """Return a file of the whole, which lies here until all is written."""
@@ -136,28 +161,41 @@ class Journal:
         """Take the folder away: all is under its final name."""
         shutil.rmtree(self._folder)
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
+    def _files_to_keep(self, part: PartDone) -> list[Path]:
+        """Return the files of a part that stay until the end."""
+        indices = [self.part_file(part, key, ".idx") for key in range(self._num_keys)]
+        return [*indices, self.skipped_file(part)] if part.progress.skipped else indices
+
+    def _append(self, line: Mapping[str, Any], *, flush: bool = False) -> None:
+        written = json.dumps(line).encode() + b"\n"
+        if self._file.write(written) != len(written):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        if flush:
+            os.fsync(self._file.fileno())
 
     def _read(self) -> None:
         if not self._can_resume:
             self._file.truncate(0)
         self._file.seek(0)
-        lines = self._file.read().split(b"\n")
-        # The last piece is empty, or a line that a kill cut off.
-        self._file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-        if not lines[:-1]:
-            self._append({"facts": self._facts})
-        for number, line in enumerate(lines[:-1]):
-            found = json.loads(line)
-            if number == 0:
+        kept = 0
+        for line in self._file.read().splitlines(keepends=True):
+            found = _parsed(line)
+            if found is None:  # cut off by a kill, or by a loss of power
+                break
+            if kept == 0:
                 self._refuse_other_facts(found["facts"])
             elif "part" in found:
                 self._take(_part_done(found["part"]))
             elif "task" in found:
                 self._take(TaskEnded(**found["task"]))
+            elif "joined" in found:
+                self._joined = found["joined"]
             else:
                 self.is_whole = True
+            kept += len(line)
+        self._file.truncate(kept)
+        if kept == 0:
+            self._append({"facts": self._facts})
 
     def _refuse_other_facts(self, facts: Mapping[str, Any]) -> None:
         for flag, value in self._facts.items():
@@ -190,30 +228,46 @@ class Journal:
                 break
 
     def _drop_incomplete(self) -> None:
-        """Find out how far each key is joined, cut off a copy that was begun, and forget parts whose files are gone."""
+        """Cut off a copy that was begun, and forget parts whose files are gone or not what they were."""
         if self.is_whole:
             return
         self._advance()
-        for key in range(len(self._joined)):
-            path = self.joined_file(key, ".bin")
-            size = path.stat().st_size if path.is_file() else 0
-            end = 0
-            for part in self.in_order:
-                num_bytes = part.pairs[key].bytes
-                if self.part_file(part, key, ".bin").is_file() or end + num_bytes > size:
-                    break
-                end += num_bytes
-                self._joined[key] += 1
-            if size:
+        ends = [sum(part.pairs[key].bytes for part in self.in_order[: self._joined]) for key in range(self._num_keys)]
+        paths = [self.joined_file(key, ".bin") for key in range(self._num_keys)]
+        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        if any(size < end for size, end in zip(sizes, ends, strict=True)):
+            self._joined, ends = 0, [0] * self._num_keys
+            self._append({"joined": 0})
+        for path, size, end in zip(paths, sizes, ends, strict=True):
+            if size > end:
                 os.truncate(path, end)
-        joined_parts = [{(part.task, part.part) for part in self.in_order[:joined]} for joined in self._joined]
+        joined = {(part.task, part.part) for part in self.in_order[: self._joined]}
         for part in self.finished:
-            for key, joined in enumerate(joined_parts):
-                tokens = self.part_file(part, key, ".bin")
-                is_joined = (part.task, part.part) in joined
-                if not is_joined and not (tokens.is_file() and tokens.stat().st_size == part.pairs[key].bytes):
-                    self._parts[part.task].pop(part.part, None)
+            if (part.task, part.part) not in joined and not self._is_intact(part):
+                self._parts[part.task].pop(part.part)
         self._frontier, self.in_order = [0, 0], []
+
+    def _is_intact(self, part: PartDone) -> bool:
+        """Whether the files of a part that waits to be joined hold what was noted."""
+        try:
+            for key, pair in enumerate(part.pairs):
+                header = IndexHeader.read(self.part_file(part, key, ".idx"))
+                if (header.num_sequences, header.num_marks) != (pair.sequences, pair.documents + 1):
+                    return False
+                if file_sha256(self.part_file(part, key, ".bin")) != pair.sha256:
+                    return False
+        except (OSError, ConfigError):
+            return False
+        return all(path.is_file() for path in self._files_to_keep(part))
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return a line of the journal, None where it is no whole one."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if line.endswith(b"\n") and isinstance(found, dict) else None
 
 
 def _part_done(found: dict[str, Any]) -> PartDone:
@@ -222,7 +276,6 @@ def _part_done(found: dict[str, Any]) -> PartDone:
             **found,
             "progress": Progress(**found["progress"]),
             "pairs": tuple(Part(**pair) for pair in found["pairs"]),
-            "skipped": tuple(Skipped(**skipped) for skipped in found["skipped"]),
         }
     )
 

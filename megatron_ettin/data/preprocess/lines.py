@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from megatron_ettin.data.preprocess.batches import Batch
 from megatron_ettin.data.preprocess.inputs import InputFile
-from megatron_ettin.data.preprocess.plan import Span
+from megatron_ettin.data.preprocess.plan import LARGEST_DOCUMENT_FILE, TOO_LARGE_RULE, Span
 from megatron_ettin.data.preprocess.unpack import READ_BYTES, Damaged, read_unpacked
 
 Pieces = Iterator[tuple[bytes, int]]
@@ -64,12 +64,15 @@ def read_paragraphs(span: Span, file: InputFile) -> Iterator[Batch]:
 
 def read_whole(number: int, file: InputFile) -> Iterator[Batch]:
     """Yield a file as one document; a blank one is none."""
-    pieces, taken = [], 0
+    pieces, taken, held = [], 0, 0
     broken = None
     try:
         for piece, used in read_unpacked(file.path, file.compression):
             pieces.append(piece)
             taken += used
+            held += len(piece)
+            if held > LARGEST_DOCUMENT_FILE:  # its size on the disk did not tell
+                raise Damaged(TOO_LARGE_RULE)
     except Damaged as error:
         broken = (1, str(error))
     text = b"".join(pieces)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from megatron_ettin.data.preprocess.batches import Batch
 from megatron_ettin.data.preprocess.inputs import InputFile
 
@@ -19,7 +22,8 @@ def read_parquet(number: int, file: InputFile, keys: Sequence[str]) -> Iterator[
     row = 1
     read_bytes = 0
     try:
-        with pyarrow.parquet.ParquetFile(file.path, pre_buffer=False) as table:
+        # Buffered, else all of a row group's column is read at once, which may be gigabytes.
+        with pyarrow.parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=BATCH_BYTES) as table:
             absent = [key for key in keys if key not in table.schema_arrow.names]
             if absent:
                 columns = ", ".join(table.schema_arrow.names)
@@ -44,8 +48,13 @@ def read_parquet(number: int, file: InputFile, keys: Sequence[str]) -> Iterator[
 def _values(column: Any) -> list[Any]:
     import pyarrow
 
-    kind = column.type
-    is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
-    if is_list and pyarrow.types.is_integer(kind.value_type):
-        return [item.values.to_numpy(zero_copy_only=False) if item.is_valid else None for item in column]
+    kind, types = column.type, pyarrow.types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if is_list and types.is_integer(kind.value_type):
+        return [_ids(item.values) if item.is_valid else None for item in column]
     return list(column.to_pylist())
+
+
+def _ids(values: Any) -> NDArray[np.integer] | None:
+    """Return token ids, None where one is missing."""
+    return None if values.null_count else values.to_numpy(zero_copy_only=False)

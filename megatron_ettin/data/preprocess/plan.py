@@ -15,8 +15,9 @@ MOST_PARTS = 4096
 """Parts grow with the inputs, so that there are not many more than these."""
 EXPANSION = {"": 1, "gz": 4, "zst": 4}
 """Text in a compressed file against its size, roughly: for sharing out the work only."""
-LARGEST_DOCUMENT_FILE = 256 << 20
-"""A text file that is one document is held in memory."""
+LARGEST_DOCUMENT_FILE = 32 << 20
+"""A text file that is one document is held in memory, and its ids with it."""
+TOO_LARGE_RULE = "a file of this size cannot be one document; give --text-documents paragraph or line"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def plan_tasks(inputs: Sequence[InputFile], part_bytes: int, text_documents: str
     for number, file in enumerate(inputs):
         whole = file.kind == "text" and text_documents == "file"
         if whole and _weight(file) > LARGEST_DOCUMENT_FILE:
-            rule = "a file of this size cannot be one document; give --text-documents paragraph or line"
-            raise ConfigError(f"--input {file.path}: {rule}")
+            raise ConfigError(f"--input {file.path}: {TOO_LARGE_RULE}")
         weight = _weight(file)
         if open_group and open_weight + weight > part_bytes:
             groups.append((open_group, open_weight))

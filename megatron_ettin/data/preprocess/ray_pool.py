@@ -60,6 +60,9 @@ def run_on_ray(job: Job, tasks: Sequence[tuple[Task, frozenset[int]]]) -> Iterat
             raise error.cause from None
         except ray.exceptions.WorkerCrashedError:
             raise ConfigError(f"--executor ray: a worker was lost {MOST_RETRIES + 1} times at the same task") from None
+        except ray.exceptions.RayError as error:  # memory that a machine lacks, or a machine itself
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"--executor ray: {reason}") from None
         for event in events:
             if isinstance(event, PartDone):
                 yield event.progress

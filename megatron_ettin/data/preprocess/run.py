@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_ettin.config.checksums import file_sha256
+from megatron_ettin.config.durable import flush_to_disk
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.manifest import Manifest, manifest_path
 from megatron_ettin.data.merge import write_joined_index
@@ -29,7 +31,7 @@ from megatron_ettin.data.preprocess.sample import sample_texts
 from megatron_ettin.data.preprocess.sentences import SentenceSplitter, load_splitter, train_punkt
 from megatron_ettin.data.preprocess.settings import PreprocessSettings, Progress
 from megatron_ettin.data.preprocess.texts import read_texts
-from megatron_ettin.data.preprocess.work import Event, Job, PartDone, TaskEnded
+from megatron_ettin.data.preprocess.work import Event, Job, PartDone, TaskEnded, read_skipped
 from megatron_ettin.data.tokenizer import TokenizerFiles
 
 CACHE_BYTES = 512 << 20
@@ -63,10 +65,13 @@ def preprocess(
         ConfigError: an input is missing or damaged, a record is no document, the tokenizer does not fit, or another
             run was begun under the same name. Finished parts stay for the same command to go on from.
     """
-    folder = Path(settings.output_prefix).absolute().parent
+    folder = Path(settings.work_folder).absolute().parent
     if not folder.is_dir():
         raise ConfigError(f"--output-prefix {settings.output_prefix}: there is no folder {folder}")
     inputs = find_inputs(settings.input)
+    pipe = next((file.path for file in inputs if file.is_pipe), "")
+    if pipe and (settings.executor == "ray" or settings.num_shards > 1):
+        raise ConfigError(f"--input {pipe}: a pipe is read on one machine, by --executor local without --num-shards")
     part_bytes = settings.part_megabytes << 20 or choose_part_bytes(inputs)
     tasks = plan_tasks(inputs, part_bytes, settings.text_documents)
     if settings.num_shards > 1:
@@ -121,15 +126,29 @@ def _encode(
         progress.add(part.progress)
     if progress.documents:
         say(f"going on in {job.settings.work_folder}: {progress.documents:,} documents are there")
+    report(progress)
     left = [] if journal.is_whole else [(t, journal.done(t.number)) for t in tasks if not journal.is_done(t.number)]
-    for event in _execute(job, left):
-        if isinstance(event, Progress):
-            progress.add(event)
-            report(progress)
-        elif isinstance(event, PartDone | TaskEnded):
-            journal.note(event)
-            journal.join()
+    # Joining waits for the disk; whoever encodes must not. The thread starts when workers have been forked.
+    with ThreadPoolExecutor(1, thread_name_prefix="join") as thread:
+        joining: Future[None] | None = None
+        for event in _execute(job, left):
+            if isinstance(event, Progress):
+                progress.add(event)
+                report(progress)
+            elif isinstance(event, PartDone | TaskEnded):
+                journal.note(event)
+                if joining is None or joining.done():
+                    _result_of(joining)
+                    joining = thread.submit(journal.join)
+        _result_of(joining)
+    journal.join()
     return progress
+
+
+def _result_of(joining: Future[None] | None) -> None:
+    """Raise what a join has met."""
+    if joining is not None:
+        joining.result()
 
 
 def _execute(job: Job, tasks: Sequence[tuple[Task, frozenset[int]]]) -> Iterator[Event]:
@@ -187,9 +206,10 @@ def _facts(
         "--tokenizer-model": tokenizer.encoding_fingerprint,
         "--shard-index": settings.shard_index,
         "--num-shards": settings.num_shards,
-        "--part-megabytes": part_bytes,
+        "--part-megabytes": settings.part_megabytes,
         "--input": [[file.path, file.num_bytes, file.changed_ns] for file in inputs],
         "the encoder": encoder,
+        "the size of a part": part_bytes,
     }
 
 
@@ -221,7 +241,11 @@ def _complete(job: Job, journal: Journal, tokenizer: TokenizerFiles, facts: dict
             index_sha256=file_sha256(index),
             parts=[part.pairs[number] for part in journal.in_order],
         )
-        journal.joined_file(number, ".json").write_text(manifest.to_json(), encoding="utf-8")
+        about = journal.joined_file(number, ".json")
+        about.write_text(manifest.to_json(), encoding="utf-8")
+        for path in (tokens, index, about):
+            flush_to_disk(path)
+    flush_to_disk(Path(settings.work_folder))
     journal.note_whole()
 
 
@@ -236,6 +260,7 @@ def _publish(settings: PreprocessSettings, journal: Journal) -> None:
         for suffix, path in final.items():
             if journal.joined_file(number, suffix).exists():  # else an earlier run came as far as this
                 journal.joined_file(number, suffix).replace(path)
+    flush_to_disk(Path(settings.work_folder).absolute().parent)
     journal.delete()
 
 
@@ -244,7 +269,7 @@ def _list_skipped(
 ) -> str:
     """Write down what was left out, in the order of the input and by the numbers in the files."""
     path = Path(f"{settings.prefix}.skipped.jsonl")
-    if not any(part.skipped for part in journal.in_order):
+    if not any(part.progress.skipped for part in journal.in_order):
         if not journal.is_whole:
             path.unlink(missing_ok=True)  # of an earlier run
         return str(path) if path.exists() else ""
@@ -252,7 +277,7 @@ def _list_skipped(
     stretches = {task.number: task for task in tasks}
     with path.open("w", encoding="utf-8") as file:
         for part in journal.in_order:
-            for found in part.skipped:
+            for found in read_skipped(journal.skipped_file(part)) if part.progress.skipped else ():
                 about = inputs[found.file]
                 number = found.number + before.get(found.file, 0)
                 line = {"file": about.path, record_name(about.kind): number, "reason": found.reason}

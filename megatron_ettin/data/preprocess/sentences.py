@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,7 +86,7 @@ def train_punkt(texts: Iterable[str], folder: str) -> None:
     trainer.finalize_training()
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    part = target / f"{MODEL_FILE}.part"
+    part = target / f"{MODEL_FILE}.{socket.gethostname()}-{os.getpid()}.part"  # each of an array's jobs may learn it
     part.write_text(_to_json(trainer.get_params()) + "\n", encoding="utf-8")
     part.replace(target / MODEL_FILE)
 

@@ -57,11 +57,13 @@ def _decompress(file: io.RawIOBase | BinaryIO, compression: str) -> Iterator[tup
             try:
                 piece = unpacker.decompress(data)
             except error_type as error:
+                if "too much memory" in str(error):
+                    raise Damaged("was packed with zstd's --long and a window above 128 MB; pack it anew") from None
                 raise Damaged(f"the {name} data is damaged ({error})") from None
             data = unpacker.unused_data if unpacker.eof else b""
             yield piece, used
             used = 0
-    if unpacker is not None and not unpacker.eof:
+    if unpacker is None or not unpacker.eof:  # an empty file too is one that was cut off
         raise Damaged(f"the {name} data is damaged (it ends too early)")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from types import TracebackType
 
 from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.data.indexed import IndexedWriter
@@ -55,7 +57,6 @@ class PartDone:
     pairs: tuple[Part, ...]
     """One for each key."""
     num_lines: int
-    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,18 @@ Event = Progress | PartDone | Lent | TaskEnded
 def part_prefix(folder: str, task: int, part: int, key_number: int) -> str:
     """Return the prefix of the pair that holds one part for one key."""
     return f"{folder}/{task:06d}-{part:06d}-{key_number}"
+
+
+def skipped_file(folder: str, task: int, part: int) -> str:
+    """Return the file that lists what a part left out; there is none where it left out nothing."""
+    return f"{folder}/{task:06d}-{part:06d}.skipped.jsonl"
+
+
+def read_skipped(path: Path) -> Iterator[Skipped]:
+    """Yield what such a file lists."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield Skipped(**json.loads(line))
 
 
 def process_task(
@@ -138,8 +151,8 @@ def encode_part(job: Job, task: Task, part: int, batches: Iterator[Batch] | _Str
     settings = job.settings
     tag = f".{socket.gethostname()}-{os.getpid()}"  # where an attempt that was given up may still be writing
     total, num_lines = Progress(), 0
-    skipped: list[Skipped] = []
     with ExitStack() as stack:
+        listed = stack.enter_context(_SkippedList(Path(skipped_file(settings.work_folder, task.number, part)), tag))
         writers = [
             stack.enter_context(
                 IndexedWriter(part_prefix(settings.work_folder, task.number, part, key), job.encoder.dtype, tag=tag)
@@ -148,14 +161,40 @@ def encode_part(job: Job, task: Task, part: int, batches: Iterator[Batch] | _Str
         ]
         for batch in batches:
             documents, left_out = _keep_good(job, task, batch)
-            skipped += left_out
+            listed.add(left_out)
             step = _write_batch(job, batch, documents, writers)
             step.skipped = len(left_out)
             num_lines += batch.num_lines
             total.add(step)
             yield step
         pairs = [writer.summary() for writer in writers]
-    yield PartDone(task.number, part, total, tuple(pairs), num_lines, tuple(skipped))
+    yield PartDone(task.number, part, total, tuple(pairs), num_lines)
+
+
+class _SkippedList:
+    """Writes down what a part leaves out, however much it is; the file has its name when the part is whole."""
+
+    def __init__(self, path: Path, tag: str) -> None:
+        self._path = path
+        self._part = path.with_name(f"{path.name}{tag}.part")
+
+    def add(self, skipped: Sequence[Skipped]) -> None:
+        if skipped:
+            with self._part.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(each)) + "\n" for each in skipped)
+
+    def __enter__(self) -> _SkippedList:
+        self._part.unlink(missing_ok=True)  # of a process of the same number
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._part.exists():
+            if kind is None:
+                self._part.replace(self._path)
+            else:
+                self._part.unlink()
 
 
 def _write_batch(
