@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+from megatron_ettin.config.tool_cli import ToolParser, count, positive, run_tool
 from megatron_ettin.evaluation.suites.all_suites import ALL, ALL_SUITES, choose_suites
-from megatron_ettin.evaluation.suites.flag_types import count
 from megatron_ettin.evaluation.suites.suite import SuiteOptions
 
 _NO_OPTIONS_OF_SUITES = ("model", "suite", "data", "output", "tasks", "seeds", "batch_size", "device")

@@ -43,7 +43,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def not_negative(text: str) -> int:
+def count(text: str) -> int:
     """Parse a whole number from 0 on, for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import not_negative, positive
+from megatron_ettin.config.tool_cli import count, positive
 from megatron_ettin.data.preprocess.settings import TEXT_DOCUMENTS, PreprocessSettings
 
 
@@ -30,7 +30,7 @@ def add_preprocess_flags(parser: argparse.ArgumentParser) -> None:
     add("--text-documents", choices=TEXT_DOCUMENTS, default="file", help="a document of a .txt")
     add("--on-error", choices=["stop", "skip"], default="stop", help="what to do about a record that is no document")
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help="processes that encode")
-    add("--part-megabytes", type=not_negative, default=0, metavar="N", help="text in a part; 0: by the input's size")
+    add("--part-megabytes", type=count, default=0, metavar="N", help="text in a part; 0: by the input's size")
     add("--shard-index", type=int, default=0, metavar="I", help="which of --num-shards shares of the work, from 0")
     add("--num-shards", type=positive, default=1, metavar="N", help="machines that share the work")
     add("--executor", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")

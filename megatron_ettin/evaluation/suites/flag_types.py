@@ -52,10 +52,3 @@ def token_length(text: str) -> int:
     if length < MIN_LENGTH:
         raise argparse.ArgumentTypeError(f"{text} is below {MIN_LENGTH}, which special tokens nearly fill")
     return length
-
-
-def count(text: str) -> int:
-    """Parse a whole number that is 0 or above."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
-    return int(text)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from megatron_ettin.config.tool_cli import positive
-from megatron_ettin.evaluation.suites.flag_types import count
+from megatron_ettin.config.tool_cli import count, positive
 from megatron_ettin.evaluation.suites.generative import harness
 from megatron_ettin.evaluation.suites.generative.examinee import ExamSettings
 from megatron_ettin.evaluation.suites.generative.local import (
