@@ -19,3 +19,8 @@ class RunFailure(RuntimeError):
 
     The message is one line naming the step and the rule. Entry points print it after ``error:`` and exit 1.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a library says of an error on one line, or the error's type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

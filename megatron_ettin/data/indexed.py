@@ -85,6 +85,17 @@ def pair_paths(prefix: str | Path) -> tuple[Path, Path]:
     return paths
 
 
+def check_output_prefix(prefix: str) -> None:
+    """Refuse a name for new pairs whose folder is not there.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = Path(f"{prefix}.bin").absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"--output-prefix {prefix}: there is no folder {folder}")
+
+
 def check_token_bytes(prefix: str | Path, expected: int) -> None:
     """Raise ConfigError unless the .bin of a pair is as long as its index says, in bytes."""
     path = Path(f"{prefix}.bin")

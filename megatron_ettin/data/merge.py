@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.durable import flush_to_disk
 from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.indexed import IndexHeader
+from megatron_ettin.data.indexed import IndexHeader, check_output_prefix
 from megatron_ettin.data.joined_manifest import join_manifests, missing_shares
 from megatron_ettin.data.manifest import Manifest, manifest_path
 
@@ -64,9 +64,7 @@ def merge_pairs(prefixes: Sequence[str], output_prefix: str, *, partial: bool = 
 
 def _common_header(prefixes: Sequence[str], output_prefix: str) -> IndexHeader:
     """Return the first pair's header, when all can be laid behind it."""
-    folder = Path(f"{output_prefix}.bin").absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"--output-prefix {output_prefix}: there is no folder {folder}")
+    check_output_prefix(output_prefix)
     headers = [_checked_header(prefix) for prefix in prefixes]
     for prefix, header in zip(prefixes, headers, strict=True):
         if header.dtype != headers[0].dtype:

@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.errors import ConfigError, one_line
 from megatron_ettin.config.run import RunConfig
 
 
@@ -34,5 +34,6 @@ def open_wandb(run: RunConfig) -> Any | None:
             resume="allow",
         )
     except wandb.errors.Error as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"--wandb-project {project}: {told} (WANDB_MODE=offline needs no account)") from error
+        raise ConfigError(
+            f"--wandb-project {project}: {one_line(error)} (WANDB_MODE=offline needs no account)"
+        ) from error

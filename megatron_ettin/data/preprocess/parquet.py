@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.config.errors import one_line
 from megatron_ettin.data.preprocess.batches import Batch
 from megatron_ettin.data.preprocess.inputs import InputFile
 
@@ -41,8 +42,7 @@ def read_parquet(number: int, file: InputFile, keys: Sequence[str]) -> Iterator[
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        reason = " ".join(str(error).split())
-        yield Batch(number, "values", [], [], 0, 0, broken=(row, reason))
+        yield Batch(number, "values", [], [], 0, 0, broken=(row, one_line(error)))
 
 
 def _values(column: Any) -> list[Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from megatron_ettin.config.checksums import file_sha256
 from megatron_ettin.config.durable import flush_to_disk
 from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.indexed import check_output_prefix
 from megatron_ettin.data.manifest import Manifest, manifest_path
 from megatron_ettin.data.merge import write_joined_index
 from megatron_ettin.data.preprocess.batches import record_name
@@ -65,9 +66,7 @@ def preprocess(
         ConfigError: an input is missing or damaged, a record is no document, the tokenizer does not fit, or another
             run was begun under the same name. Finished parts stay for the same command to go on from.
     """
-    folder = Path(settings.work_folder).absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"--output-prefix {settings.output_prefix}: there is no folder {folder}")
+    check_output_prefix(settings.output_prefix)
     inputs = find_inputs(settings.input)
     pipe = next((file.path for file in inputs if file.is_pipe), "")
     if pipe and (settings.executor == "ray" or settings.num_shards > 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.errors import ConfigError, one_line
 
 
 def ask_hub(question: Callable[[], Any], refusal: Callable[[str], str]) -> Any:
@@ -25,4 +25,4 @@ def ask_hub(question: Callable[[], Any], refusal: Callable[[str], str]) -> Any:
     try:
         return question()
     except Exception as error:  # the library raises what its transport raises: connection, timeout, offline, missing
-        raise ConfigError(refusal(" ".join(str(error).split()) or type(error).__name__)) from error
+        raise ConfigError(refusal(one_line(error))) from error

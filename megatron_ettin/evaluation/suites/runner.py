@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.errors import ConfigError, one_line
 from megatron_ettin.evaluation.suites.results import TaskResult
 from megatron_ettin.evaluation.suites.screen import Screen
 from megatron_ettin.evaluation.suites.store import ResultStore
@@ -155,15 +155,11 @@ def _reason(error: Exception) -> str:
         if (error.name or "").startswith("megatron_ettin"):
             raise error
         # transformers says in a text, and without a name, which package it lacks.
-        told = f"the package {error.name}" if error.name else f"a package ({_on_one_line(error)})"
+        told = f"the package {error.name}" if error.name else f"a package ({one_line(error)})"
         return f"needs {told}: pip install 'megatron_ettin[eval]'"
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _on_one_line(f"{where}{text}") or type(error).__name__
-
-
-def _on_one_line(told: object) -> str:
-    return " ".join(str(told).split())
+    return " ".join(f"{where}{text}".split()) or type(error).__name__
 
 
 def library_versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.errors import ConfigError, one_line
 from megatron_ettin.evaluation.suites.kinds import KINDS, Kind, has_head, kind_of
 from megatron_ettin.evaluation.suites.model_source import find_model
 from megatron_ettin.evaluation.suites.weight_files import checksum_of, count_parameters, find_weight_files, read_config
@@ -104,7 +104,7 @@ def loading_by_transformers(subject: Subject) -> Iterator[None]:
     except ImportError:
         raise  # says which package is missing
     except Exception as error:  # transformers and huggingface_hub raise a dozen types for files that are not right
-        told = " ".join(str(error).split())[:_LONGEST_REASON]
+        told = one_line(error)[:_LONGEST_REASON]
         if "ignore_mismatched_sizes" in told:  # what it then says is about a table that it has written before
             told = "its weights have other shapes than config.json says"
         raise ConfigError(f"--model {subject.given}: transformers cannot load it: {told}") from error

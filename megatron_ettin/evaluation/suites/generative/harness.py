@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.errors import ConfigError, one_line
 
 SEED = 1234
 """Of the examples in a prompt, where a task has any: the harness's own seed."""
@@ -97,8 +97,7 @@ def load_tasks(spec: str | Mapping[str, Any], flag: str, limit: int | None = Non
         try:
             loaded = manager.load([spec])["tasks"]
         except Exception as error:  # whatever datasets, the network under it or a task's own code raises
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(f"{flag}: its data cannot be loaded ({reason[:300]})") from error
+            raise ConfigError(f"{flag}: its data cannot be loaded ({one_line(error)[:300]})") from error
         return [_prepare(name, task, flag, limit) for name, task in loaded.items()]
 
 
