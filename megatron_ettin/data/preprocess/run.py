@@ -35,8 +35,8 @@ from megatron_ettin.data.preprocess.texts import read_texts
 from megatron_ettin.data.preprocess.work import Event, Job, PartDone, TaskEnded, read_skipped
 from megatron_ettin.data.tokenizer import TokenizerFiles
 
-CACHE_BYTES = 512 << 20
-"""What all workers together may use to remember words."""
+CACHE_BYTES = 384 << 20
+"""What all workers together may use to remember words; a table that grows holds its double for a moment."""
 
 
 @dataclass(frozen=True)
