@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.data.indexed import IndexHeader
+from megatron_ettin.data.corpus.indexed import IndexHeader
 
 MEAN_TOKENS = 1000
 SEQ_LENGTH = 1024
@@ -56,18 +56,18 @@ def write_index(prefix: Path, num_documents: int) -> int:
 def start(prefix: str) -> dict[str, float]:
     """Do in this process what a run does with its corpus before the first step; return seconds and memory."""
     from megatron_ettin.config.run import RunConfig
-    from megatron_ettin.data.tokenizer import TokenizerFiles
-    from megatron_ettin.train.inputs import check_corpus
-    from megatron_ettin.train.sources import build_training_rows, open_corpus
+    from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+    from megatron_ettin.train.datasets import build_training_rows, open_corpus
+    from megatron_ettin.train.preflight.inputs import check_corpus
 
     folder = Path(prefix).parent / "tokenizer"
     values = {"data_path": prefix, "tokenizer_model": str(folder), "seq_length": SEQ_LENGTH, "objective": "mlm"}
-    run = RunConfig().with_values(values)
+    config = RunConfig().with_values(values)
     tokenizer = TokenizerFiles.load(folder)
     begun = time.perf_counter()
-    check_corpus(run, tokenizer)
+    check_corpus(config, tokenizer)
     checked = time.perf_counter()
-    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    rows = build_training_rows(config, open_corpus(config), tokenizer)
     rows.rows(0, 1024)
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,7 +1,7 @@
 """Tokens that one core packs and masks in a second, beside transformers' DataCollatorForLanguageModeling.
 
-Both get the same pieces of text in the same rows. Ours goes the way of training: row numbers, pieces of the mapped
-corpus, special tokens, masks, a PackedBatch. The collator gets each piece's ids with its special tokens, as lists and
+Both get the same chunks of text in the same rows. Ours goes the way of training: row numbers, chunks of the mapped
+corpus, special tokens, masks, a PackedBatch. The collator gets each chunk's ids with its special tokens, as lists and
 as arrays, and pads and masks them; reading and packing are not counted against it. Every figure is the median of some
 rounds in turns, in one process with one thread. The text is the Python standard library's.
 
@@ -24,13 +24,13 @@ import transformers
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.corpus import choose_documents, standard_library
-from megatron_ettin.data.indexed import IndexedWriter
-from megatron_ettin.data.tokenizer import TokenizerFiles
-from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
+from megatron_ettin.data.corpus.indexed import IndexedWriter
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
+from megatron_ettin.data.preprocess.starter_text import choose_documents, standard_library
 from megatron_ettin.objectives.objective import build_objective
-from megatron_ettin.train.feed import plan_steps
-from megatron_ettin.train.sources import build_training_rows, open_corpus
+from megatron_ettin.train.datasets import build_training_rows, open_corpus
+from megatron_ettin.train.prefetch import plan_steps
 
 SEQ_LENGTH = 1024
 MICRO_BATCH = 32
@@ -55,12 +55,12 @@ def write_corpus(folder: Path, largest_bytes: int) -> RunConfig:
 class Feed:
     """Our batches of one objective."""
 
-    def __init__(self, run: RunConfig, steps: int, objective: str, packing: str, masking: str) -> None:
-        self.run = run.with_values({"objective": objective, "packing": packing, "masking": masking})
-        self.tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
-        self.rows = build_training_rows(self.run, open_corpus(self.run), self.tokenizer)
-        self.objective = build_objective(self.run, self.tokenizer)
-        plan = plan_steps(self.run, self.rows, self.objective)
+    def __init__(self, config: RunConfig, steps: int, objective: str, packing: str, masking: str) -> None:
+        self.config = config.with_values({"objective": objective, "packing": packing, "masking": masking})
+        self.tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+        self.rows = build_training_rows(self.config, open_corpus(self.config), self.tokenizer)
+        self.objective = build_objective(self.config, self.tokenizer)
+        plan = plan_steps(self.config, self.rows, self.objective)
         # Noted here, since a plan forgets steps that are long past, and all are asked for again and again.
         self.parts = [plan.micro_batches(step, 0, 1)[0] for step in range(steps)]
 
@@ -70,11 +70,11 @@ class Feed:
         return self.objective.train_batch(self.rows.rows(part.start, part.stop), part).real_tokens
 
     def examples(self, step: int, *, as_lists: bool) -> list[Any]:
-        """Return the pieces of a step with their special tokens, for the collator."""
+        """Return the chunks of a step with their special tokens, for the collator."""
         part = self.parts[step]
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
-        pieces = [piece for row in self.rows.rows(part.start, part.stop) for piece in row]
-        arrays = [np.concatenate(([cls_id], piece.tokens, [sep_id])).astype(np.int64) for piece in pieces]
+        chunks = [chunk for row in self.rows.rows(part.start, part.stop) for chunk in row]
+        arrays = [np.concatenate(([cls_id], chunk.tokens, [sep_id])).astype(np.int64) for chunk in chunks]
         return [{"input_ids": array.tolist()} for array in arrays] if as_lists else arrays
 
 
@@ -102,13 +102,13 @@ def collator_work(feed: Feed, steps: range, *, mlm: bool, as_lists: bool) -> Cal
     return work
 
 
-def measure(run: RunConfig, steps: int, rounds: int) -> list[str]:
+def measure(config: RunConfig, steps: int, rounds: int) -> list[str]:
     """Take turns, and return the lines of a table."""
     lines = []
     cases = [("mlm", "best-fit", "token"), ("mlm", "none", "token"), ("mlm", "best-fit", "whole-word"),
              ("mlm", "best-fit", "span"), ("clm", "best-fit", "token"), ("clm", "none", "token")]  # fmt: skip
     for objective, packing, masking in cases:
-        feed = Feed(run, steps, objective, packing, masking)
+        feed = Feed(config, steps, objective, packing, masking)
         here = range(steps)
         works = {
             "ours": feed.step,

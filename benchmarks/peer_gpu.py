@@ -1,4 +1,4 @@
-"""transformers' ModernBERT classes trained on the same pieces: what a run without this trainer would get."""
+"""transformers' ModernBERT classes trained on the same chunks: what a run without this trainer would get."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 import torch
 from peer_model import build_peer
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
-from megatron_ettin.config.flops import training_flops
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.tokenizer import TokenizerFiles
-from megatron_ettin.train.sources import build_training_rows, open_corpus
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.planning.model_size import training_flops
+from megatron_ettin.train.datasets import build_training_rows, open_corpus
 
 MICRO_BATCHES = 4
 IGNORED = -100
 
 
-def peer_step(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
+def peer_step(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     """Time training steps of transformers' class of the run's shape: compiled, bf16, sdpa, fused AdamW.
 
     The decoder's window and the encoder's are what the classes themselves make of the shape.
     """
-    model = build_peer(run, sparse=False).cuda().to(torch.bfloat16).train()
+    model = build_peer(config, sparse=False).cuda().to(torch.bfloat16).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     compiled = torch.compile(model)
-    batches = padded_batches(run)
+    batches = padded_batches(config)
     seconds, tokens, flops, losses = [], [], [], []
     for step in range(2 + steps):
         taken = [batches[(step * MICRO_BATCHES + i) % len(batches)] for i in range(MICRO_BATCHES)]
@@ -46,8 +46,8 @@ def peer_step(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
             lengths = [int(n) for batch in taken for n in batch["attention_mask"].sum(1)]
             scored = sum(int((batch["labels"] != IGNORED).sum()) for batch in taken)
             tokens.append(sum(lengths))
-            mask_kind = MASK_OF_OBJECTIVE[run.training.objective]
-            flops.append(training_flops(run.model, mask_kind, lengths, scored))
+            mask_kind = MASK_OF_OBJECTIVE[config.training.objective]
+            flops.append(training_flops(config.model, mask_kind, lengths, scored))
     return {
         "tokens_per_second": statistics.median(count / took for count, took in zip(tokens, seconds, strict=True)),
         "model_flops_per_second": statistics.median(work / took for work, took in zip(flops, seconds, strict=True)),
@@ -57,23 +57,23 @@ def peer_step(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     }
 
 
-def padded_batches(run: RunConfig, wanted: int = 8) -> list[dict[str, np.ndarray]]:
-    """Return micro-batches of pieces, each a row padded to the sequence length; MLM hides 30% of the tokens."""
-    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
-    rows = build_training_rows(run, open_corpus(run), tokenizer)
-    size, length = run.training.micro_batch_size // 2 or 1, run.data.seq_length
-    pieces = [piece for sample in range(2 * size * wanted) for piece in rows.row(sample)]
+def padded_batches(config: RunConfig, wanted: int = 8) -> list[dict[str, np.ndarray]]:
+    """Return micro-batches of chunks, each a row padded to the sequence length; MLM hides 30% of the tokens."""
+    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+    rows = build_training_rows(config, open_corpus(config), tokenizer)
+    size, length = config.training.micro_batch_size // 2 or 1, config.data.seq_length
+    chunks = [chunk for sample in range(2 * size * wanted) for chunk in rows.row(sample)]
     rng = np.random.default_rng(0)
     batches = []
     for first in range(0, size * wanted, size):
         tokens = np.full((size, length), tokenizer.pad_id, dtype=np.int64)
         mask = np.zeros((size, length), dtype=np.int64)
-        for row, piece in enumerate(pieces[first : first + size]):
-            ids = [tokenizer.cls_id, *piece.tokens[: length - 2], tokenizer.sep_id]
+        for row, chunk in enumerate(chunks[first : first + size]):
+            ids = [tokenizer.cls_id, *chunk.tokens[: length - 2], tokenizer.sep_id]
             tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
         labels = np.where(mask == 1, tokens, IGNORED)
-        if run.training.objective != "clm":
-            chosen = (mask == 1) & (rng.random(tokens.shape) < run.data.mlm_probability)
+        if config.training.objective != "clm":
+            chosen = (mask == 1) & (rng.random(tokens.shape) < config.data.mlm_probability)
             labels = np.where(chosen, tokens, IGNORED)
             tokens = np.where(chosen, tokenizer.mask_id, tokens)
         batches.append({"input_ids": tokens, "attention_mask": mask, "labels": labels})

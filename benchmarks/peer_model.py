@@ -13,24 +13,24 @@ from transformers import (
 from megatron_ettin.config.run import RunConfig
 
 
-def build_peer(run: RunConfig, *, sparse: bool) -> torch.nn.Module:
+def build_peer(config: RunConfig, *, sparse: bool) -> torch.nn.Module:
     """Return the class of the run's objective, with sdpa; windows and RoPE bases are those the classes default to.
 
     Args:
-        run: its shape and objective.
+        config: its shape and objective.
         sparse: whether an encoder's head runs on masked positions only.
     """
-    model = run.model
+    model = config.model
     shape = {
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.ffn_hidden_size,
         "num_hidden_layers": model.num_layers,
         "num_attention_heads": model.num_attention_heads,
-        "max_position_embeddings": max(1024, run.data.seq_length),
+        "max_position_embeddings": max(1024, config.data.seq_length),
         "local_attention": model.sliding_window,
         "attn_implementation": "sdpa",
     }
-    if run.training.objective == "clm":
+    if config.training.objective == "clm":
         return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**shape))
     return ModernBertForMaskedLM(ModernBertConfig(**shape, sparse_prediction=sparse))

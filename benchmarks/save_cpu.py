@@ -21,7 +21,7 @@ from typing import Any
 
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.known_warnings import silence_known_warnings
+from megatron_ettin.train.run import silence_known_warnings
 
 RESULTS = Path(__file__).parent / "results" / "save_cpu.md"
 WANTED_SHARE = 0.20
@@ -35,9 +35,9 @@ def build(preset: str) -> Any:
     from megatron_ettin.train.build import build_training
 
     values = preset_values(preset, "mlm", "pretrain") | {"optimizer": "adamw", "clip_grad": 0.0}
-    run = RunConfig().with_values({"vocab_size": 4096, **values, "objective": "mlm", "device": "cpu"})
+    config = RunConfig().with_values({"vocab_size": 4096, **values, "objective": "mlm", "device": "cpu"})
     device = choose_device("cpu")
-    training = build_training(run, "bidirectional", device, start_process(run, device))
+    training = build_training(config, "bidirectional", device, start_process(config, device))
     for parameter in training.model.parameters():
         parameter.main_grad.normal_()
     training.optimizer.step()
@@ -48,15 +48,15 @@ class Saves:
     """Saves one training again and again, each time as the next step of a folder that keeps the last one."""
 
     def __init__(self, training: Any, folder: Path, *, in_background: bool) -> None:
-        from megatron_ettin.checkpoint.saver import Saver
+        from megatron_ettin.checkpoint.manager import Saver
         from megatron_ettin.checkpoint.state import TrainingState
 
         places = {"save": str(folder), "async_save": in_background, "keep_last_checkpoints": 1}
-        run = training.run.with_values(places)
+        config = training.config.with_values(places)
         parts = (training.model, training.optimizer, training.ranks, training.device)
         self._state = TrainingState.start("mlm")
         self._saved: list[str] = []
-        self._saver = Saver(run, *parts, tokenizer_files={}, tell=self._saved.append)
+        self._saver = Saver(config, *parts, tokenizer_files={}, tell=self._saved.append)
 
     def once(self) -> tuple[float, float]:
         """Save; return seconds that training waited and seconds until the checkpoint was whole."""

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.parameters import count_parameters
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.presets import PUBLISHED_TOKENS_PER_ROW, SIZES
+from megatron_ettin.planning.model_size import count_parameters
 
 TOKENS = 2.0e12
 ROWS_PER_STEP = 4608
@@ -78,7 +78,7 @@ def table(rates: Mapping[str, float], price: float, network: Network) -> str:
     head = ["size", "tokens/s of a GPU", *(f"{gpus} GPU{'s' * (gpus > 1)}" for gpus in GPUS), "authors, 4 H100"]
     lines = [_row(head), _row(["---"] * len(head))]
     for size in SIZES:
-        model = parse_command(["--preset", f"ettin-{size}", "--objective", "mlm"]).run.model
+        model = parse_command(["--preset", f"ettin-{size}", "--objective", "mlm"]).config.model
         parameters = count_parameters(model).total
         cells = []
         for gpus in GPUS:

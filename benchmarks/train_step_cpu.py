@@ -1,10 +1,10 @@
-"""Training speed on CPU cores, ettin-17m in fp32: this trainer beside transformers' Trainer on the same pieces of text.
+"""Training speed on CPU cores, ettin-17m in fp32: this trainer beside transformers' Trainer on the same chunks of text.
 
     python benchmarks/train_step_cpu.py --data PREFIX --tokenizer DIR [--objectives mlm clm] [--threads 2] [--steps N]
         [--rounds N] [--save]
 
 Ours is a whole run of the product, one process, rows packed best-fit. Theirs is a whole run of the Trainer with its own
-collator on ModernBertForMaskedLM or ModernBertDecoderForCausalLM, sdpa, batches padded to their longest piece, with
+collator on ModernBertForMaskedLM or ModernBertDecoderForCausalLM, sdpa, batches padded to their longest chunk, with
 sparse_prediction off (its default) and on. Every run has a process of its own; rounds take turns, and the ratio told is
 the median of the rounds' ratios. Tokens are real ones: no padding, no filling.
 

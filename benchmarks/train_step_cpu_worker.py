@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 
 WARM_UP = 3
 """Steps that do not count."""
@@ -42,30 +42,30 @@ def configure(request: dict[str, Any]) -> RunConfig:
     settings += ["--train-iters", WARM_UP + request["steps"], "--log-interval", 1, "--eval-interval", 0]
     settings += ["--data-path", request["data"], "--tokenizer-model", request["tokenizer"]]
     settings += ["--save", str(Path(request["folder"]) / "run")]
-    return parse_command([str(setting) for setting in settings]).run
+    return parse_command([str(setting) for setting in settings]).config
 
 
-def our_speed(run: RunConfig) -> float:
+def our_speed(config: RunConfig) -> float:
     """Train with the product's own loop and return real tokens per second, by what it tells of its steps."""
     from megatron_ettin.train.run import run as train
 
-    train(run)
-    lines = (Path(run.checkpoint.save) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    train(config)
+    lines = (Path(config.checkpoint.save) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line) for line in lines]
     tokens = np.diff([step["tokens"] for step in steps])[WARM_UP - 1 :]
     seconds = tokens / [step["tokens_per_second"] for step in steps[WARM_UP:]]
     return float(tokens.sum() / seconds.sum())
 
 
-def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> float:
+def trainer_speed(config: RunConfig, request: dict[str, Any], *, sparse: bool) -> float:
     """Train with transformers' Trainer and return real tokens per second."""
     from peer_model import build_peer
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainerCallback
     from transformers import TrainingArguments as Arguments
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(run.data.tokenizer_model)
-    causal = run.training.objective == "clm"
-    collate = DataCollatorForLanguageModeling(tokenizer, mlm=not causal, mlm_probability=run.data.mlm_probability)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(config.data.tokenizer_model)
+    causal = config.training.objective == "clm"
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=not causal, mlm_probability=config.data.mlm_probability)
     counted: list[tuple[float, int]] = []
 
     def collate_and_count(examples: list[dict[str, Any]]) -> Any:
@@ -84,7 +84,7 @@ def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> f
     steps = WARM_UP + request["steps"]
     clock = Clock()
     Trainer(
-        model=build_peer(run, sparse=sparse),
+        model=build_peer(config, sparse=sparse),
         args=Arguments(
             output_dir=request["folder"],
             use_cpu=True,
@@ -96,7 +96,7 @@ def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> f
             disable_tqdm=True,
             learning_rate=1e-4,
         ),
-        train_dataset=examples(run, 2 * steps * request["rows"]),
+        train_dataset=examples(config, 2 * steps * request["rows"]),
         data_collator=collate_and_count,
         callbacks=[clock],
     ).train()
@@ -105,43 +105,42 @@ def trainer_speed(run: RunConfig, request: dict[str, Any], *, sparse: bool) -> f
     return float(sum(tokens) / took.sum())
 
 
-def examples(run: RunConfig, wanted: int) -> list[dict[str, list[int]]]:
-    """Return the pieces of the first rows that our run trains on, each an example of its own."""
-    from megatron_ettin.train.sources import build_training_rows, open_corpus
+def examples(config: RunConfig, wanted: int) -> list[dict[str, list[int]]]:
+    """Return the chunks of the first rows that our run trains on, each an example of its own."""
+    from megatron_ettin.train.datasets import build_training_rows, open_corpus
 
-    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
-    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+    rows = build_training_rows(config, open_corpus(config), tokenizer)
     found: list[dict[str, list[int]]] = []
     sample = 0
     while len(found) < wanted:
-        for piece in rows.row(sample):
-            ids = [tokenizer.cls_id, *piece.tokens.tolist(), tokenizer.sep_id]
+        for chunk in rows.row(sample):
+            ids = [tokenizer.cls_id, *chunk.tokens.tolist(), tokenizer.sep_id]
             found.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
         sample += 1
     return found[:wanted]
 
 
-def shares(run: RunConfig, steps: int) -> dict[str, Any]:
+def shares(config: RunConfig, steps: int) -> dict[str, Any]:
     """Return which part of a step takes which share of it, and the rate of the model's work."""
     from megatron_ettin.objectives.objective import build_objective
-    from megatron_ettin.runtime.device import choose_device
-    from megatron_ettin.runtime.peak import product_rate
+    from megatron_ettin.runtime.device import choose_device, product_rate
     from megatron_ettin.runtime.process import end_process, start_process
     from megatron_ettin.train.build import build_training
-    from megatron_ettin.train.feed import build_ahead, plan_steps, step_batches
-    from megatron_ettin.train.sources import build_training_rows, open_corpus
+    from megatron_ettin.train.datasets import build_training_rows, open_corpus
+    from megatron_ettin.train.prefetch import build_ahead, plan_steps, step_batches
     from megatron_ettin.train.step import train_step
 
     device = choose_device("cpu")
-    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
-    objective = build_objective(run, tokenizer)
-    ranks = start_process(run, device)
-    training = build_training(run, objective.mask_kind, device, ranks)
-    rows = build_training_rows(run, open_corpus(run), tokenizer)
+    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+    objective = build_objective(config, tokenizer)
+    ranks = start_process(config, device)
+    training = build_training(config, objective.mask_kind, device, ranks)
+    rows = build_training_rows(config, open_corpus(config), tokenizer)
     spent: dict[str, float] = {}
     watch_parts(training, spent)
     work, total = 0, 0.0
-    plan = plan_steps(run, rows, objective)
+    plan = plan_steps(config, rows, objective)
     with build_ahead(
         lambda step: step_batches(plan, rows, objective, ranks, step), range(WARM_UP + steps)
     ) as batches_of:
@@ -152,7 +151,7 @@ def shares(run: RunConfig, steps: int) -> dict[str, Any]:
             started = time.perf_counter()
             with timed(spent, "waiting for data"):
                 batches = batches_of(step)
-            work += train_step(training, batches, run.optimizer.lr / 100).sums.model_flops
+            work += train_step(training, batches, config.optimizer.lr / 100).sums.model_flops
             total += time.perf_counter() - started
     peak = product_rate(device, torch.float32, size=2048, rounds=10)
     end_process()

@@ -5,11 +5,11 @@
 
 Rows are those that a run would train on: real text, packed best-fit, masked anew every time, built by the feeding
 thread while the step before runs. A step is the product's own: forward, backward, optimizer. Told is the median over
-steps. Model FLOP/s count the work that the objective defines (megatron_ettin/config/flops.py); MFU is their share of
+steps. Model FLOP/s count the work that the objective defines (planning/model_size.py); MFU is their share of
 the card's nominal bf16 rate and of what a product of two 8192 x 8192 matrices reaches here.
 
 --peer trains transformers' ModernBertForMaskedLM or ModernBertDecoderForCausalLM in the same process, compiled, bf16,
-sdpa, fused AdamW, on the same pieces, each a row of its own padded to the sequence length.
+sdpa, fused AdamW, on the same chunks, each a row of its own padded to the sequence length.
 """
 
 from __future__ import annotations
@@ -28,18 +28,16 @@ from typing import Any
 import torch
 from peer_gpu import peer_step
 
-from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.objectives.objective import build_objective
 from megatron_ettin.runtime.backend import resolve_backend
-from megatron_ettin.runtime.device import choose_device
-from megatron_ettin.runtime.peak import product_rate
+from megatron_ettin.runtime.device import choose_device, product_rate
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.train.build import Training, build_training
-from megatron_ettin.train.feed import build_ahead, plan_steps, step_batches
-from megatron_ettin.train.pinned import pinned
-from megatron_ettin.train.sources import build_training_rows, open_corpus
+from megatron_ettin.train.datasets import build_training_rows, open_corpus
+from megatron_ettin.train.prefetch import build_ahead, pinned, plan_steps, step_batches
 from megatron_ettin.train.step import train_step
 
 SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")
@@ -117,19 +115,19 @@ def configure(arguments: argparse.Namespace, size: str, objective: str, layers: 
     settings += ["--global-batch-size", rows * MICRO_BATCHES, "--train-iters", arguments.steps]
     settings += ["--data-path", arguments.data, "--tokenizer-model", arguments.tokenizer]
     settings += LAYERS[layers] + ([arguments.fp8_recipe] if layers == "fp8" else [])
-    return parse_command([str(setting) for setting in settings]).run
+    return parse_command([str(setting) for setting in settings]).config
 
 
-def measure(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
+def measure(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     """Time steps of the product's own loop without its saving and showing."""
     device = choose_device("cuda")
-    run, _ = resolve_backend(run, device)
-    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
-    objective = build_objective(run, tokenizer)
-    ranks = start_process(run, device)
-    training = build_training(run, objective.mask_kind, device, ranks)
-    rows = build_training_rows(run, open_corpus(run), tokenizer)
-    build = pinned(partial(step_batches, plan_steps(run, rows, objective), rows, objective, ranks), device)
+    config, _ = resolve_backend(config, device)
+    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+    objective = build_objective(config, tokenizer)
+    ranks = start_process(config, device)
+    training = build_training(config, objective.mask_kind, device, ranks)
+    rows = build_training_rows(config, open_corpus(config), tokenizer)
+    build = pinned(partial(step_batches, plan_steps(config, rows, objective), rows, objective, ranks), device)
     seconds, waits, tokens, flops, losses = [], [], [], [], []
     warm_up = 3
     with build_ahead(build, range(warm_up + steps)) as batches_of:
@@ -138,7 +136,7 @@ def measure(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
             batches = batches_of(step)
             waited = time.perf_counter() - started
             with profiled(profile if step == warm_up + steps - 1 else ""):
-                result = train_step(training, batches, run.optimizer.lr * min(1.0, (step + 1) / 100))
+                result = train_step(training, batches, config.optimizer.lr * min(1.0, (step + 1) / 100))
             if step == warm_up - 1:
                 torch.cuda.reset_peak_memory_stats()
             losses.append(result.sums.loss)
@@ -153,7 +151,7 @@ def measure(run: RunConfig, steps: int, profile: str) -> dict[str, Any]:
         "seconds_per_step": statistics.median(seconds),
         "data_wait_share": sum(waits) / sum(seconds),
         "tokens_per_step": statistics.mean(tokens),
-        "micro_batch_rows": run.training.micro_batch_size,
+        "micro_batch_rows": config.training.micro_batch_size,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(),
         "losses": losses,
         "optimizer_seconds": optimizer_seconds(training),

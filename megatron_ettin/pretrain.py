@@ -7,10 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.errors import ConfigError, RunFailure
-from megatron_ettin.config.launch import Launch
-from megatron_ettin.config.plan_text import plan_text
+from megatron_ettin.config.command_line import Launch, parse_command
+from megatron_ettin.errors import ConfigError, RunFailure
 from megatron_ettin.runtime.signals import hold_signals
 
 
@@ -32,19 +30,23 @@ def main(arguments: Sequence[str]) -> int:
 def start(arguments: Sequence[str], launch: Launch) -> int:
     """Plan, train or evaluate, and return the exit code; what a user got wrong raises ConfigError."""
     command = parse_command(arguments)
-    from megatron_ettin.train.preflight import prepare_run  # imports numpy: not for --help
+    from megatron_ettin.planning.cluster import parse_cluster
+    from megatron_ettin.train.preflight.prepare import prepare_run  # imports numpy: not for --help
 
-    cluster = command.cluster(launch.world_size)
-    run, notes = prepare_run(command, cluster.gpus if cluster else launch.world_size)
+    cluster = parse_cluster(command.plan_flags, launch.world_size)
+    config, notes = prepare_run(command, cluster.gpus if cluster else launch.world_size)
     if command.dry_run:
-        from megatron_ettin.train.planning import plan_run
+        from megatron_ettin.optim.schedules import learning_rate_path
+        from megatron_ettin.planning.plan import plan_run
+        from megatron_ettin.planning.report import plan_text
 
-        plan = plan_text(plan_run(run, launch.world_size, notes, cluster), command.dry_run)
+        rates = learning_rate_path(config.optimizer, config.training)
+        plan = plan_text(plan_run(config, launch.world_size, notes, rates, cluster), command.dry_run)
         sys.stdout.write(f"{plan}\n" if launch.rank == 0 else "")
         return 0
     from megatron_ettin.train.run import run as train
 
-    return train(run, notes)
+    return train(config, notes)
 
 
 if __name__ == "__main__":  # megatron-core's saving spawns processes, and these import this file

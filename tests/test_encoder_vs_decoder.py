@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.evaluation.suites.subject import KINDS
+from megatron_ettin.evaluation.models.subject import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = {"classification", "retrieval", "generative", "bias", "intrinsic"}

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.plan import Plan
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.presets import SIZES
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.planning import plan_run
-from megatron_ettin.train.preflight import prepare_run
+from megatron_ettin.planning.plan import Plan, plan_run
+from megatron_ettin.train.preflight.prepare import prepare_run
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "configs" / "ettin"
 OBJECTIVES = {"encoder": "mlm", "decoder": "clm", "encoder_from_decoder": "mlm", "decoder_from_encoder": "clm"}
@@ -21,7 +20,7 @@ RUNS = [(size, kind) for size in SIZES for kind in OBJECTIVES]
 
 def plan(size: str, kind: str, *flags: str) -> Plan:
     command = parse_command(["--config", str(FOLDER / f"{size}_{kind}.yaml"), *flags, "--dry-run"])
-    return plan_run(prepare_run(command, world_size=4).run, world_size=4)
+    return plan_run(prepare_run(command, world_size=4).config, world_size=4)
 
 
 def test_there_are_24() -> None:
@@ -32,10 +31,10 @@ def test_there_are_24() -> None:
 @pytest.mark.parametrize(("size", "kind"), RUNS)
 def test_config_plans_its_run(size: str, kind: str) -> None:
     made = plan(size, kind, "--micro-batch-size", "24")
-    run: RunConfig = made.run
-    assert run.training.objective == OBJECTIVES[kind]
-    assert run.training.phase == ("cross" if "from" in kind else "pretrain")
-    assert run.training.bf16
+    config: RunConfig = made.config
+    assert config.training.objective == OBJECTIVES[kind]
+    assert config.training.phase == ("cross" if "from" in kind else "pretrain")
+    assert config.training.bf16
     assert made.steps > 5000
     assert made.memory[0].total > 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.checkpoint.layout import read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.layout import read_run_json, resolve_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {

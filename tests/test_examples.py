@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.evaluation.suites.bias.winogender import read_schemas
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 
@@ -75,7 +75,7 @@ def test_config_holds_only_what_differs(config: Path, tmp_path: Path) -> None:
     for key in told:
         shorter = tmp_path / "shorter.yaml"
         shorter.write_text(yaml.safe_dump({name: value for name, value in told.items() if name != key}))
-        if parse_command(["--config", str(shorter)]).run == parse_command(["--config", str(config)]).run:
+        if parse_command(["--config", str(shorter)]).config == parse_command(["--config", str(config)]).config:
             needless.append(key)
     assert needless == []
 

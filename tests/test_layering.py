@@ -1,7 +1,7 @@
-"""The import table of the house: which room may import which, and which packages from outside.
+"""The import table: which folder may import which, and which packages from outside.
 
 Every import counts, wherever it stands: at the top, in a function, under TYPE_CHECKING, relative, or by a literal name
-given to importlib. There are no exceptions to list.
+given to importlib.
 """
 
 from __future__ import annotations
@@ -16,75 +16,88 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "megatron_ettin"
 
-ROOMS = {
+GROUND = {"errors", "files", "cli"}
+"""Modules below all folders: every folder may import them. They use the standard library alone."""
+
+FOLDERS = {
     "config": set(),
-    "runtime": {"config"},
-    "data": {"config"},
+    "planning": {"config"},
+    "runtime": {"config", "runtime.health"},
+    "runtime.health": {"config", "runtime"},
+    "data": {"config", "data.corpus"},
+    "data.corpus": {"config"},
+    "data.preprocess": {"config", "data.corpus", "data.preprocess.readers"},
+    "data.preprocess.readers": {"config"},
     "model": {"config", "runtime"},
-    "convert": {"config", "checkpoint.layout"},
-    "release": {"config", "convert", "checkpoint.layout"},
-    "evaluation": {"config", "checkpoint.layout"},
-    "objectives": {"config", "runtime", "data", "model"},
+    "convert": {"config", "planning", "checkpoint.folder"},
+    "release": {"config", "planning", "convert", "checkpoint.folder", "release.plan"},
+    "release.plan": {"config", "planning", "checkpoint.folder"},
+    "evaluation": {"config", "checkpoint.folder"},
+    "objectives": {"config", "runtime", "data", "data.corpus", "model"},
     "optim": {"config", "runtime"},
-    "checkpoint": {"config", "runtime"},
+    "checkpoint": {"config", "runtime", "checkpoint.folder"},
+    "checkpoint.folder": {"config"},
     "doctor": {"config", "runtime"},
     "train": {
-        "config",
-        "runtime",
-        "doctor",
-        "data",
-        "model",
-        "convert",
-        "evaluation",
-        "objectives",
-        "optim",
-        "checkpoint",
+        *(
+            "config",
+            "planning",
+            "runtime",
+            "runtime.health",
+            "doctor",
+            "data",
+            "data.corpus",
+            "model",
+            "objectives",
+            "optim",
+        ),
+        *("checkpoint", "checkpoint.folder", "convert", "train.preflight", "train.telemetry"),
     },
+    "train.preflight": {"config", "planning", "data", "data.corpus", "checkpoint.folder"},
+    "train.telemetry": {"config", "planning", "runtime", "data", "model", "optim", "checkpoint.folder", "train"},
 }
-"""Room -> the rooms it may import besides itself; already transitive. A dotted name is one file of a room."""
+"""Folder -> the folders it may import besides itself. A subfolder without a row belongs to the row above it."""
 
-RELEASE_PLAN = {
-    *("release.flags", "release.request", "release.plan"),
-    *("release.revisions", "release.orders", "release.targets"),
+WITHOUT_TORCH = {"config", "planning", "data", "checkpoint.folder", "train.preflight", "release.plan", "pretrain"}
+WITH_MEGATRON = {"runtime", "model", "objectives", "optim", "checkpoint"}
+STDLIB_AND: dict[str, set[str]] = {**{file: set() for file in GROUND}, "config": {"yaml"}, "checkpoint.folder": set()}
+"""Folders and modules whose outside packages are listed in full."""
+
+EXCEPTIONS: dict[str, str] = {
+    "runtime.signals": "stdlib: signals are held before anything heavy is imported",
+    "optim.schedules": "torch-free: a dry run prints the learning rates",
+    "convert.options": "torch-free, read by release.plan: a release is planned before torch is imported",
+    "convert.training_facts": "torch-free, read by release.plan: a release is planned before torch is imported",
+    "train.build": "megatron: builds the model that megatron-core's schedules run",
+    "train.step": "megatron: runs megatron-core's schedules",
 }
-RELEASE_PLAN_READS = {"convert.metrics", "convert.training_facts", "convert.options", "convert.model_flags"}
-"""The part of release that lists what a release would be, and what it reads of convert: neither needs torch."""
+"""Modules that differ from their folder, each with the reason; at most six."""
 
-PREFLIGHT = {"train.preflight", "train.fallback", "train.inheritance", "train.inputs"}
-"""The part of train that refuses wrong input before anything heavy is loaded."""
-
-NARROWER = {
-    "checkpoint.integrity": {"config"},
-    "checkpoint.layout": {"config", "checkpoint.integrity"},
-    "checkpoint.retention": {"config", "checkpoint.integrity", "checkpoint.layout"},
-    **{file: {"config", "data", "checkpoint.layout", *PREFLIGHT} for file in PREFLIGHT},
-    **{file: {"config", "checkpoint.layout"} for file in RELEASE_PLAN_READS},
-    **{
-        file: {"config", "checkpoint.layout", "release.layout", *RELEASE_PLAN, *RELEASE_PLAN_READS}
-        for file in RELEASE_PLAN
-    },
+ENTRIES = {
+    "pretrain": {"config", "planning", "optim", "runtime", "train", "train.preflight"},
+    "tools": {*FOLDERS, "pretrain"},
 }
-"""Files held to less than their room: they run before, or without, torch and megatron-core."""
-
-MAY_IMPORT_MEGATRON = {"runtime", "model", "objectives", "optim", "checkpoint", "train.build", "train.step"}
-STDLIB_CHECKPOINT = {"checkpoint.integrity", "checkpoint.layout", "checkpoint.retention"}
-WITHOUT_TORCH = {"config", "data", *STDLIB_CHECKPOINT, "pretrain", *PREFLIGHT, *RELEASE_PLAN, *RELEASE_PLAN_READS}
-STDLIB_RUNTIME = {"runtime.lifeline", "runtime.signals"}
-STDLIB_AND: dict[str, set[str]] = {"config": {"yaml"}, **{file: set() for file in STDLIB_CHECKPOINT | STDLIB_RUNTIME}}
-"""Rooms and files whose outside packages are listed in full."""
-
-ENTRIES = {"pretrain": {"config", "runtime.signals", "train"}, "tools": {*ROOMS, "pretrain"}}
-"""What stands outside the rooms: the entry module and the command lines in tools/."""
+"""The entry module and the command lines in tools/."""
 
 
 def place_of(module: str) -> str:
-    """Return a module's name inside the package: ``config.flags``, or ``tools`` for a command line."""
+    """Return a module's name inside the package: ``config.fields``, or ``tools`` for a command line."""
     return module.removeprefix(f"{PACKAGE}.") if module != PACKAGE else ""
 
 
 def covers(name: str, place: str) -> bool:
-    """Whether ``name`` (a room or one file of it) holds the module ``place``."""
+    """Whether the module ``place`` is ``name`` or lies below it."""
     return place == name or place.startswith(f"{name}.")
+
+
+def folder_of(place: str) -> str:
+    """Return the row of the table that a module belongs to: the longest that covers it."""
+    return max((row for row in {*FOLDERS, *ENTRIES} if covers(row, place)), key=len, default="")
+
+
+def is_excepted(place: str, kind: str) -> bool:
+    """Whether ``place`` is one of the exceptions of that kind."""
+    return any(covers(name, place) and reason.startswith(kind) for name, reason in EXCEPTIONS.items())
 
 
 def imports_of(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
@@ -109,23 +122,30 @@ def broken_rules(place: str, imported: str) -> Iterator[str]:
     if top == PACKAGE:
         yield from broken_arrows(place, place_of(imported))
         return
-    if top == "megatron" and not any(covers(name, place) for name in MAY_IMPORT_MEGATRON):
-        yield f"{place} imports {imported}: only {', '.join(sorted(MAY_IMPORT_MEGATRON))} may import megatron-core"
-    if top == "torch" and any(covers(name, place) for name in WITHOUT_TORCH):
+    stdlib_only = is_excepted(place, "stdlib")
+    if top == "megatron" and folder_of(place) not in WITH_MEGATRON and not is_excepted(place, "megatron"):
+        yield f"{place} imports {imported}: only {', '.join(sorted(WITH_MEGATRON))} may import megatron-core"
+    if top in ("torch", "megatron") and (
+        any(covers(name, place) for name in WITHOUT_TORCH) or is_excepted(place, "torch-free") or stdlib_only
+    ):
         yield f"{place} imports {imported}: it must run without torch"
-    for name, packages in STDLIB_AND.items():
-        if covers(name, place) and top not in sys.stdlib_module_names and top not in packages:
-            yield f"{place} imports {imported}: it may use the standard library and {packages or 'nothing else'} only"
+    packages = next((packages for name, packages in STDLIB_AND.items() if covers(name, place)), None)
+    if packages is None and stdlib_only:
+        packages = set()
+    if packages is not None and top not in sys.stdlib_module_names and top not in packages:
+        yield f"{place} imports {imported}: it may use the standard library and {packages or 'nothing else'} only"
 
 
 def broken_arrows(place: str, target: str) -> Iterator[str]:
-    """Yield what is wrong with ``place`` importing ``target``, both inside the house."""
-    room = place.split(".")[0]
-    allowed = next((rooms for name, rooms in NARROWER.items() if covers(name, place)), None)
-    if allowed is None:
-        allowed = {room, *ROOMS[room]} if room in ROOMS else ENTRIES[room]
-    if target and not any(covers(name, target) for name in allowed):
-        yield f"{place} imports {PACKAGE}.{target}: it may import {', '.join(sorted(allowed)) or 'no other room'}"
+    """Yield what is wrong with ``place`` importing ``target``, both inside the package."""
+    if not target or any(covers(module, target) for module in GROUND):
+        return
+    own = folder_of(place)
+    allowed = {own, *FOLDERS.get(own, ENTRIES.get(own, set()))}
+    if is_excepted(target, "torch-free, read by release.plan") and own == "release.plan":
+        return
+    if folder_of(target) not in allowed:
+        yield f"{place} imports {PACKAGE}.{target}: it may import {', '.join(sorted(allowed)) or 'no other folder'}"
 
 
 def house() -> list[tuple[str, Path]]:
@@ -144,18 +164,43 @@ def test_imports_follow_the_table(module: str, path: Path) -> None:
     assert [rule for imported in found for rule in broken_rules(place_of(module), imported)] == []
 
 
-def test_every_folder_of_the_package_is_a_room() -> None:
+def test_every_folder_of_the_package_has_a_row() -> None:
     folders = {path.name for path in (ROOT / PACKAGE).iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders <= set(ROOMS)
-    files = {path.stem for path in (ROOT / PACKAGE).glob("*.py")}
-    assert files <= {"__init__", "pretrain"}
+    assert folders == {row for row in FOLDERS if "." not in row}
+    assert all((ROOT / PACKAGE / row.replace(".", "/")).is_dir() for row in FOLDERS)
+    assert {path.stem for path in (ROOT / PACKAGE).glob("*.py")} == {"__init__", "pretrain", *GROUND}
 
 
-def test_table_is_transitive() -> None:
-    for room, allowed in ROOMS.items():
-        for other in allowed & set(ROOMS):
-            assert ROOMS[other] <= allowed | {"checkpoint.layout"}, f"{room} -> {other} -> {ROOMS[other]}"
-            assert room not in ROOMS[other], f"{room} and {other} import each other"
+def test_exceptions_are_few_and_needed() -> None:
+    assert len(EXCEPTIONS) <= 6
+    places = {place_of(module) for module, _ in house()}
+    assert set(EXCEPTIONS) <= places
+
+
+def test_rooms_do_not_import_each_other_in_circles() -> None:
+    arrows = {
+        row: {other for other in allowed if other.split(".")[0] != row.split(".")[0]}
+        for row, allowed in FOLDERS.items()
+    }
+    done: set[str] = set()
+    while left := {row for row in arrows if row not in done}:
+        free = {row for row in left if arrows[row] <= done}
+        assert free, f"a circle among {', '.join(sorted(left))}"
+        done |= free
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    known = {module for module, _ in house()}
+    arrows = {}
+    for module, path in house():
+        names = imports_of(path.read_text(encoding="utf-8"), module)
+        found = {name if name in known else name.rpartition(".")[0] for name in names}
+        arrows[module] = (found & known) - {module}
+    done: set[str] = set()
+    while left := arrows.keys() - done:
+        free = {module for module in left if arrows[module] <= done}
+        assert free, f"a circle among {', '.join(sorted(left))}"
+        done |= free
 
 
 def test_package_inits_import_nothing() -> None:
@@ -166,20 +211,24 @@ def test_package_inits_import_nothing() -> None:
 @pytest.mark.parametrize(
     ("place", "source", "named"),
     [
-        ("config.flags", "import numpy", "numpy"),
-        ("config.flags", "from megatron_ettin.data import tokenizer", "megatron_ettin.data.tokenizer"),
-        ("config.flags", "from ..data import tokenizer", "megatron_ettin.data.tokenizer"),
-        ("config.flags", "from .. import data", "megatron_ettin.data"),
+        ("config.fields", "import numpy", "numpy"),
+        ("config.fields", "from megatron_ettin.data.corpus import tokenizer", "megatron_ettin.data.corpus.tokenizer"),
+        ("config.fields", "from ..data.corpus import tokenizer", "megatron_ettin.data.corpus.tokenizer"),
+        ("config.fields", "from .. import data", "megatron_ettin.data"),
         ("data.rows", "def f() -> None:\n    import torch", "torch"),
         ("data.rows", "import importlib\nimportlib.import_module('torch.nn')", "torch.nn"),
         ("data.rows", "if TYPE_CHECKING:\n    from torch import Tensor", "torch.Tensor"),
         ("convert.mapping", "from megatron_ettin.checkpoint import save", "megatron_ettin.checkpoint.save"),
         ("convert.mapping", "import megatron.core", "megatron.core"),
-        ("checkpoint.layout", "from megatron_ettin.runtime.groups import ranks", "megatron_ettin.runtime.groups.ranks"),
-        ("checkpoint.layout", "import torch.distributed", "torch.distributed"),
+        (
+            "checkpoint.folder.layout",
+            "from megatron_ettin.runtime.ranks import Ranks",
+            "megatron_ettin.runtime.ranks.Ranks",
+        ),
+        ("checkpoint.folder.layout", "import torch.distributed", "torch.distributed"),
         ("model.ettin", "from megatron_ettin.data.batch import PackedBatch", "megatron_ettin.data.batch.PackedBatch"),
         ("train.loop", "from megatron.core import parallel_state", "megatron.core.parallel_state"),
-        ("train.preflight", "from megatron_ettin.train.build import x", "megatron_ettin.train.build.x"),
+        ("train.preflight.prepare", "from megatron_ettin.train.build import x", "megatron_ettin.train.build.x"),
         ("pretrain", "import torch", "torch"),
         ("pretrain", "from megatron_ettin.model.ettin import EttinModel", "megatron_ettin.model.ettin.EttinModel"),
         ("tools.convert_to_hf", "import megatron.core", "megatron.core"),
@@ -196,12 +245,12 @@ def test_forbidden_imports_are_found(place: str, source: str, named: str) -> Non
     ("place", "source"),
     [
         ("config.yaml_file", "import yaml, json"),
-        ("convert.mapping", "from megatron_ettin.checkpoint.layout import is_whole"),
+        ("convert.mapping", "from megatron_ettin.checkpoint.folder.layout import is_whole"),
         ("convert.mapping", "import torch"),
         ("model.ettin", "from .norm import BiasFreeLayerNorm"),
         ("train.step", "from megatron.core import parallel_state"),
-        ("train.preflight", "from megatron_ettin.data.tokenizer import TokenizerFiles"),
-        ("objectives.mlm", "from megatron_ettin.model.loss import cross_entropy_sum"),
+        ("train.preflight.prepare", "from megatron_ettin.data.corpus.tokenizer import TokenizerFiles"),
+        ("objectives.mlm", "from megatron_ettin.model.cross_entropy import cross_entropy_sum"),
         ("pretrain", "from megatron_ettin.train.run import run"),
         ("tools.convert_to_hf", "from megatron_ettin.convert import export"),
     ],

@@ -138,7 +138,7 @@ def test_failed_run_is_told_in_one_line_and_exits_1() -> None:
     source = """
 import sys
 from megatron_ettin import pretrain
-from megatron_ettin.config.errors import RunFailure
+from megatron_ettin.errors import RunFailure
 def fail(*arguments):
     raise RunFailure("step 7: steps skipped in a row: 3, allowed are --max-skipped-steps 2")
 pretrain.start = fail

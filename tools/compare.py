@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, run_tool
 
 
 def main(arguments: Sequence[str]) -> int:

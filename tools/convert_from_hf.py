@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, run_tool
 
 
 def build_parser() -> ToolParser:
@@ -29,7 +29,7 @@ def build_parser() -> ToolParser:
 def main(arguments: Sequence[str]) -> int:
     """Import and say what was written."""
     options = build_parser().parse(arguments)
-    from megatron_ettin.convert.write import import_model
+    from megatron_ettin.convert.import_model import import_model
 
     imported = import_model(options.load, options.save, relabel=options.relabel, overwrite=options.overwrite)
     model = imported.model

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
-from megatron_ettin.convert.model_flags import add_model_flags
+from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.convert.options import add_model_flags
 
 EXIT_CHECK_FAILED = 3
 

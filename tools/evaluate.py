@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.tool_cli import ToolParser, count, positive, run_tool
+from megatron_ettin.cli import ToolParser, count, positive, run_tool
+from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.all_suites import ALL, ALL_SUITES, choose_suites
-from megatron_ettin.evaluation.suites.suite import SuiteOptions
 
 _NO_OPTIONS_OF_SUITES = ("model", "suite", "data", "output", "tasks", "seeds", "batch_size", "device")
 
@@ -36,10 +36,9 @@ def build_parser() -> ToolParser:
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, print the table, and return 2 where something failed."""
     given = vars(build_parser().parse(arguments))
-    from megatron_ettin.evaluation.suites.device import choose_device
-    from megatron_ettin.evaluation.suites.runner import evaluate
-    from megatron_ettin.evaluation.suites.screen import Screen
-    from megatron_ettin.evaluation.suites.table import result_table
+    from megatron_ettin.evaluation.console import Screen
+    from megatron_ettin.evaluation.flags import choose_device
+    from megatron_ettin.evaluation.runner import evaluate, result_table
 
     suites = choose_suites(given["suite"], given["data"])
     options = SuiteOptions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, run_tool
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,8 +16,8 @@ def main(arguments: Sequence[str]) -> int:
         "--output", metavar="DIR", help="folder to write; default RUN/training_order, where a release looks for it"
     )
     options = parser.parse(arguments)
-    from megatron_ettin.release.orders import TRAINING_ORDER_FOLDER
-    from megatron_ettin.train.order_export import export_training_order
+    from megatron_ettin.release.plan.request import TRAINING_ORDER_FOLDER
+    from megatron_ettin.train.export_order import export_training_order
 
     save = Path(options.load)
     output = Path(options.output) if options.output else save / TRAINING_ORDER_FOLDER

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--max-bytes", type=positive, default=1 << 40, metavar="N", help="keep at most this much text")
     parser.add_argument("--seed", type=int, default=21, metavar="N", help="seed of the order")
     options = parser.parse(arguments)
-    from megatron_ettin.data.corpus import choose_documents, own_text, standard_library, write_jsonl
+    from megatron_ettin.data.preprocess.starter_text import choose_documents, own_text, standard_library, write_jsonl
 
     found = own_text(options.corpus) if options.corpus else standard_library()
     documents = choose_documents(found, seed=options.seed, largest_bytes=options.max_bytes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output-prefix", required=True, metavar="PREFIX", help="of the pair to write")
     parser.add_argument("--partial", action="store_true", help="merge some shares of a run without the others")
     options = parser.parse(arguments)
-    from megatron_ettin.data.merge import merge_pairs, pairs_in
+    from megatron_ettin.data.corpus.merge import merge_pairs, pairs_in
 
     prefixes: list[str] = []
     for given in options.input:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
-from megatron_ettin.evaluation.suites.flag_types import share
-from megatron_ettin.evaluation.suites.retrieval.pair_files import STANDARD_LIBRARY, mine_pairs, write_pairs
+from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.evaluation.flags import share
+from megatron_ettin.evaluation.mining.pair_files import STANDARD_LIBRARY, mine_pairs, write_pairs
 
 
 def main(arguments: Sequence[str]) -> int:

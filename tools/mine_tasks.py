@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
-from megatron_ettin.evaluation.mined_tasks import TASKS, write_tasks
-from megatron_ettin.evaluation.suites.retrieval.pair_files import drop_duplicates, mine_package
+from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.mining.mined_tasks import TASKS, write_tasks
+from megatron_ettin.evaluation.mining.pair_files import drop_duplicates, mine_package
 
 
 def main(arguments: Sequence[str]) -> int:

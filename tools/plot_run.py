@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.checkpoint.layout import METRICS_FILE
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import ToolParser, png_path, run_tool
-from megatron_ettin.evaluation.figures import draw_losses
-from megatron_ettin.evaluation.loss_curve import LossCurve, read_loss_curve
+from megatron_ettin.checkpoint.folder.layout import METRICS_FILE
+from megatron_ettin.checkpoint.folder.metrics_file import LossCurve, read_loss_curve
+from megatron_ettin.cli import ToolParser, png_path, run_tool
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.run_reports.figures import draw_losses
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.cli import ToolParser, png_path, run_tool
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_end, schedule_unit
 from megatron_ettin.config.token_counts import format_token_count
-from megatron_ettin.config.tool_cli import ToolParser, png_path, run_tool
 from megatron_ettin.config.training import PHASES
-from megatron_ettin.evaluation.schedule_figure import PhaseCurve, draw_phases
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.run_reports.figures import PhaseCurve, draw_phases
 from megatron_ettin.optim.schedules import learning_rate_path, phase_schedule
-from megatron_ettin.train.preflight import prepare_run
+from megatron_ettin.train.preflight.prepare import prepare_run
 
 _POINTS = 400
 
@@ -23,11 +23,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the tool."""
     told = _parser().parse(arguments)
     source = ["--config", told.config] if told.config else ["--preset", told.preset]
-    objective = told.objective or parse_command(source).run.training.objective or "mlm"
+    objective = told.objective or parse_command(source).config.training.objective or "mlm"
     curves = []
     for phase in told.phases:
         command = parse_command([*source, "--objective", objective, "--phase", phase, "--dry-run"])
-        curves.append(_curve(" ".join(source), prepare_run(command, world_size=1).run))
+        curves.append(_curve(" ".join(source), prepare_run(command, world_size=1).config))
     draw_phases(f"{told.config or told.preset}, {objective}", curves, Path(told.output))
     print(f"wrote {told.output}")
     return 0
@@ -44,16 +44,16 @@ def _parser() -> ToolParser:
     return parser
 
 
-def _curve(source: str, run: RunConfig) -> PhaseCurve:
-    end, schedule = schedule_end(run.optimizer, run.training), phase_schedule(run.optimizer, run.training)
+def _curve(source: str, config: RunConfig) -> PhaseCurve:
+    end, schedule = schedule_end(config.optimizer, config.training), phase_schedule(config.optimizer, config.training)
     if end == 0:
         raise ConfigError(f"{source}: tells no duration, so there is nothing to draw")
-    corners = [time for time, _ in learning_rate_path(run.optimizer, run.training)]
+    corners = [time for time, _ in learning_rate_path(config.optimizer, config.training)]
     times = sorted({*corners, *(end * point / _POINTS for point in range(_POINTS + 1))})
-    unit = {"tokens": "tokens", "iters": "steps"}[schedule_unit(run.optimizer, run.training)]
+    unit = {"tokens": "tokens", "iters": "steps"}[schedule_unit(config.optimizer, config.training)]
     length = format_token_count(end) if unit == "tokens" else f"{end:,}"
-    masked = f"\n{run.data.mlm_probability:.0%} masked" if run.training.objective != "clm" else ""
-    title = f"{run.training.phase}: {length} {unit}\nrows of {run.data.seq_length:,}{masked}"
+    masked = f"\n{config.data.mlm_probability:.0%} masked" if config.training.objective != "clm" else ""
+    title = f"{config.training.phase}: {length} {unit}\nrows of {config.data.seq_length:,}{masked}"
     return PhaseCurve(title, unit, times, [schedule(time) for time in times])
 
 

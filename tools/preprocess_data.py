@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from megatron_ettin.config.tool_cli import ProgressLine, ToolParser, run_tool
-from megatron_ettin.data.preprocess.flags import add_preprocess_flags, settings_of
+from megatron_ettin.cli import ProgressLine, ToolParser, run_tool
+from megatron_ettin.data.preprocess.settings import add_preprocess_flags, settings_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = settings_of(parser.parse(arguments))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies, and workers fork without threads
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
-    from megatron_ettin.data.preprocess.report import ProgressText, tell_result
+    from megatron_ettin.data.preprocess.progress import ProgressText, tell_result
     from megatron_ettin.data.preprocess.run import preprocess
 
     line, words = ProgressLine(sys.stderr), ProgressText()

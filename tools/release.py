@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
-from megatron_ettin.release.flags import add_release_flags, request_of
+from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.release.plan.request import add_release_flags, request_of
 
 EXIT_CHECK_FAILED = 3
 
@@ -26,12 +26,12 @@ def main(arguments: Sequence[str]) -> int:
     flags = build_parser().parse(arguments)
     request = request_of(flags)
     if flags.dry_run:
-        from megatron_ettin.release.plan import plan_lines
+        from megatron_ettin.release.plan.report import plan_lines
 
         print("\n".join(plan_lines(request)))
         return 0
     from megatron_ettin.release.build import build_release
-    from megatron_ettin.release.conversion import RevisionFailed
+    from megatron_ettin.release.convert import RevisionFailed
 
     check = not flags.no_check
     try:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {failure}\n")
         return EXIT_CHECK_FAILED
     if request.targets:
-        from megatron_ettin.release.push import push_targets
+        from megatron_ettin.release.upload import push_targets
 
         push_targets(request.targets, private=flags.private, note=print)
     return 0

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.checkpoint.layout import METRICS_FILE, read_run_json, resolve_checkpoint
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
-from megatron_ettin.evaluation.four_way import FourWayModel, LifeStretch, draw_four_lines, four_way_text
-from megatron_ettin.evaluation.loss_curve import read_loss_curve
+from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.metrics_file import read_loss_curve
+from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.run_reports.four_way import FourWayModel, LifeStretch, draw_four_lines, four_way_text
 
 _ENCODER = ("encoder/pretrain", "encoder/extend", "encoder/decay")
 _DECODER = ("decoder/pretrain", "decoder/extend", "decoder/decay")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, run_tool
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,20 +23,19 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     import numpy as np
 
-    from megatron_ettin.evaluation.figures import draw_losses
-    from megatron_ettin.evaluation.loss_curve import read_loss_curve
-    from megatron_ettin.evaluation.pair_report import PairReport
-    from megatron_ettin.evaluation.release_report import TrainedModel, report_release
-    from megatron_ettin.evaluation.scoring import split_pieces
-    from megatron_ettin.evaluation.unigram import unigram_entropy
+    from megatron_ettin.checkpoint.folder.metrics_file import read_loss_curve
+    from megatron_ettin.evaluation.run_reports.figures import draw_losses
+    from megatron_ettin.evaluation.run_reports.pair_report import PairReport
+    from megatron_ettin.evaluation.run_reports.release_report import TrainedModel, report_release
+    from megatron_ettin.evaluation.run_reports.scoring import split_chunks, unigram_entropy
     from megatron_ettin.train.finished_run import FinishedRun
 
     models, curves, contents = [], {}, []
     for name, folder in (("encoder", options.encoder), ("decoder", options.decoder)):
         run = FinishedRun.open(Path(folder))
-        pieces, batch = run.validation_split()
-        contents = [piece.tokens for piece in pieces]
-        scored = split_pieces(batch.tokens_T, batch.cu_seqlens, batch.scored_K, batch.labels_K)
+        chunks, batch = run.validation_split()
+        contents = [chunk.tokens for chunk in chunks]
+        scored = split_chunks(batch.tokens_T, batch.cu_seqlens, batch.scored_K, batch.labels_K)
         curves[name] = read_loss_curve(run.metrics)
         trained = TrainedModel(name, run.objective, run.folder, curves[name], run.logits)
         models.append(report_release(trained, run.folder / "hf", scored, contents))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, positive, run_tool
 from megatron_ettin.data.preprocess.settings import TEXT_DOCUMENTS
 
 
@@ -17,8 +17,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--vocab-size", type=positive, default=4096, metavar="N", help="tokens, special ones included")
     options = parser.parse(arguments)
+    from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
     from megatron_ettin.data.preprocess.texts import read_texts
-    from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
 
     texts = (text for _, text in read_texts(options.input, "--input", text_documents=options.text_documents))
     save_tokenizer(train_tokenizer(texts, options.vocab_size), Path(options.output))

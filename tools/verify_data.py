@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from megatron_ettin.config.tool_cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, positive, run_tool
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,8 +15,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tokenizer-model", metavar="DIR", help="every token id must be one of this tokenizer")
     parser.add_argument("--vocab-size", type=positive, metavar="N", help="every token id must be below this")
     options = parser.parse(arguments)
-    from megatron_ettin.data.tokenizer import TokenizerFiles
-    from megatron_ettin.data.verify import BadPair, verify_pair
+    from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+    from megatron_ettin.data.corpus.verify import BadPair, verify_pair
 
     vocab_size = options.vocab_size
     if vocab_size is None and options.tokenizer_model:

@@ -11,15 +11,10 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 
-from megatron_ettin.checkpoint.layout import STATE_FOLDER, held, read_run_json
+from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER, held, read_run_json
 from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry, restore_random_state
 from megatron_ettin.checkpoint.save import OPTIMIZER_STEPS_KEY
-from megatron_ettin.checkpoint.state import (
-    Layout,
-    TrainingState,
-    layout_from_description,
-    state_from_description,
-)
+from megatron_ettin.checkpoint.state import Layout, TrainingState, layout_from_description, state_from_description
 from megatron_ettin.checkpoint.tensors import (
     OPTIMIZER_PREFIX,
     copy_weights,
@@ -27,10 +22,10 @@ from megatron_ettin.checkpoint.tensors import (
     load_training_entries,
     weight_entries,
 )
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.runtime.device import Device
-from megatron_ettin.runtime.groups import Ranks
-from megatron_ettin.runtime.seeds import seed_process
+from megatron_ettin.runtime.process import seed_process
+from megatron_ettin.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
-from megatron_ettin.runtime.groups import Ranks
+from megatron_ettin.runtime.ranks import Ranks
 
 RANDOM_STATE_KEY = "random_state"
 

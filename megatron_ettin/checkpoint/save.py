@@ -14,11 +14,11 @@ from typing import Any
 
 import torch.distributed
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import is_main_replica
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 
-from megatron_ettin.checkpoint.host_buffers import HostBuffers
-from megatron_ettin.checkpoint.layout import (
+from megatron_ettin.checkpoint.folder.layout import (
     RUN_FILE,
     STATE_FOLDER,
     TOKENIZER_FOLDER,
@@ -28,14 +28,13 @@ from megatron_ettin.checkpoint.layout import (
     write_json_atomic,
 )
 from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry
-from megatron_ettin.checkpoint.room import check_room
 from megatron_ettin.checkpoint.state import Layout, TrainingState, describe_run
 from megatron_ettin.checkpoint.tensors import Entries, optimizer_steps, training_entries
-from megatron_ettin.checkpoint.writer import StateWriter, WrittenPart
-from megatron_ettin.config.errors import RunFailure
+from megatron_ettin.checkpoint.writer import HostBuffers, StateWriter, WrittenPart
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import RunFailure
 from megatron_ettin.runtime.device import Device
-from megatron_ettin.runtime.groups import Ranks
+from megatron_ettin.runtime.ranks import Ranks
 
 OPTIMIZER_STEPS_KEY = "optimizer_steps"
 
@@ -53,7 +52,7 @@ class StagedCheckpoint:
 
 def stage_checkpoint(
     save: Path,
-    run: RunConfig,
+    config: RunConfig,
     state: TrainingState,
     model: MegatronModule,
     optimizer: MegatronOptimizer,
@@ -80,7 +79,7 @@ def stage_checkpoint(
     torch.distributed.barrier()
     writer = _stage_state(folder / STATE_FOLDER, entries, optimizer, ranks, buffers)
     # A copy too: counters and lists go on while the tensors are written.
-    description = deepcopy(describe_run(run, state, Layout.of(ranks, device.type)))
+    description = deepcopy(describe_run(config, state, Layout.of(ranks, device.type)))
     return StagedCheckpoint(folder, state.step, description, writer)
 
 
@@ -147,3 +146,37 @@ def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
+
+
+_SPARE_SHARE, _SPARE_BYTES = 0.01, 2**24
+"""For what stands beside the tensors: headers, index, random states, tokenizer, and the run's metrics."""
+
+
+def check_room(save: Path, step: int, entries: Entries) -> None:
+    """Refuse a save that the disk has no room for; collective over the world, whose ranks write into one folder.
+
+    Quotas are not seen here; a write that fails for one stops the run as well, with a half-written folder.
+
+    Raises:
+        RunFailure: telling on all ranks what is needed and what there is.
+    """
+    mine = sum(_stored_bytes(entry) for entry in entries.values())
+    told: list[Any] = [None] * torch.distributed.get_world_size()
+    free = shutil.disk_usage(save).free if torch.distributed.get_rank() == 0 else 0
+    torch.distributed.all_gather_object(told, (mine, free))
+    tensors, free = sum(each for each, _ in told), told[0][1]
+    needed = round(tensors * (1 + _SPARE_SHARE)) + _SPARE_BYTES
+    if needed > free:
+        raise RunFailure(
+            f"--save {save}: the disk has {_size(free)} free and the checkpoint of step {step} needs {_size(needed)}; "
+            "former checkpoints are whole"
+        )
+
+
+def _stored_bytes(entry: Any) -> int:
+    """Return the bytes that this rank writes of an entry; replicas are written by one rank only."""
+    return int(entry.data.nbytes) if entry.data is not None and is_main_replica(entry.replica_id) else 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from megatron_ettin.checkpoint.layout import FORMAT_VERSION
+from megatron_ettin.checkpoint.folder.layout import FORMAT_VERSION
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.runtime.groups import Ranks
+from megatron_ettin.runtime.ranks import Ranks
 
 _PACKAGES = ("megatron-ettin", "megatron-core", "torch", "numpy")
 
@@ -85,14 +85,14 @@ class Layout:
         return cls(device, ranks.tp_size, ranks.pp_size, ranks.dp_size)
 
 
-def describe_run(run: RunConfig, state: TrainingState, layout: Layout) -> dict[str, Any]:
+def describe_run(config: RunConfig, state: TrainingState, layout: Layout) -> dict[str, Any]:
     """Return the content of ``run.json``."""
     return {
         "format_version": FORMAT_VERSION,
         "step": state.step,
         "consumed_samples": state.consumed_samples,
         "consumed_tokens": state.consumed_tokens,
-        "objective": run.training.objective,
+        "objective": config.training.objective,
         "validation_loss": state.validation_loss,
         "skipped_steps": state.skipped_steps,
         "skipped_in_a_row": state.skipped_in_a_row,
@@ -102,7 +102,7 @@ def describe_run(run: RunConfig, state: TrainingState, layout: Layout) -> dict[s
         "source_rows": state.source_rows,
         "lineage": [asdict(stretch) for stretch in state.lineage],
         "layout": asdict(layout),
-        "config": run.to_dict(),
+        "config": config.to_dict(),
         "versions": _versions(),
     }
 

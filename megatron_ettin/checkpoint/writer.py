@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedStateDict, is_main_replica
 from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
 from megatron.core.dist_checkpointing.strategies.torch import MCoreSavePlanner, mcore_to_pyt_state_dict
+from torch import Tensor
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata
@@ -21,8 +22,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from megatron_ettin.checkpoint.host_buffers import HostBuffers
-from megatron_ettin.checkpoint.integrity import ChecksummedFile, FileFacts, open_checksummed
+from megatron_ettin.checkpoint.folder.integrity import ChecksummedFile, FileFacts, open_checksummed
 
 
 @dataclass(frozen=True)
@@ -166,3 +166,29 @@ class _ChecksummedFiles(FileSystem):
         with open_checksummed(Path(path)) as file:
             self._written[Path(path)] = file
             yield file
+
+
+class HostBuffers:
+    """One buffer for each tensor that a rank saves, allocated at the first save and used again by all later ones.
+
+    They take as much host memory as this rank's part of a checkpoint. Next to a GPU they are pinned, so that copies
+    run at the speed of the bus.
+    """
+
+    def __init__(self, *, pinned: bool) -> None:
+        self._pinned = pinned
+        self._buffers: dict[Hashable, Tensor] = {}
+
+    def copy(self, key: Hashable, tensor: Tensor) -> Tensor:
+        """Begin to copy a tensor and return the copy, which holds it after :meth:`wait`."""
+        buffer = self._buffers.get(key)
+        if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=self._pinned)
+            self._buffers[key] = buffer
+        buffer.copy_(tensor.detach(), non_blocking=self._pinned)
+        return buffer
+
+    def wait(self) -> None:
+        """Return when all copies have been made."""
+        if self._pinned:
+            torch.cuda.synchronize()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from megatron_ettin.config.options import option
 
@@ -10,6 +12,9 @@ SUPPORTED_CORE = "0.16.1"
 """The megatron-core version that all was checked with: the CPU placement and the optimizer lean on its inside."""
 
 TRANSFORMER_ENGINE = "transformer_engine"
+
+LOGITS_CHUNK_BYTES: Mapping[str, int] = MappingProxyType({"cpu": 1 << 26, "cuda": 1 << 31})
+"""Logits that the loss makes at a time, by device: near the cores' caches, and enough rows to fill a GPU."""
 
 
 @dataclass(frozen=True)

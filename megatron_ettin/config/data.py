@@ -29,21 +29,21 @@ class DataConfig:
     seq_length: int = option(1024, "positions in a row, [CLS] and [SEP] counted", at_least=8)
     packing: str = option(
         "best-fit",
-        "best-fit fills each row with whole pieces of documents; none gives every piece a row of its own",
+        "best-fit fills each row with whole chunks of documents; none gives every chunk a row of its own",
         choices=("best-fit", "none"),
     )
     chunk_size: int = option(
-        0, "positions of a piece of a longer document, [CLS] and [SEP] counted; 0 is --seq-length", at_least=0
+        0, "positions of a chunk of a longer document, [CLS] and [SEP] counted; 0 is --seq-length", at_least=0
     )
     chunk_min_size: int = option(
-        0, "a document's last piece shorter than this takes tokens from the end of the one before", at_least=0
+        0, "a document's last chunk shorter than this takes tokens from the end of the one before", at_least=0
     )
     chunk_skip_size: int = option(
-        0, "a document's last piece shorter than this is left out, unless it is its only one", at_least=0
+        0, "a document's last chunk shorter than this is left out, unless it is its only one", at_least=0
     )
     chunk_at_sentences: bool = option(False, "cut long documents behind sentences; reads the whole corpus once")
     close_every_piece: bool = option(
-        False, "put [SEP] behind every piece of a decoder's documents, as behind an encoder's, not only where one ends"
+        False, "put [SEP] behind every chunk of a decoder's documents, as behind an encoder's, not only where one ends"
     )
     real_tokens_per_row: float = option(
         0.0, "mean tokens of a row, by which --dry-run turns tokens into steps; 0 takes full rows", at_least=0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NoReturn
 
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.options import Bounds
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.token_counts import format_token_count
+from megatron_ettin.config.sources import DATA_PATH_RULE, join_sources
+from megatron_ettin.config.token_counts import TOKEN_RULE, format_token_count, parse_token_count
+from megatron_ettin.errors import ConfigError
 
 Value = int | float | bool | str
 """What a field may hold."""
@@ -71,19 +74,19 @@ def run_sections() -> Mapping[str, type]:
     return {declared.name: types[declared.name] for declared in fields(RunConfig)}
 
 
-def value_of(run: RunConfig, name: str) -> Any:
+def value_of(config: RunConfig, name: str) -> Any:
     """Return the value of the field ``name`` in ``run``, whichever section holds it."""
-    return getattr(getattr(run, run_options()[name].section), name)
+    return getattr(getattr(config, run_options()[name].section), name)
 
 
-def spell(run: RunConfig, name: str) -> str:
+def spell(config: RunConfig, name: str) -> str:
     """Return the flag of the field ``name`` with its value in ``run``, for messages."""
-    return run_options()[name].spell(value_of(run, name))
+    return run_options()[name].spell(value_of(config, name))
 
 
-def refuse(run: RunConfig, name: str, rule: str) -> NoReturn:
+def refuse(config: RunConfig, name: str, rule: str) -> NoReturn:
     """Raise ConfigError naming the flag of the field ``name``, its value in ``run``, and the rule."""
-    raise ConfigError(f"{spell(run, name)}: {rule}")
+    raise ConfigError(f"{spell(config, name)}: {rule}")
 
 
 def _section_options(section: str, config: type) -> Iterator[Option]:
@@ -108,3 +111,71 @@ def _option(section: str, kind: type, declared: Field[Any]) -> Option:
         counts_tokens=told["counts_tokens"],
         many=told["many"],
     )
+
+
+def field_value(option: Option, written: object, origin: str = "") -> Value:
+    """Return the value of a field, of its type and inside its bounds.
+
+    Args:
+        option: the field.
+        written: text from the command line, or whatever YAML made of a key.
+        origin: where it was written, for the message; empty for the command line.
+
+    Raises:
+        ConfigError: it has another type, is none of the choices, or is outside the bounds.
+    """
+    value: Value | None
+    if option.counts_tokens:
+        value, type_rule = parse_token_count(written), TOKEN_RULE
+    elif option.many:
+        value, type_rule = join_sources(written), DATA_PATH_RULE
+    else:
+        value, type_rule = _CONVERSIONS[option.type](written), _TYPE_RULES[option.type]
+    rule = type_rule if value is None else option.broken_rule(value)
+    if rule is not None:
+        where = f" ({origin})" if origin else ""
+        raise ConfigError(f"{option.flag} {written if written != '' else repr(written)}{where}: {rule}")
+    assert value is not None
+    return value
+
+
+def _whole_number(written: object) -> int | None:
+    if isinstance(written, bool) or not isinstance(written, int | str):
+        return None
+    try:
+        return int(written)
+    except ValueError:
+        return None
+
+
+def _number(written: object) -> float | None:
+    # YAML 1.1 reads 1e-3, without a dot, as text.
+    if isinstance(written, bool) or not isinstance(written, int | float | str):
+        return None
+    try:
+        value = float(written)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _switch(written: object) -> bool | None:
+    return written if isinstance(written, bool) else None
+
+
+def _text(written: object) -> str | None:
+    # No path may hold a null character.
+    return written if isinstance(written, str) and "\0" not in written else None
+
+
+_CONVERSIONS: Mapping[type, Callable[[object], Value | None]] = MappingProxyType(
+    {int: _whole_number, float: _number, bool: _switch, str: _text}
+)
+_TYPE_RULES: Mapping[type, str] = MappingProxyType(
+    {
+        int: "must be a whole number",
+        float: "must be a finite number",
+        bool: "must be true or false",
+        str: "must be text (in quotes where YAML would read something else)",
+    }
+)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from megatron_ettin.config.data import DataConfig
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.token_counts import parse_token_count
+from megatron_ettin.errors import ConfigError
 
 _RULE = "must be a share above 0 and at most 1, or TOKENS:SHARE,... from 0 tokens on, ascending, as 0:0.3,250B:0.15"
 

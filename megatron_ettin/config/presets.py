@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from megatron_ettin.config.fields import Value, run_options
-from megatron_ettin.config.values import field_value
+from megatron_ettin.config.fields import Value, field_value, run_options
 
 ETTIN_VOCAB_SIZE = 50_368
 """Tokens of the tokenizer that the Ettin models were published with."""

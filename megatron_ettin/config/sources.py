@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePath
 
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.token_counts import format_token_count, parse_token_count
+from megatron_ettin.errors import ConfigError
 
 DATA_PATH_RULE = (
     "must be PREFIX, PREFIX PREFIX ..., or WEIGHT PREFIX WEIGHT PREFIX ...; in YAML also a list of "

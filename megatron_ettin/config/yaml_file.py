@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.cli import suggestion
 from megatron_ettin.config.fields import run_options, run_sections
-from megatron_ettin.config.names import suggestion
+from megatron_ettin.errors import ConfigError
 
 if TYPE_CHECKING:
     import yaml

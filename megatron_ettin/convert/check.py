@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.names import Objective
 from megatron_ettin.convert.reference import TensorSource, reference_logits
+from megatron_ettin.convert.tensor_names import Objective
 
 RELATIVE_TOLERANCE = 2e-5
 """Largest difference allowed, as a share of the largest value (at least 1), all in fp32."""

@@ -12,33 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ettin.checkpoint.layout import (
+from megatron_ettin.checkpoint.folder.layout import (
     TOKENIZER_FOLDER,
     check_large_files,
     held,
     read_run_json,
     resolve_checkpoint,
 )
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.checkpoint.folder.metrics_file import metrics_at, read_metrics
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.archive import FileSpan
 from megatron_ettin.convert.check import CheckResult, check_export
-from megatron_ettin.convert.config_map import TESTED_TRANSFORMERS, config_to_theirs
-from megatron_ettin.convert.hub_folder import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
-from megatron_ettin.convert.metrics import metrics_at, read_metrics
+from megatron_ettin.convert.checkpoint_reader import CheckpointReader
+from megatron_ettin.convert.file_spans import FileSpan
+from megatron_ettin.convert.hf_config import TESTED_TRANSFORMERS, config_to_theirs
+from megatron_ettin.convert.hf_tokenizer import SpecialTokens, read_special_tokens, write_json, write_release_tokenizer
+from megatron_ettin.convert.import_model import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from megatron_ettin.convert.model_card import CardSubject, write_model_card
-from megatron_ettin.convert.names import Objective, TensorName, base_names, convert_to_theirs, row_blocks, tensor_names
-from megatron_ettin.convert.new_folder import new_folder
 from megatron_ettin.convert.options import ExportOptions, check_license, released_as
-from megatron_ettin.convert.read import CheckpointReader
-from megatron_ettin.convert.safetensors_file import DTYPE_NAMES, TensorBytes, TensorEntry, write_safetensors
-from megatron_ettin.convert.tokenizer_files import (
-    SpecialTokens,
-    read_special_tokens,
-    write_json,
-    write_release_tokenizer,
+from megatron_ettin.convert.safetensors_writer import DTYPE_NAMES, TensorBytes, TensorEntry, write_safetensors
+from megatron_ettin.convert.tensor_names import (
+    Objective,
+    TensorName,
+    base_names,
+    convert_to_theirs,
+    row_blocks,
+    tensor_names,
 )
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import new_folder
 
 CARD_FILE = "README.md"
 
@@ -156,8 +158,8 @@ def export_checkpoint(
 def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:
     described = read_run_json(folder)
     try:
-        run = RunConfig.from_dict(described["config"])
-        model, (objective, base_only) = run.model, released_as(described["objective"], options)
+        config = RunConfig.from_dict(described["config"])
+        model, (objective, base_only) = config.model, released_as(described["objective"], options)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"--load {folder}: its run.json is of another version: {error}") from error
     if options.dtype and options.dtype not in DTYPES:
@@ -171,7 +173,7 @@ def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:
         run=described,
         model=model,
         objective=objective,
-        max_positions=run.data.seq_length,
+        max_positions=config.data.seq_length,
         tokens=read_special_tokens(folder / TOKENIZER_FOLDER, objective, model.vocab_size),
         reader=reader,
         names=base_names(names) if base_only else names,

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, layer_pattern
+from megatron_ettin.checkpoint.folder.metrics_file import Record
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, layer_pattern
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.citations import CITATIONS
-from megatron_ettin.convert.config_map import ARCHITECTURES, BASE_ARCHITECTURES, TESTED_TRANSFORMERS
-from megatron_ettin.convert.metrics import Record
-from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.hf_config import ARCHITECTURES, BASE_ARCHITECTURES, TESTED_TRANSFORMERS
 from megatron_ettin.convert.options import UNKNOWN_LICENSE
+from megatron_ettin.convert.tensor_names import Objective
 from megatron_ettin.convert.training_facts import data_blend, lineage_rows, recipe_facts, short_count
 
 _KINDS: Mapping[Objective, str] = {"mlm": "encoder", "clm": "decoder"}
@@ -121,12 +120,12 @@ def _architecture(model: ModelConfig, objective: Objective) -> list[str]:
 
 
 def _training(subject: CardSubject) -> list[str]:
-    run = subject.run
-    blend = [(name, "" if share is None else f"{share:.2%}") for name, share in data_blend(run)]
-    lines = [f"{run['step']:,} steps, {run['consumed_tokens']:,} tokens in the last phase. All stretches:", ""]
-    lines += _table(("phase", "objective", "steps", "tokens", "from"), lineage_rows(run))
-    if run["step"]:
-        lines += ["", "Settings of the last one:", "", *_table(("", ""), recipe_facts(run))]
+    config = subject.run
+    blend = [(name, "" if share is None else f"{share:.2%}") for name, share in data_blend(config)]
+    lines = [f"{config['step']:,} steps, {config['consumed_tokens']:,} tokens in the last phase. All stretches:", ""]
+    lines += _table(("phase", "objective", "steps", "tokens", "from"), lineage_rows(config))
+    if config["step"]:
+        lines += ["", "Settings of the last one:", "", *_table(("", ""), recipe_facts(config))]
     if blend:
         lines += ["", "Data:", "", *_table(("corpus", "share"), blend)]
     return lines
@@ -159,3 +158,29 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
         return []
     lines = [head, ("---",) * len(head), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+CITATIONS = (
+    "@article{weller2025seqvsseq,",
+    "  title = {Seq vs Seq: An Open Suite of Paired Encoders and Decoders},",
+    "  author = {Weller, Orion and Ricci, Kathryn and Marone, Marc and Chaffin, Antoine and Lawrie, Dawn",
+    "            and Van Durme, Benjamin},",
+    "  journal = {arXiv preprint arXiv:2507.11412},",
+    "  year = {2025}",
+    "}",
+    "@article{warner2024modernbert,",
+    "  title = {Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder for Fast, Memory Efficient, and Long",
+    "           Context Finetuning and Inference},",
+    "  author = {Warner, Benjamin and Chaffin, Antoine and Clavi{\\'e}, Benjamin and others},",
+    "  journal = {arXiv preprint arXiv:2412.13663},",
+    "  year = {2024}",
+    "}",
+    "@article{shoeybi2019megatron,",
+    "  title = {Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism},",
+    "  author = {Shoeybi, Mohammad and Patwary, Mostofa and Puri, Raul and LeGresley, Patrick and Casper, Jared",
+    "            and Catanzaro, Bryan},",
+    "  journal = {arXiv preprint arXiv:1909.08053},",
+    "  year = {2019}",
+    "}",
+)
+"""BibTeX, a line each."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 
 SHARD_BYTES = 5_000_000_000
 """Weights are split over files of at most this size, with an index beside them."""
@@ -63,3 +64,24 @@ def check_license(name: str) -> str:
     if not _LICENSE.fullmatch(name):
         raise ConfigError(f"--license {name}: must be an identifier of the Hub such as apache-2.0, mit or other")
     return name
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what every released model can be asked to be."""
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="type of the written weights; without it the type they are stored in",
+    )
+    parser.add_argument(
+        "--as",
+        dest="relabel",
+        choices=["mlm", "clm"],
+        help="release as an encoder (mlm) or decoder (clm), whatever it was trained by; weights stay as they are",
+    )
+    parser.add_argument(
+        "--base-only", action="store_true", help="leave out head and output: ModernBertModel, ModernBertDecoderModel"
+    )
+    parser.add_argument(
+        "--license", default="unknown", metavar="ID", help="the Hub's identifier of the model's licence, for its card"
+    )

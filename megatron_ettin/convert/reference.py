@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from megatron_ettin.config.attention import LayerAttention, MaskKind, layer_pattern
+from megatron_ettin.config.layer_pattern import LayerAttention, MaskKind, layer_pattern
 from megatron_ettin.config.model import ModelConfig
 
 TensorSource = Callable[[str], Tensor]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.errors import ConfigError
 
 DEFAULT_PHASE = "pretrain"
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))

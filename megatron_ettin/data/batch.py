@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.data.chunks import Chunk
+
 
 @dataclass(frozen=True)
 class PackedBatch:
     """One micro-batch of one data-parallel rank, as numpy arrays.
 
-    All its documents' pieces follow each other in one axis of T tokens; ``cu_seqlens`` says where each begins. What
-    fills the batch up to a multiple (sequence parallelism needs one) is a last piece of its own, and is never scored.
+    All its documents' chunks follow each other in one axis of T tokens; ``cu_seqlens`` says where each begins. What
+    fills the batch up to a multiple (sequence parallelism needs one) is a last chunk of its own, and is never scored.
 
-    Shapes: T packed tokens, D pieces, K scored positions.
+    Shapes: T packed tokens, D chunks, K scored positions.
     """
 
     tokens_T: NDArray[np.int64]
     """Input ids, masking already applied."""
     positions_T: NDArray[np.int64]
-    """Position of each token in its own piece, from 0: what RoPE turns by."""
+    """Position of each token in its own chunk, from 0: what RoPE turns by."""
     cu_seqlens: NDArray[np.int32]
-    """Shape [D + 1]: piece d is tokens cu_seqlens[d] to cu_seqlens[d + 1]; the last entry is T."""
+    """Shape [D + 1]: chunk d is tokens cu_seqlens[d] to cu_seqlens[d + 1]; the last entry is T."""
     scored_K: NDArray[np.int64]
     """Indices into T whose output is scored, ascending."""
     labels_K: NDArray[np.int64]
@@ -34,5 +37,91 @@ class PackedBatch:
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each piece, the filling one included."""
+        """Tokens of each chunk, the filling one included."""
         return tuple((self.cu_seqlens[1:] - self.cu_seqlens[:-1]).tolist())
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Chunks with [CLS] before and, where they close, [SEP] behind."""
+
+    tokens_T: NDArray[np.int64]
+    positions_T: NDArray[np.int64]
+    content_T: NDArray[np.bool_]
+    """True where a token of the corpus stands, False at [CLS] and [SEP]."""
+    cu_seqlens: NDArray[np.int32]
+    """[D + 1], where each chunk begins."""
+
+
+def assemble(chunks: Sequence[Chunk], *, cls_id: int, sep_id: int, close_every_piece: bool) -> PackedTokens:
+    """Lay chunks end to end.
+
+    Args:
+        chunks: in order.
+        cls_id: stands before each chunk.
+        sep_id: stands behind a chunk that closes.
+        close_every_piece: every chunk closes (encoder); otherwise only one that ends its document (decoder).
+    """
+    contents = np.array([len(chunk.tokens) for chunk in chunks], dtype=np.int64)
+    closed = np.array([close_every_piece or chunk.ends_document for chunk in chunks], dtype=bool)
+    lengths = contents + 1 + closed
+    cu_seqlens = np.concatenate(([0], np.cumsum(lengths)))
+    starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
+    content_T = np.ones(cu_seqlens[-1], dtype=bool)
+    content_T[starts] = False
+    content_T[ends[closed] - 1] = False
+    tokens_T = np.full(cu_seqlens[-1], cls_id, dtype=np.int64)
+    tokens_T[ends[closed] - 1] = sep_id
+    if len(chunks):
+        tokens_T[content_T] = np.concatenate([chunk.tokens for chunk in chunks])
+    return PackedTokens(
+        tokens_T=tokens_T,
+        positions_T=np.arange(len(tokens_T)) - np.repeat(starts, lengths),
+        content_T=content_T,
+        cu_seqlens=cu_seqlens.astype(np.int32),
+    )
+
+
+def make_batch(
+    packed: PackedTokens,
+    *,
+    inputs_T: NDArray[np.int64],
+    scored_K: NDArray[np.int64],
+    labels_K: NDArray[np.int64],
+    pad_id: int,
+    pad_multiple: int = 1,
+) -> PackedBatch:
+    """Complete a batch: add what fills it up to ``pad_multiple`` tokens as a last chunk that is never scored."""
+    real = len(packed.tokens_T)
+    # A rank without any chunk still takes part in the collectives of the others, with one token of filling.
+    fill = -real % pad_multiple or (pad_multiple if real == 0 else 0)
+    cu_seqlens = packed.cu_seqlens
+    if fill:
+        cu_seqlens = np.append(cu_seqlens, np.int32(real + fill))
+    return PackedBatch(
+        tokens_T=np.concatenate((inputs_T, np.full(fill, pad_id, dtype=np.int64))),
+        positions_T=np.concatenate((packed.positions_T, np.arange(fill))),
+        cu_seqlens=cu_seqlens,
+        scored_K=scored_K,
+        labels_K=labels_K,
+        real_tokens=real,
+    )
+
+
+def next_token_targets(
+    packed: PackedTokens, never_targets: Collection[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return scored positions and labels of next-token prediction.
+
+    Every token of a chunk but its last predicts the one behind it, so nothing is predicted across chunks.
+
+    Args:
+        packed: chunks end to end.
+        never_targets: tokens that are not predicted even where the text itself spells them: [CLS], [PAD], [MASK].
+    """
+    scores_T = np.ones(len(packed.tokens_T), dtype=bool)
+    scores_T[packed.cu_seqlens[1:] - 1] = False
+    for token in never_targets:
+        scores_T[:-1] &= packed.tokens_T[1:] != token
+    scored_K = np.flatnonzero(scores_T)
+    return scored_K, packed.tokens_T[scored_K + 1]

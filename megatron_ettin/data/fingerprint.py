@@ -11,7 +11,7 @@ import numpy as np
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.sources import parse_sources
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 
 _SAMPLED_BLOCKS = 256
 _BLOCK_BYTES = 2**14
@@ -20,19 +20,19 @@ ROW_SETTINGS = ("seq_length", "packing", "split", "split_by", "chunk_size", "chu
 """Settings of the data section that decide rows and their order; where sentences end, the tokenizer decides as well."""
 
 
-def order_fingerprint(run: RunConfig, tokenizer: TokenizerFiles) -> dict[str, Any]:
+def order_fingerprint(config: RunConfig, tokenizer: TokenizerFiles) -> dict[str, Any]:
     """Return what decides the training order, one entry a cause, ready for JSON.
 
     The paths of the files do not matter, only their content; of large files evenly spread blocks stand for the whole.
     """
-    sources = parse_sources(run.data.data_path)
+    sources = parse_sources(config.data.data_path)
     return {
         "data files": [file_fingerprint(f"{source.path}{suffix}") for source in sources for suffix in (".idx", ".bin")],
         "blend": [[str(source.weight or ""), source.tokens or 0] for source in sources],
         "tokenizer": tokenizer.fingerprint,
-        **{name: getattr(run.data, name) for name in (*ROW_SETTINGS, "chunk_at_sentences")},
-        "seed": run.training.seed,
-        **({"shards": [Path(source.path).name for source in sources]} if run.data.split_by == "hash" else {}),
+        **{name: getattr(config.data, name) for name in (*ROW_SETTINGS, "chunk_at_sentences")},
+        "seed": config.training.seed,
+        **({"shards": [Path(source.path).name for source in sources]} if config.data.split_by == "hash" else {}),
     }
 
 

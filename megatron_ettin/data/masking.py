@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.streams import Purpose, random_streams
+from megatron_ettin.data.rng import Purpose, random_streams
 
 MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
@@ -22,12 +22,12 @@ def sample_generators(seed: int, samples: Sequence[int]) -> list[np.random.Gener
     return random_streams(seed, Purpose.TRAINING_MASK, [(sample, 0) for sample in samples])
 
 
-def piece_generators(seed: int, pieces: Sequence[tuple[int, int]]) -> list[np.random.Generator]:
-    """Return the generators of pieces (document, index) in evaluation: the same in any batch, row and layout.
+def chunk_generators(seed: int, chunks: Sequence[tuple[int, int]]) -> list[np.random.Generator]:
+    """Return the generators of chunks (document, index) in evaluation: the same in any batch, row and layout.
 
     They hold until this is asked for again by the same thread.
     """
-    return random_streams(seed, Purpose.EVALUATION_MASK, pieces)
+    return random_streams(seed, Purpose.EVALUATION_MASK, chunks)
 
 
 class Masker:

@@ -1,8 +1,8 @@
-"""Pieces of different lengths packed whole into rows of one length.
+"""Chunks of different lengths packed whole into rows of one length.
 
-Best fit decreasing (Johnson, 1974): the longest pieces first, each into the fullest row that still has room. Pieces of
+Best fit decreasing (Johnson, 1974): the longest chunks first, each into the fullest row that still has room. Chunks of
 one length and rows with the same room are alike, so both are handled as groups, and the work does not grow with the
-number of pieces but with the number of different lengths.
+number of chunks but with the number of different lengths.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.streams import Purpose, random_stream
+from megatron_ettin.data.rng import Purpose, random_stream
 
 _AT_ONCE = 2**23
-"""Pieces that are moved at a time: bounds memory."""
+"""Chunks that are moved at a time: bounds memory."""
 _SORTERS = 2
 
 
 @dataclass(frozen=True)
 class RowTable:
-    """Which pieces lie in which row: row r holds ``pieces[starts[r] : starts[r + 1]]``."""
+    """Which chunks lie in which row: row r holds ``chunks[starts[r] : starts[r + 1]]``."""
 
-    pieces: NDArray[np.integer]
+    chunks: NDArray[np.integer]
     starts: NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def row(self, number: int) -> NDArray[np.integer]:
-        """Return the numbers of the pieces in one row."""
-        return self.pieces[self.starts[number] : self.starts[number + 1]]
+        """Return the numbers of the chunks in one row."""
+        return self.chunks[self.starts[number] : self.starts[number + 1]]
 
 
 def one_row_each(count: int) -> RowTable:
-    """Give every piece a row of its own."""
+    """Give every chunk a row of its own."""
     kind = np.int32 if count < np.iinfo(np.int32).max else np.int64
     return RowTable(np.arange(count, dtype=kind), np.arange(count + 1, dtype=kind))
 
@@ -47,10 +47,10 @@ def one_row_each(count: int) -> RowTable:
 def pack_best_fit(
     sizes: NDArray[np.integer], row_size: int, on_rows: Callable[[int], object] = lambda num_rows: None
 ) -> RowTable:
-    """Pack pieces whole into as few rows as best fit finds; those of a row ascend.
+    """Pack chunks whole into as few rows as best fit finds; those of a row ascend.
 
     Args:
-        sizes: positions each piece needs, 1 to ``row_size``.
+        sizes: positions each chunk needs, 1 to ``row_size``.
         row_size: positions of a row.
         on_rows: told how many rows there will be as soon as that is known, long before they are.
     """
@@ -59,7 +59,7 @@ def pack_best_fit(
     counts = np.bincount(sizes)
     assert counts[0] == 0
     assert len(counts) <= row_size + 1
-    # Where pieces go depends on how many there are of each size; which of them go there is a matter of their order.
+    # Where chunks go depends on how many there are of each size; which of them go there is a matter of their order.
     rooms = _Rooms(row_size, len(sizes))
     for size in range(len(counts) - 1, 0, -1):
         if counts[size]:
@@ -81,9 +81,9 @@ def pack_best_fit(
 def _longest_first(
     sizes: NDArray[np.integer], counts: NDArray[np.int64], number_type: np.dtype[Any]
 ) -> NDArray[np.signedinteger]:
-    """Return the pieces by size, the longest first.
+    """Return the chunks by size, the longest first.
 
-    Pieces of one size are in a fixed random order, so that neighbours in the corpus do not share a row.
+    Chunks of one size are in a fixed random order, so that neighbours in the corpus do not share a row.
     """
     shuffled = np.arange(len(sizes), dtype=number_type)
     random_stream(0, Purpose.PACKING).shuffle(shuffled)
@@ -111,7 +111,7 @@ def _longest_first(
 
 
 def _sort_within(table: NDArray[np.signedinteger], starts: NDArray[np.int64], count: int) -> None:
-    """Sort the pieces inside each of some rows that hold ``count`` of them."""
+    """Sort the chunks inside each of some rows that hold ``count`` of them."""
     at_once = max(1, _AT_ONCE // count)
     for at in range(0, len(starts), at_once):
         places = starts[at : at + at_once, None] + np.arange(count)
@@ -121,8 +121,8 @@ def _sort_within(table: NDArray[np.signedinteger], starts: NDArray[np.int64], co
 class _Rooms:
     """Open rows, grouped by the room they have left."""
 
-    def __init__(self, row_size: int, num_pieces: int) -> None:
-        narrow = num_pieces <= np.iinfo(np.int32).max
+    def __init__(self, row_size: int, num_chunks: int) -> None:
+        narrow = num_chunks <= np.iinfo(np.int32).max
         self._row_type: type[np.signedinteger] = np.int32 if narrow else np.int64
         self._rank_type: type[np.integer] = np.uint16 if row_size <= np.iinfo(np.uint16).max else np.int32
         self._num_rows = 0
@@ -130,17 +130,17 @@ class _Rooms:
         self._rows: dict[int, NDArray[np.signedinteger]] = {}
         self._sorted_rooms: list[int] = []
         self._filled = np.zeros(0, self._rank_type)
-        self._placed = np.empty(num_pieces, self._row_type)
-        self._ranks = np.empty(num_pieces, self._rank_type)
+        self._placed = np.empty(num_chunks, self._row_type)
+        self._ranks = np.empty(num_chunks, self._rank_type)
         self._num_placed = 0
 
     def result(self) -> tuple[NDArray[np.signedinteger], NDArray[np.integer], NDArray[np.integer]]:
-        """Return of each piece, in the order they were placed, its row and its place there, and each row's pieces."""
+        """Return of each chunk, in the order they were placed, its row and its place there, and each row's chunks."""
         assert self._num_placed == len(self._placed)
         return self._placed, self._ranks, self._filled[: self._num_rows]
 
     def place(self, size: int, count: int) -> None:
-        """Place ``count`` pieces of ``size``: into the fullest rows that have room, then into new ones."""
+        """Place ``count`` chunks of ``size``: into the fullest rows that have room, then into new ones."""
         while count > 0:
             found = bisect_left(self._sorted_rooms, size)
             if found == len(self._sorted_rooms):
@@ -148,7 +148,7 @@ class _Rooms:
             else:
                 room = self._sorted_rooms.pop(found)
                 rows = self._rows.pop(room)
-            # A row that took a piece is now the fullest, so it takes all that fit before the next one takes any.
+            # A row that took a chunk is now the fullest, so it takes all that fit before the next one takes any.
             each = room // size
             full = min(count // each, len(rows))
             started = min(-(-count // each), len(rows))
@@ -160,7 +160,7 @@ class _Rooms:
             count -= taken
 
     def _note(self, rows: NDArray[np.signedinteger], each: int, taken: int) -> None:
-        """Note that each of ``rows`` takes ``each`` pieces, the last one fewer if there are no more."""
+        """Note that each of ``rows`` takes ``each`` chunks, the last one fewer if there are no more."""
         here = slice(self._num_placed, self._num_placed + taken)
         self._placed[here] = np.repeat(rows, each)[:taken]
         before = self._filled[rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.chunking import ChunkRule, Dropped
+from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped
+from megatron_ettin.data.chunks import SEARCH_STEP, SPECIAL_POSITIONS, Chunk, ChunkTable, Corpus, cut_documents
 from megatron_ettin.data.index_cache import Arrays, IndexCache
-from megatron_ettin.data.order import epoch_order
 from megatron_ettin.data.packing import RowTable, one_row_each, pack_best_fit
-from megatron_ettin.data.pieces import SEARCH_STEP, SPECIAL_POSITIONS, Corpus, Piece, PieceTable, cut_documents
+from megatron_ettin.data.rng import Purpose, random_stream
 from megatron_ettin.data.splits import Documents
 
-Row = tuple[Piece, ...]
+Row = tuple[Chunk, ...]
 
 _KEPT_EPOCHS = 2
 """Orders that are held: a step may reach into the next epoch."""
@@ -31,12 +31,12 @@ LARGE_ORDER = 2**20
 class RowDataset:
     """The rows of some documents of a corpus, and their order over epochs.
 
-    Which pieces share a row depends on the documents and the row length only, so both objectives see the same rows in
+    Which chunks share a row depends on the documents and the row length only, so both objectives see the same rows in
     the same order.
 
     Attributes:
         source: number of the corpus in its blend.
-        fill_rate: share of the rows' positions that hold a token, by an encoder's count ([SEP] behind every piece).
+        fill_rate: share of the rows' positions that hold a token, by an encoder's count ([SEP] behind every chunk).
         dropped: what chunking left out.
         num_positions: tokens of an epoch, by an encoder's count.
     """
@@ -63,7 +63,7 @@ class RowDataset:
             seq_length: positions of a row.
             sep_id: see :func:`cut_documents`.
             seed: of the order.
-            packing: ``best-fit`` fills rows with whole pieces, ``none`` gives each piece its own.
+            packing: ``best-fit`` fills rows with whole chunks, ``none`` gives each chunk its own.
             rule: how long documents are cut.
             source: number of the corpus in its blend.
             all_closed: tells what :func:`cut_documents` takes; asked only where something is built.
@@ -77,10 +77,10 @@ class RowDataset:
 
         def build() -> Arrays:
             closed = all_closed() if all_closed is not None else None
-            pieces = cut_documents(corpus, documents, seq_length, sep_id, rule, all_closed=closed)
+            chunks = cut_documents(corpus, documents, seq_length, sep_id, rule, all_closed=closed)
             # Of a large corpus the first order takes as long as a part of the packing.
             with ThreadPoolExecutor(1) as pool:
-                return _tables(pieces, seq_length, packing, lambda num_rows: pool.submit(self._order_ahead, num_rows))
+                return _tables(chunks, seq_length, packing, lambda num_rows: pool.submit(self._order_ahead, num_rows))
 
         tables = cache.get(build) if cache is not None else build()
         lost = [int(figure) for figure in tables["totals"]]
@@ -88,7 +88,7 @@ class RowDataset:
         self.num_positions = lost[3]
         columns = (tables["first_pieces"], tables["lengths"])
         coarse = tables["coarse"] if cache is not None else None
-        self._pieces = PieceTable(documents, *columns, self.dropped, source, coarse)
+        self._chunks = ChunkTable(documents, *columns, self.dropped, source, coarse)
         self._rows = RowTable(tables["row_pieces"], tables["row_starts"])
         self.fill_rate = self.num_positions / max(1, len(self._rows) * seq_length)
 
@@ -98,9 +98,9 @@ class RowDataset:
         return len(self._rows)
 
     @cached_property
-    def num_pieces(self) -> int:
-        """Pieces of one epoch."""
-        return len(self._pieces)
+    def num_chunks(self) -> int:
+        """Chunks of one epoch."""
+        return len(self._chunks)
 
     def row(self, number: int) -> Row:
         """Return a row by its number in training, which counts on over epochs."""
@@ -125,10 +125,10 @@ class RowDataset:
 
     def stored_rows(self, numbers: NDArray[np.integer]) -> list[Row]:
         """Return rows by their numbers before any shuffling."""
-        numbers, counts = self._piece_numbers(numbers)
-        pieces = self._pieces.pieces(numbers, self._corpus)
+        numbers, counts = self._chunk_numbers(numbers)
+        chunks = self._chunks.chunks(numbers, self._corpus)
         ends = np.cumsum(counts).tolist()
-        return [tuple(pieces[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+        return [tuple(chunks[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def row_tokens(self, numbers: NDArray[np.integer], *, close_every_piece: bool) -> NDArray[np.int64]:
         """Return the tokens of rows (by their stored numbers), [CLS] and [SEP] counted; reads none of them.
@@ -137,9 +137,9 @@ class RowDataset:
             numbers: of the rows.
             close_every_piece: see :func:`assemble`.
         """
-        numbers, counts = self._piece_numbers(numbers)
-        closed = 1 if close_every_piece else self._pieces.ends_document(numbers)
-        sizes = self._pieces.lengths[numbers].astype(np.int64) + 1 + closed
+        numbers, counts = self._chunk_numbers(numbers)
+        closed = 1 if close_every_piece else self._chunks.ends_document(numbers)
+        sizes = self._chunks.lengths[numbers].astype(np.int64) + 1 + closed
         sums = np.concatenate(([0], np.cumsum(sizes)))
         ends = np.cumsum(counts)
         return sums[ends] - sums[ends - counts]
@@ -157,13 +157,13 @@ class RowDataset:
         parts = (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
         return sum(int(self.row_tokens(part, close_every_piece=close_every_piece).sum()) for part in parts)
 
-    def _piece_numbers(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """Return the pieces of rows one after the other, and how many each has."""
+    def _chunk_numbers(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+        """Return the chunks of rows one after the other, and how many each has."""
         starts = self._rows.starts[rows].astype(np.int64)
         counts = self._rows.starts[rows + 1] - starts
         begins = np.cumsum(counts) - counts
         places = np.arange(int(counts.sum())) + np.repeat(starts - begins, counts)
-        return self._rows.pieces[places], counts
+        return self._rows.chunks[places], counts
 
     def _order_ahead(self, num_rows: int) -> None:
         """Make the order of the first epoch while rows are still being packed."""
@@ -187,19 +187,64 @@ class RowDataset:
         return self._cache.knowing(order=told).get(build)["order"]
 
 
-def _tables(pieces: PieceTable, seq_length: int, packing: str, on_rows: Callable[[int], object]) -> Arrays:
+def _tables(chunks: ChunkTable, seq_length: int, packing: str, on_rows: Callable[[int], object]) -> Arrays:
     """Return the tables of a set of rows as arrays that can be kept."""
     size_type: type[np.integer] = np.uint16 if seq_length <= np.iinfo(np.uint16).max else np.int32
-    sizes: NDArray[Any] = pieces.lengths.astype(size_type, copy=False) + size_type(SPECIAL_POSITIONS)
+    sizes: NDArray[Any] = chunks.lengths.astype(size_type, copy=False) + size_type(SPECIAL_POSITIONS)
     table = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length, on_rows)
     kind = np.int32 if len(sizes) <= np.iinfo(np.int32).max else np.int64
-    lost = pieces.dropped
-    totals = [lost.pieces, lost.tokens, lost.of_tokens, int(sizes.sum(dtype=np.int64))]
+    lost = chunks.dropped
+    totals = [lost.chunks, lost.tokens, lost.of_tokens, int(sizes.sum(dtype=np.int64))]
     return {
-        "first_pieces": pieces.first_pieces,
-        "coarse": pieces.first_pieces[::SEARCH_STEP],
-        "lengths": pieces.lengths,
-        "row_pieces": table.pieces,
+        "first_pieces": chunks.first_chunks,
+        "coarse": chunks.first_chunks[::SEARCH_STEP],
+        "lengths": chunks.lengths,
+        "row_pieces": table.chunks,
         "row_starts": table.starts.astype(kind, copy=False),
         "totals": np.array(totals, np.int64),
     }
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int, source: int = 0) -> NDArray[np.integer]:
+    """Return the rows of a source in the order in which ``epoch`` trains them."""
+    # Halving the numbers leaves the shuffle as it is.
+    kind: type[np.signedinteger] = np.int32 if num_rows <= np.iinfo(np.int32).max else np.int64
+    order: NDArray[np.integer] = np.arange(num_rows, dtype=kind)
+    random_stream(seed, Purpose.ROW_ORDER, epoch, source).shuffle(order)
+    return order
+
+
+class EvaluationRows(Sequence[Row]):
+    """Every chunk of some documents of one source exactly once, packed into rows.
+
+    Scores do not depend on which chunks share a row: attention stays inside a chunk, and masks are keyed by document
+    and chunk.
+    """
+
+    def __init__(self, rows: RowDataset, name: str = "") -> None:
+        """Show the rows of a source in their stored order.
+
+        Args:
+            rows: of the source.
+            name: of the source, for figures of its own.
+        """
+        self._rows = rows
+        self.name = name
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Row:  # type: ignore[override]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._rows.stored_row(number)
+
+
+def evaluation_rows(
+    corpus: Corpus, documents: Documents, seq_length: int, *, sep_id: int | None, source: int = 0
+) -> EvaluationRows:
+    """Return all chunks of ``documents``, nothing dropped."""
+    return EvaluationRows(RowDataset(corpus, documents, seq_length, sep_id=sep_id, source=source))

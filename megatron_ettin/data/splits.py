@@ -8,8 +8,8 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.hashing import uniform_of
+from megatron_ettin.data.rng import uniform_of
+from megatron_ettin.errors import ConfigError
 
 SPLIT_NAMES = ("training", "validation", "test")
 

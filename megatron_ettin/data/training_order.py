@@ -1,10 +1,10 @@
-"""The training order on disk: every piece of a document, in the order in which it was trained, as parquet.
+"""The training order on disk: every chunk of a document, in the order in which it was trained, as parquet.
 
     DIR/steps_0000000-0000100/part-00000.parquet    one folder a checkpoint interval: steps 0 to 99
     DIR/steps_.../_order.json                       its figures, written last
 
-A record is one piece: the step (0-based), the row (its number in the training order), where the piece begins in its
-row, source and document, the piece's number in its document, and its tokens as they were before any masking, [CLS] and
+A record is one chunk: the step (0-based), the row (its number in the training order), where the chunk begins in its
+row, source and document, the chunk's number in its document, and its tokens as they were before any masking, [CLS] and
 [SEP] counted.
 """
 
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megatron_ettin.data.assembly import assemble
+from megatron_ettin.data.batch import assemble
+from megatron_ettin.data.batch_plan import StepPlan
 from megatron_ettin.data.rows import Row
-from megatron_ettin.data.steps import StepPlan
 from megatron_ettin.data.training_rows import TrainingRows
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """How pieces were closed."""
+    """How chunks were closed."""
 
     cls_id: int
     sep_id: int
@@ -82,13 +82,13 @@ def written_intervals(folder: Path) -> dict[int, tuple[Interval, int]]:
 def write_interval(
     interval: Interval, plan: StepPlan, rows: TrainingRows, special: SpecialTokens, folder: Path
 ) -> Path:
-    """Write the pieces of an interval; the folder has its name when it is whole.
+    """Write the chunks of an interval; the folder has its name when it is whole.
 
     Args:
         interval: which steps.
         plan: tells the rows of each.
         rows: gives them.
-        special: what was set around pieces.
+        special: what was set around chunks.
         folder: of all intervals.
     """
     import pyarrow.parquet as pq
@@ -97,7 +97,7 @@ def write_interval(
     part = folder / f".{interval.folder_name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    pieces = tokens = 0
+    chunks = tokens = 0
     writer: Any = None
     for number, table in enumerate(_tables(interval, plan, rows, special)):
         if number % _ROW_GROUPS_IN_A_FILE == 0:
@@ -106,11 +106,11 @@ def write_interval(
             name = f"part-{number // _ROW_GROUPS_IN_A_FILE:05d}.parquet"
             writer = pq.ParquetWriter(part / name, schema(), compression="zstd")
         writer.write_table(table)
-        pieces += table.num_rows
+        chunks += table.num_rows
         tokens += len(table.column("input_ids").combine_chunks().values)
     if writer is not None:
         writer.close()
-    figures = {**asdict(interval), "pieces": pieces, "tokens": tokens}
+    figures = {**asdict(interval), "pieces": chunks, "tokens": tokens}
     (part / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
@@ -128,20 +128,20 @@ def _tables(interval: Interval, plan: StepPlan, rows: TrainingRows, special: Spe
 def _table(step: int, first_row: int, rows: list[Row], names: dict[int, str], special: SpecialTokens) -> pa.Table:
     import pyarrow as pa
 
-    pieces = [piece for row in rows for piece in row]
-    packed = assemble(pieces, cls_id=special.cls_id, sep_id=special.sep_id, close_every_piece=special.close_every_piece)
+    chunks = [chunk for row in rows for chunk in row]
+    packed = assemble(chunks, cls_id=special.cls_id, sep_id=special.sep_id, close_every_piece=special.close_every_piece)
     counts = np.array([len(row) for row in rows])
     begins = packed.cu_seqlens[:-1]
     first_of_row = np.repeat(begins[np.cumsum(counts) - counts], counts)
     numbers = np.arange(first_row, first_row + len(rows))
-    sources = pa.array([names[piece.source] for piece in pieces], pa.string()).cast(schema().field("source").type)
+    sources = pa.array([names[chunk.source] for chunk in chunks], pa.string()).cast(schema().field("source").type)
     columns = {
-        "step": pa.array(np.full(len(pieces), step)),
+        "step": pa.array(np.full(len(chunks), step)),
         "row": pa.array(np.repeat(numbers, counts)),
         "position": pa.array((begins - first_of_row).astype(np.int32)),
         "source": sources,
-        "document": pa.array([piece.document for piece in pieces], pa.int64()),
-        "piece": pa.array([piece.index for piece in pieces], pa.int32()),
+        "document": pa.array([chunk.document for chunk in chunks], pa.int64()),
+        "piece": pa.array([chunk.index for chunk in chunks], pa.int32()),
         "input_ids": pa.ListArray.from_arrays(pa.array(packed.cu_seqlens), pa.array(packed.tokens_T.astype(np.int32))),
     }
     return pa.table(columns, schema=schema())

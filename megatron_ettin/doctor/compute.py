@@ -98,9 +98,8 @@ def _look_at_torch(*, installed: bool) -> dict[str, Any]:
     import torch
     import torch.distributed
 
-    from megatron_ettin.runtime.backend import engine_obstacle
+    from megatron_ettin.runtime.backend import engine_obstacle, has_flex, has_windowed_varlen
     from megatron_ettin.runtime.device import choose_device
-    from megatron_ettin.runtime.kernels import has_flex, has_windowed_varlen
 
     numbers = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     properties = [torch.cuda.get_device_properties(number) for number in numbers]

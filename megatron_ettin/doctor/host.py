@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.doctor.finding import Finding, no, yes
+from megatron_ettin.errors import ConfigError
 
 _LEAST_SHARED_BYTES = 1 << 30
 """NCCL moves data between ranks of a machine through /dev/shm; a container's usual 64 MiB is too little."""

@@ -14,10 +14,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from megatron_ettin.config.attention import LayerAttention
+from megatron_ettin.config.layer_pattern import LayerAttention
 from megatron_ettin.model import flash
-from megatron_ettin.model.packing import Band, PackedLayout
-from megatron_ettin.model.rope import split_and_rotate
+from megatron_ettin.model.packed_layout import Band, PackedLayout, split_and_rotate
 
 
 class PackedSelfAttention(SelfAttention):
@@ -56,7 +55,7 @@ class PackedSelfAttention(SelfAttention):
         packed_seq_params: PackedLayout,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend within each piece of the layout.
+        """Attend within each chunk of the layout.
 
         Args:
             hidden_states: [T, 1, H] ([T / TP, 1, H] under sequence parallelism).
@@ -86,18 +85,18 @@ class PackedSelfAttention(SelfAttention):
 
 
 class PackedDotProductAttention(nn.Module):
-    """Softmax attention of packed pieces with PyTorch's kernels, computing little of what the mask throws away.
+    """Softmax attention of packed chunks with PyTorch's kernels, computing little of what the mask throws away.
 
-    Half precision on a GPU goes to the flash kernels (model/flash.py). Elsewhere a global layer runs piece by piece,
-    and a local layer once over all pieces in blocks of queries, each against the neighbouring blocks of keys only, so
-    that its cost grows with T and not with the square of a piece's length.
+    Half precision on a GPU goes to the flash kernels (model/flash.py). Elsewhere a global layer runs chunk by chunk,
+    and a local layer once over all chunks in blocks of queries, each against the neighbouring blocks of keys only, so
+    that its cost grows with T and not with the square of a chunk's length.
     """
 
     def __init__(self, *, window: tuple[int, int] | None, attn_mask_type: AttnMaskType, **kwargs: Any) -> None:
         """Keep the layer's window.
 
         Args:
-            window: keys seen to the (left, right), None for all of the piece.
+            window: keys seen to the (left, right), None for all of the chunk.
             attn_mask_type: causal or not; matters to global layers (a local window already ends at its query).
             kwargs: what megatron-core hands to any core attention; dropout is not supported here.
         """
@@ -120,18 +119,18 @@ class PackedDotProductAttention(nn.Module):
         if flash.takes(query_TND):
             return flash.attend(query_TND, key_TND, value_TND, packed_seq_params, self.window, causal=self.causal)
         if self.window is None:
-            return attend_by_piece(query_TND, key_TND, value_TND, packed_seq_params.lengths, causal=self.causal)
+            return attend_by_chunk(query_TND, key_TND, value_TND, packed_seq_params.lengths, causal=self.causal)
         band = packed_seq_params.band(self.window, query_TND.dtype)
         return attend_in_band(query_TND, key_TND, value_TND, band)
 
 
-def attend_by_piece(
+def attend_by_chunk(
     query_TND: Tensor, key_TND: Tensor, value_TND: Tensor, lengths: tuple[int, ...], *, causal: bool
 ) -> Tensor:
-    """Full (or causal) attention inside each piece."""
-    pieces = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query_TND, key_TND, value_TND)), strict=True)
+    """Full (or causal) attention inside each chunk."""
+    chunks = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query_TND, key_TND, value_TND)), strict=True)
     # A leading axis of one: PyTorch's fused CPU kernel takes four axes only.
-    out = [F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=causal)[0] for q, k, v in pieces]
+    out = [F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=causal)[0] for q, k, v in chunks]
     return torch.cat(out, dim=1).transpose(0, 1)
 
 

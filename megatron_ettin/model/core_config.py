@@ -14,11 +14,11 @@ from megatron_ettin.config.parallel import ParallelConfig, stage_layers
 from megatron_ettin.config.run import RunConfig
 
 
-def build_core_config(run: RunConfig) -> TransformerConfig:
+def build_core_config(config: RunConfig) -> TransformerConfig:
     """Translate a run into megatron-core's words."""
-    model, parallel, backend = run.model, run.parallel, run.backend
+    model, parallel, backend = config.model, config.parallel, config.backend
     with_engine = backend.transformer_impl == TRANSFORMER_ENGINE
-    dtype = torch.bfloat16 if run.training.bf16 else torch.float32
+    dtype = torch.bfloat16 if config.training.bf16 else torch.float32
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -52,9 +52,9 @@ def build_core_config(run: RunConfig) -> TransformerConfig:
         sequence_parallel=parallel.sequence_parallel,
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        bf16=run.training.bf16,
+        bf16=config.training.bf16,
         deterministic_mode=backend.deterministic,
-        **_recompute_settings(run),
+        **_recompute_settings(config),
         **_fp8_settings(backend),
         # The loss is a sum; core divides the gradients by the scored tokens of the global batch.
         calculate_per_token_loss=True,
@@ -63,12 +63,12 @@ def build_core_config(run: RunConfig) -> TransformerConfig:
     )
 
 
-def _recompute_settings(run: RunConfig) -> dict[str, Any]:
-    match run.backend.recompute_granularity:
+def _recompute_settings(config: RunConfig) -> dict[str, Any]:
+    match config.backend.recompute_granularity:
         case "selective":
             return {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
         case "full":
-            layers = run.backend.recompute_num_layers or run.model.num_layers
+            layers = config.backend.recompute_num_layers or config.model.num_layers
             # "block" recomputes the first layers of a stage one by one; a stage with fewer recomputes all it has.
             return {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": layers}
     return {}

@@ -5,25 +5,114 @@ Shapes: T packed tokens, H hidden, K scored positions, V vocabulary rows of this
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from megatron.core.dist_checkpointing.mapping import ShardedStateDict
 from megatron.core.enums import ModelType
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from megatron_ettin.config.attention import MaskKind, layer_pattern
+from megatron_ettin.config.layer_pattern import MaskKind, layer_pattern
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, stage_layers
-from megatron_ettin.model.embedding import EttinEmbedding
-from megatron_ettin.model.head import PredictionHead, build_output_layer
-from megatron_ettin.model.layer_specs import block_spec
-from megatron_ettin.model.loss import scored_cross_entropy
-from megatron_ettin.model.packing import PackedLayout
+from megatron_ettin.model.compiled import fused
+from megatron_ettin.model.cross_entropy import scored_cross_entropy
+from megatron_ettin.model.layers import block_spec
+from megatron_ettin.model.norm import BiasFreeLayerNorm
+from megatron_ettin.model.packed_layout import PackedLayout
+
+
+class EttinEmbedding(MegatronModule):
+    """Vocabulary-parallel lookup and the norm right after it; positions enter through RoPE only."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, groups: ProcessGroupCollection) -> None:
+        """Create the table.
+
+        Args:
+            config: megatron-core's config.
+            vocab_size: rows, already padded to the tensor-parallel size.
+            groups: process groups.
+        """
+        super().__init__(config=config)
+        self.word_embeddings = VocabParallelEmbedding(
+            num_embeddings=vocab_size,
+            embedding_dim=config.hidden_size,
+            init_method=config.embedding_init_method,
+            reduce_scatter_embeddings=config.sequence_parallel,
+            config=config,
+            tp_group=groups.tp,
+        )
+        self.norm = BiasFreeLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        """Return [T, 1, H] ([T / TP, 1, H] under sequence parallelism)."""
+        embedded = self.word_embeddings(tokens_T[None])
+        if not self.config.sequence_parallel:
+            # With reduce-scatter core returns the sequence first already.
+            embedded = embedded.transpose(0, 1)
+        return self.norm(embedded)
+
+
+class PredictionHead(MegatronModule):
+    """Dense, exact GELU, norm; whole on every tensor-parallel rank (it is small and sees scored positions only)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Create the dense matrix and the norm, which see all scored tokens on every rank."""
+        super().__init__(config=config)
+        whole = for_whole_activations(config)
+        size = config.hidden_size
+        device = torch.cuda.current_device()
+        self.dense = nn.Linear(size, size, bias=False, device=device, dtype=config.params_dtype)
+        self.norm = BiasFreeLayerNorm(whole, size, config.layernorm_epsilon)
+
+    def forward(self, hidden_KH: Tensor) -> Tensor:
+        """Return [K, H]."""
+        return activate_and_normalize(self.dense(hidden_KH), self.norm.weight, self.norm.eps)
+
+
+@fused
+def activate_and_normalize(hidden_KH: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Exact GELU, then the head's norm."""
+    return F.layer_norm(F.gelu(hidden_KH), weight.shape, weight, None, eps)
+
+
+def build_output_layer(
+    config: TransformerConfig, vocab_size: int, groups: ProcessGroupCollection, *, weight_elsewhere: bool
+) -> ColumnParallelLinear:
+    """Build the vocabulary-parallel output matrix with its bias.
+
+    Args:
+        config: megatron-core's config.
+        vocab_size: rows over all ranks, padded.
+        groups: process groups.
+        weight_elsewhere: weights are tied and this stage holds the embedding, whose matrix is handed in at each call.
+    """
+    return ColumnParallelLinear(
+        config.hidden_size,
+        vocab_size,
+        config=for_whole_activations(config),
+        init_method=config.embedding_init_method,
+        bias=True,
+        skip_weight_param_allocation=weight_elsewhere,
+        tp_group=groups.tp,
+    )
+
+
+def for_whole_activations(config: TransformerConfig) -> TransformerConfig:
+    """Return a config for modules after the sequence was gathered, which are PyTorch's whatever layers are from."""
+    whole = copy.copy(config)
+    whole.sequence_parallel = False
+    whole.gradient_accumulation_fusion = False
+    return whole
 
 
 class EttinModel(LanguageModule):
@@ -88,7 +177,7 @@ class EttinModel(LanguageModule):
 
         Args:
             tokens_T: input ids.
-            layout: where the pieces lie.
+            layout: where the chunks lie.
             scored_K: indices into T whose output is wanted; head and output layer run on these only.
             labels_K: the right token at each of them.
 

@@ -1,6 +1,6 @@
 """Packed attention by flash kernels, for half-precision tensors on a GPU.
 
-PyTorch's variable-length attention takes packed pieces and a window as they are; where the installed PyTorch has none
+PyTorch's variable-length attention takes packed chunks and a window as they are; where the installed PyTorch has none
 that knows windows, FlexAttention with a block mask computes the same.
 
 Shapes: T packed tokens, N heads, D head size.
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ettin.model.packing import PackedLayout
-from megatron_ettin.runtime.kernels import has_windowed_varlen
+from megatron_ettin.model.packed_layout import PackedLayout
+from megatron_ettin.runtime.backend import has_windowed_varlen
 
 _HALF_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -35,13 +35,13 @@ def attend(
     *,
     causal: bool,
 ) -> Tensor:
-    """Return the attention output [T, N, D] within each piece of the layout.
+    """Return the attention output [T, N, D] within each chunk of the layout.
 
     Args:
         query_TND: queries of this rank's heads.
         key_TND: keys.
         value_TND: values.
-        layout: where the pieces lie.
+        layout: where the chunks lie.
         window: keys seen to the (left, right) of a query; None for all.
         causal: whether keys on the right are unseen, whatever the window says.
     """
@@ -82,15 +82,15 @@ def _block_mask(layout: PackedLayout, reach: tuple[int, int]) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     left, right = reach
-    piece_T = layout.piece_of_token()
-    total = len(piece_T)
+    chunk_T = layout.chunk_of_token()
+    total = len(chunk_T)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        seen = piece_T[query] == piece_T[key]
+        seen = chunk_T[query] == chunk_T[key]
         if left >= 0:
             seen = seen & (query - key <= left)
         if right >= 0:
             seen = seen & (key - query <= right)
         return seen
 
-    return create_block_mask(sees, None, None, total, total, device=str(piece_T.device), _compile=True)
+    return create_block_mask(sees, None, None, total, total, device=str(chunk_T.device), _compile=True)

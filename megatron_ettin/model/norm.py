@@ -7,7 +7,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from megatron_ettin.model.fused import fused
+from megatron_ettin.model.compiled import fused
 
 
 class BiasFreeLayerNorm(nn.Module):

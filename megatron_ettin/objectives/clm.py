@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from megatron_ettin.config.attention import MaskKind
-from megatron_ettin.data.assembly import assemble, make_batch, next_token_targets
-from megatron_ettin.data.batch import PackedBatch
+from megatron_ettin.config.layer_pattern import MaskKind
+from megatron_ettin.data.batch import PackedBatch, assemble, make_batch, next_token_targets
 from megatron_ettin.data.rows import Row
-from megatron_ettin.objectives.setting import BatchSetting
+from megatron_ettin.objectives.batch_setting import BatchSetting
 
 
 @dataclass(frozen=True)
 class CausalLanguageModelling:
-    """See what came before in the piece, predict the next token."""
+    """See what came before in the chunk, predict the next token."""
 
     setting: BatchSetting
-    closes_every_piece: bool = False
+    closes_every_chunk: bool = False
 
     name: ClassVar[str] = "clm"
     mask_kind: ClassVar[MaskKind] = "causal"
@@ -30,9 +29,9 @@ class CausalLanguageModelling:
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
         """Build a batch; every token is scored but [CLS]."""
         setting = self.setting
-        pieces = [piece for row in rows for piece in row]
+        chunks = [chunk for row in rows for chunk in row]
         packed = assemble(
-            pieces, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=self.closes_every_piece
+            chunks, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=self.closes_every_chunk
         )
         scored_K, labels_K = next_token_targets(packed, setting.never_targets)
         return make_batch(

@@ -8,20 +8,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from megatron_ettin.config.attention import MaskKind
 from megatron_ettin.config.data import DataConfig
+from megatron_ettin.config.layer_pattern import MaskKind
 from megatron_ettin.config.mask_schedule import mask_ratio
-from megatron_ettin.data.assembly import assemble, make_batch
-from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.masking import Masker, piece_generators, sample_generators
-from megatron_ettin.data.pieces import Piece
+from megatron_ettin.data.batch import PackedBatch, assemble, make_batch
+from megatron_ettin.data.chunks import Chunk
+from megatron_ettin.data.masking import Masker, chunk_generators, sample_generators
 from megatron_ettin.data.rows import Row
-from megatron_ettin.objectives.setting import BatchSetting
+from megatron_ettin.objectives.batch_setting import BatchSetting
 
 
 @dataclass(frozen=True)
 class MaskedLanguageModelling:
-    """Hide some tokens, see the whole piece, predict what was hidden."""
+    """Hide some tokens, see the whole chunk, predict what was hidden."""
 
     setting: BatchSetting
     masker: Masker
@@ -30,7 +29,7 @@ class MaskedLanguageModelling:
 
     name: ClassVar[str] = "mlm"
     mask_kind: ClassVar[MaskKind] = "bidirectional"
-    closes_every_piece: ClassVar[bool] = True
+    closes_every_chunk: ClassVar[bool] = True
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
         """Build a micro-batch; what is hidden depends on the seed, the global sample numbers and the schedule only."""
@@ -38,19 +37,19 @@ class MaskedLanguageModelling:
         return self._batch(rows, generators, mask_ratio(self.data, tokens_before))
 
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
-        """Build a batch of an evaluation; what is hidden depends on the document and the piece only."""
-        pieces = [piece for row in rows for piece in row]
-        generators = piece_generators(self.setting.eval_seed, [_place(piece) for piece in pieces])
-        return self._batch([(piece,) for piece in pieces], generators, self.data.eval_mlm_probability)
+        """Build a batch of an evaluation; what is hidden depends on the document and the chunk only."""
+        chunks = [chunk for row in rows for chunk in row]
+        generators = chunk_generators(self.setting.eval_seed, [_place(chunk) for chunk in chunks])
+        return self._batch([(chunk,) for chunk in chunks], generators, self.data.eval_mlm_probability)
 
     def _batch(
-        self, groups: Sequence[Sequence[Piece]], generators: Sequence[np.random.Generator], probability: float
+        self, groups: Sequence[Sequence[Chunk]], generators: Sequence[np.random.Generator], probability: float
     ) -> PackedBatch:
-        """Lay all pieces end to end and mask each group of them with a generator of its own."""
+        """Lay all chunks end to end and mask each group of them with a generator of its own."""
         setting = self.setting
-        pieces = [piece for group in groups for piece in group]
+        chunks = [chunk for group in groups for chunk in group]
         packed = assemble(
-            pieces, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=self.closes_every_piece
+            chunks, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=self.closes_every_chunk
         )
         group_starts = packed.cu_seqlens[np.cumsum([0, *(len(group) for group in groups)])]
         chosen_T, inputs_T = self.masker.mask(packed.tokens_T, packed.content_T, group_starts, generators, probability)
@@ -65,6 +64,6 @@ class MaskedLanguageModelling:
         )
 
 
-def _place(piece: Piece) -> tuple[int, int]:
-    """Return two numbers that no other piece of a blend has."""
-    return piece.document + (piece.source << 40), piece.index
+def _place(chunk: Chunk) -> tuple[int, int]:
+    """Return two numbers that no other chunk of a blend has."""
+    return chunk.document + (chunk.source << 40), chunk.index

@@ -9,13 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.pieces import Piece
+from megatron_ettin.data.chunks import Chunk
 from megatron_ettin.objectives.mlm import MaskedLanguageModelling
 
 
 @dataclass(frozen=True)
 class MaskedNextTokenPrediction(MaskedLanguageModelling):
-    """Hide some tokens, see the whole piece, predict each hidden token from the output of the position before it.
+    """Hide some tokens, see the whole chunk, predict each hidden token from the output of the position before it.
 
     A decoder's output at i was trained to predict the token at i + 1; here it goes on to do so, with the right side
     seen too. What is hidden is what masked language modelling hides.
@@ -24,8 +24,8 @@ class MaskedNextTokenPrediction(MaskedLanguageModelling):
     name: ClassVar[str] = "mntp"
 
     def _batch(
-        self, groups: Sequence[Sequence[Piece]], generators: Sequence[np.random.Generator], probability: float
+        self, groups: Sequence[Sequence[Chunk]], generators: Sequence[np.random.Generator], probability: float
     ) -> PackedBatch:
         batch = super()._batch(groups, generators, probability)
-        # Content is hidden only, and every piece begins with [CLS]: the position before lies in the same piece.
+        # Content is hidden only, and every chunk begins with [CLS]: the position before lies in the same chunk.
         return replace(batch, scored_K=batch.scored_K - 1)

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from megatron_ettin.config.attention import MaskKind
 from megatron_ettin.config.backend import row_multiple
 from megatron_ettin.config.data import DataConfig
+from megatron_ettin.config.layer_pattern import MaskKind
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
+from megatron_ettin.data.corpus.token_bytes import word_starts
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.masking import Masker
 from megatron_ettin.data.rows import Row
-from megatron_ettin.data.token_bytes import word_starts
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.objectives.batch_setting import BatchSetting
 from megatron_ettin.objectives.clm import CausalLanguageModelling
 from megatron_ettin.objectives.mlm import MaskedLanguageModelling
 from megatron_ettin.objectives.mntp import MaskedNextTokenPrediction
-from megatron_ettin.objectives.setting import BatchSetting
 
 _MASKING: Mapping[str, type[MaskedLanguageModelling]] = MappingProxyType(
     {"mlm": MaskedLanguageModelling, "mntp": MaskedNextTokenPrediction}
@@ -34,11 +34,11 @@ class Objective(Protocol):
 
     @property
     def mask_kind(self) -> MaskKind:
-        """Whether a token sees its whole piece or only what came before."""
+        """Whether a token sees its whole chunk or only what came before."""
 
     @property
-    def closes_every_piece(self) -> bool:
-        """Whether [SEP] stands behind every piece, or only where a document ends."""
+    def closes_every_chunk(self) -> bool:
+        """Whether [SEP] stands behind every chunk, or only where a document ends."""
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
         """Build a training micro-batch from rows, their global sample numbers, and the tokens before its step."""
@@ -47,9 +47,9 @@ class Objective(Protocol):
         """Build a batch of an evaluation; it is the same in every run and layout."""
 
 
-def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
+def build_objective(config: RunConfig, tokenizer: TokenizerFiles) -> Objective:
     """Build the objective of a run; preflight has checked that the tokenizer has what it needs."""
-    shards = run.parallel.tensor_model_parallel_size if run.parallel.sequence_parallel else 1
+    shards = config.parallel.tensor_model_parallel_size if config.parallel.sequence_parallel else 1
     assert tokenizer.cls_id is not None
     assert tokenizer.sep_id is not None
     assert tokenizer.pad_id is not None
@@ -58,19 +58,19 @@ def build_objective(run: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         sep_id=tokenizer.sep_id,
         pad_id=tokenizer.pad_id,
         mask_id=tokenizer.mask_id,
-        seed=run.training.seed,
-        pad_multiple=shards * row_multiple(run.backend),
+        seed=config.training.seed,
+        pad_multiple=shards * row_multiple(config.backend),
     )
-    if run.training.objective == "clm":
-        return CausalLanguageModelling(setting, closes_every_piece(run))
-    assert run.training.objective in _MASKING
-    kind = _MASKING[run.training.objective]
-    return kind(setting, build_masker(run.data, tokenizer), run.data)
+    if config.training.objective == "clm":
+        return CausalLanguageModelling(setting, closes_every_chunk(config))
+    assert config.training.objective in _MASKING
+    kind = _MASKING[config.training.objective]
+    return kind(setting, build_masker(config.data, tokenizer), config.data)
 
 
-def closes_every_piece(run: RunConfig) -> bool:
-    """Whether [SEP] stands behind every piece of a document: always with a masking objective."""
-    return run.training.objective in _MASKING or run.data.close_every_piece
+def closes_every_chunk(config: RunConfig) -> bool:
+    """Whether [SEP] stands behind every chunk of a document: always with a masking objective."""
+    return config.training.objective in _MASKING or config.data.close_every_piece
 
 
 def build_masker(data: DataConfig, tokenizer: TokenizerFiles) -> Masker:

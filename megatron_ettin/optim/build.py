@@ -13,9 +13,9 @@ from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePred
 from megatron.core.optimizer_param_scheduler import ParamGroupOverride
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.optim.fused_adamw import FusedAdamW
+from megatron_ettin.optim.adamw import FusedAdamW
 from megatron_ettin.optim.muon import MuonAdamW
-from megatron_ettin.optim.spread import Spread, is_of_vocabulary
+from megatron_ettin.optim.parameter_means import Spread, is_of_vocabulary
 from megatron_ettin.optim.stable_adamw import StableAdamW
 
 _CLASSES: Mapping[str, type[FusedAdamW]] = {
@@ -25,11 +25,11 @@ _CLASSES: Mapping[str, type[FusedAdamW]] = {
 }
 
 
-def build_optimizer(run: RunConfig, model_chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
+def build_optimizer(config: RunConfig, model_chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
     """Build the optimizer of this rank's stage.
 
     Args:
-        run: resolved config.
+        config: resolved config.
         model_chunks: the stage inside megatron-core's data parallelism, in a list of one.
 
     megatron-core builds what surrounds the step (precision, sharding, clipping, checkpoints) about an Adam of its own
@@ -38,21 +38,21 @@ def build_optimizer(run: RunConfig, model_chunks: list[DistributedDataParallel])
     buffers. The learning rate of every step is set on the parameter groups by the step itself.
     """
     optimizer = get_megatron_optimizer(
-        core_optimizer_config(run),
+        core_optimizer_config(config),
         model_chunks,
-        config_overrides=_overrides(run.optimizer.optimizer),
+        config_overrides=_overrides(config.optimizer.optimizer),
         use_gloo_process_groups=False,
     )
     assert isinstance(optimizer, ChainedOptimizer)
     (single,) = optimizer.chained_optimizers
     (stage,) = model_chunks
-    single.optimizer = _build_inner(run, single, stage)
+    single.optimizer = _build_inner(config, single, stage)
     return optimizer
 
 
-def core_optimizer_config(run: RunConfig) -> CoreOptimizerConfig:
+def core_optimizer_config(config: RunConfig) -> CoreOptimizerConfig:
     """Translate the optimizer's settings into megatron-core's words."""
-    settings = run.optimizer
+    settings = config.optimizer
     return CoreOptimizerConfig(
         optimizer="adam",
         decoupled_weight_decay=True,
@@ -64,15 +64,15 @@ def core_optimizer_config(run: RunConfig) -> CoreOptimizerConfig:
         adam_eps=settings.adam_eps,
         # Without a limit core measures no gradient norm; an infinite one measures and never clips.
         clip_grad=settings.clip_grad or math.inf,
-        bf16=run.training.bf16,
-        params_dtype=torch.bfloat16 if run.training.bf16 else torch.float32,
-        use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+        bf16=config.training.bf16,
+        params_dtype=torch.bfloat16 if config.training.bf16 else torch.float32,
+        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
     )
 
 
-def _build_inner(run: RunConfig, optimizer: MegatronOptimizer, stage: DistributedDataParallel) -> FusedAdamW:
+def _build_inner(config: RunConfig, optimizer: MegatronOptimizer, stage: DistributedDataParallel) -> FusedAdamW:
     """Build what steps the tensors that megatron-core's optimizer has chosen."""
-    settings = run.optimizer
+    settings = config.optimizer
     groups = optimizer.param_groups
     for group in groups:
         # megatron-core notes a multiplier and leaves the decay to its scheduler.
@@ -81,7 +81,7 @@ def _build_inner(run: RunConfig, optimizer: MegatronOptimizer, stage: Distribute
         group["muon_momentum"] = settings.muon_momentum
     inner = _CLASSES[settings.optimizer].over(groups)
     if isinstance(inner, StableAdamW):
-        inner.means = Spread(stage, optimizer, run.model.vocab_size).means
+        inner.means = Spread(stage, optimizer, config.model.vocab_size).means
     return inner
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from megatron_ettin.optim.fused_adamw import FusedAdamW, Group, with_gradient
+from megatron_ettin.optim.adamw import FusedAdamW, Group, with_gradient
 
 
 class MuonAdamW(FusedAdamW):

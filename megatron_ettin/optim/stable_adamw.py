@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from megatron_ettin.optim.fused_adamw import FusedAdamW, gradient_of, with_gradient
+from megatron_ettin.optim.adamw import FusedAdamW, gradient_of, with_gradient
 
 Means = Callable[[Sequence[Tensor], Tensor], Tensor]
 """From the stepped tensors and the sum over each, to the mean over the whole parameter that each is a part of."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from megatron_ettin.checkpoint.layout import write_json_atomic
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.release.conversion import Note, convert_revisions
-from megatron_ettin.release.extras import add_raw_checkpoints, add_training_order
-from megatron_ettin.release.layout import ReleaseFolder
+from megatron_ettin.checkpoint.folder.layout import MARKER_FILE, write_json_atomic
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import link_tree, new_folder
+from megatron_ettin.release.convert import Note, convert_revisions
 from megatron_ettin.release.main_folder import write_main_folder
-from megatron_ettin.release.manifest import Manifest, fingerprint, read_manifest
-from megatron_ettin.release.request import ReleaseRequest
-from megatron_ettin.release.revisions import Revision
+from megatron_ettin.release.manifest import FileRecord, Manifest, fingerprint, read_manifest, record_files
+from megatron_ettin.release.plan.layout import ReleaseFolder
+from megatron_ettin.release.plan.request import ReleaseRequest
+from megatron_ettin.release.plan.revisions import Revision
 
 _FORMAT_VERSION = 1
 
@@ -76,3 +77,37 @@ def _former_options(folder: ReleaseFolder) -> Mapping[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return options if isinstance(options, dict) else None
+
+
+CARD_FILE = "README.md"
+_CARD = """---
+license: {license}
+---
+
+# Training order
+
+The tokens that a model was pretrained on, in the order in which it saw them, one folder for each phase. Made with
+megatron_ettin; `training_order.json` in the model's repository lists every file with its SHA-256.
+"""
+
+
+def add_raw_checkpoints(folder: ReleaseFolder, revisions: Sequence[Revision]) -> None:
+    """Put every distributed checkpoint into the release, whole; those that are there stay."""
+    for revision in revisions:
+        target = folder.raw / revision.name
+        if (target / MARKER_FILE).is_file():
+            continue
+        with new_folder(target, overwrite=False, known_by=MARKER_FILE) as partial:
+            link_tree(revision.checkpoint, partial)
+
+
+def add_training_order(folder: ReleaseFolder, orders: Mapping[str, Path], *, license: str) -> dict[str, FileRecord]:
+    """Put the training order into the release and return its files by path; {} where there is none."""
+    if not orders:
+        return {}
+    with new_folder(folder.training_order, overwrite=True, known_by=CARD_FILE) as partial:
+        (partial / CARD_FILE).write_text(_CARD.format(license=license), encoding="utf-8")
+        for name, path in orders.items():
+            (partial / name).mkdir()
+            link_tree(path, partial / name)
+    return {name: file for name, file in record_files(folder.training_order).items() if name != CARD_FILE}

@@ -10,19 +10,18 @@ from typing import Any
 
 import yaml
 
-from megatron_ettin.checkpoint.layout import read_run_json, write_json_atomic
+from megatron_ettin.checkpoint.folder.layout import read_run_json, write_json_atomic
+from megatron_ettin.checkpoint.folder.metrics_file import metrics_at, read_metrics
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.export import CARD_FILE
-from megatron_ettin.convert.hub_folder import CONFIG_FILE
-from megatron_ettin.convert.metrics import metrics_at, read_metrics
+from megatron_ettin.convert.import_model import CONFIG_FILE
 from megatron_ettin.convert.model_card import CardSubject, write_model_card
-from megatron_ettin.convert.new_folder import new_folder
 from megatron_ettin.convert.options import ExportOptions, released_as
 from megatron_ettin.convert.training_facts import short_count
-from megatron_ettin.release.layout import CHECKPOINTS_FILE, TRAINING_ORDER_FILE, ReleaseFolder
-from megatron_ettin.release.links import link_tree
+from megatron_ettin.files import link_tree, new_folder
 from megatron_ettin.release.manifest import FileRecord, Manifest
-from megatron_ettin.release.revisions import Revision
+from megatron_ettin.release.plan.layout import CHECKPOINTS_FILE, TRAINING_ORDER_FILE, ReleaseFolder
+from megatron_ettin.release.plan.revisions import Revision
 
 COLUMNS = ("revision", "phase", "step", "tokens", "learning_rate", "loss", "checksum")
 

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+from functools import cache
 
 import torch
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE, BackendConfig, missing_hardware
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.fields import spell
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.runtime.device import Device
 
 
-def resolve_backend(run: RunConfig, device: Device) -> tuple[RunConfig, str]:
+def resolve_backend(config: RunConfig, device: Device) -> tuple[RunConfig, str]:
     """Return the run with ``transformer_impl`` decided, and a line that says why.
 
     Raises:
         ConfigError: Transformer Engine was asked for and cannot run here, or this GPU cannot run the FP8 recipe.
     """
-    backend = run.backend
+    backend = config.backend
     obstacle = engine_obstacle(device)
     wanted = backend.transformer_impl == TRANSFORMER_ENGINE or bool(backend.fp8_format)
     if wanted and obstacle:
-        asked = spell(run, "fp8_format" if backend.fp8_format else "transformer_impl")
+        asked = spell(config, "fp8_format" if backend.fp8_format else "transformer_impl")
         raise ConfigError(f"{asked}: needs Transformer Engine, but {obstacle}")
     if backend.fp8_format:
         _check_fp8(backend, device)
     if backend.transformer_impl == "local" or obstacle:
         reason = "asked for" if backend.transformer_impl == "local" else obstacle
-        return run.with_values({"transformer_impl": "local"}), f"layers from PyTorch: {reason}"
+        return config.with_values({"transformer_impl": "local"}), f"layers from PyTorch: {reason}"
     version = importlib.import_module("transformer_engine").__version__
-    return run.with_values({"transformer_impl": TRANSFORMER_ENGINE}), f"layers from Transformer Engine {version}"
+    return config.with_values({"transformer_impl": TRANSFORMER_ENGINE}), f"layers from Transformer Engine {version}"
 
 
 def engine_obstacle(device: Device) -> str:
@@ -53,3 +55,23 @@ def _check_fp8(backend: BackendConfig, device: Device) -> None:
     if lacking:
         name = torch.cuda.get_device_name(device.index)
         raise ConfigError(f"--fp8-recipe {backend.fp8_recipe}: {lacking}; this is {name}")
+
+
+@cache
+def has_windowed_varlen() -> bool:
+    """Whether it has variable-length attention that takes a window."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "window_size" in inspect.signature(varlen_attn).parameters
+
+
+@cache
+def has_flex() -> bool:
+    """Whether it has FlexAttention."""
+    try:
+        from torch.nn.attention.flex_attention import flex_attention  # noqa: F401
+    except ImportError:
+        return False
+    return True

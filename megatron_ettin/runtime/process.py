@@ -5,32 +5,32 @@ from __future__ import annotations
 import datetime
 import os
 
+import numpy as np
 import torch
 import torch.distributed
-from megatron.core import parallel_state
+from megatron.core import parallel_state, tensor_parallel
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.runtime.collectives import record_collectives
-from megatron_ettin.runtime.cpu import install_cpu_placement
+from megatron_ettin.runtime.cpu_placement import install_cpu_placement
 from megatron_ettin.runtime.device import Device
-from megatron_ettin.runtime.groups import Ranks, ranks
-from megatron_ettin.runtime.meeting import World, find_world
-from megatron_ettin.runtime.seeds import seed_process
-from megatron_ettin.runtime.watchdog import COLLECTIVE_GRACE_SECONDS
+from megatron_ettin.runtime.health.flight_recorder import record_collectives
+from megatron_ettin.runtime.health.rendezvous import World, find_world
+from megatron_ettin.runtime.health.watchdog import COLLECTIVE_GRACE_SECONDS
+from megatron_ettin.runtime.ranks import Ranks, ranks
 
 
-def start_process(run: RunConfig, device: Device, world: World | None = None) -> Ranks:
+def start_process(config: RunConfig, device: Device, world: World | None = None) -> Ranks:
     """Join the process group, build the parallel groups and seed this rank.
 
     Args:
-        run: the run.
+        config: the run.
         device: where this rank computes.
         world: this rank and the others; by default what torchrun's environment tells.
     """
     if device.type == "cuda":
-        record_collectives(run)
-    join_world(device, world, timeout_seconds=run.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS)
-    return build_groups(run)
+        record_collectives(config)
+    join_world(device, world, timeout_seconds=config.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS)
+    return build_groups(config)
 
 
 def join_world(device: Device, world: World | None = None, *, timeout_seconds: float = 600.0) -> None:
@@ -51,18 +51,18 @@ def join_world(device: Device, world: World | None = None, *, timeout_seconds: f
     )
 
 
-def build_groups(run: RunConfig) -> Ranks:
+def build_groups(config: RunConfig) -> Ranks:
     """Build megatron-core's parallel groups for ``run`` in the current world, replacing any former ones."""
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=run.parallel.tensor_model_parallel_size,
-        pipeline_model_parallel_size=run.parallel.pipeline_model_parallel_size,
-        distributed_timeout_minutes=(run.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS) / 60,
+        tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=config.parallel.pipeline_model_parallel_size,
+        distributed_timeout_minutes=(config.parallel.timeout_seconds + COLLECTIVE_GRACE_SECONDS) / 60,
         create_gloo_process_groups=False,
     )
     here = ranks()
-    seed_process(run.training.seed, here)
+    seed_process(config.training.seed, here)
     return here
 
 
@@ -73,3 +73,16 @@ def end_process() -> None:
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     torch.distributed.destroy_process_group()
+
+
+def seed_process(seed: int, ranks: Ranks) -> None:
+    """Seed every generator that training draws from (dropout is the only thing that does).
+
+    Ranks that hold the same activations (tensor-parallel ones outside sequence parallelism) get the same default state
+    and megatron-core's tracker gives them different ones inside; data-parallel ranks and stages all differ.
+    Weights, order and masks do not come from here: they are functions of the seed and a name or number.
+    """
+    mixed = np.random.SeedSequence([seed, ranks.pp_rank, ranks.dp_rank]).generate_state(1)[0]
+    local_seed = int(mixed) & 0x3FFF_FFFF
+    torch.manual_seed(local_seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(local_seed, force_reset_rng=True)

@@ -9,15 +9,15 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_ettin.config.attention import MaskKind
+from megatron_ettin.config.layer_pattern import MaskKind
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.core_config import build_core_config
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialization import initialize_weights
 from megatron_ettin.optim.build import build_optimizer
-from megatron_ettin.optim.finalize import GradientFinalizer
+from megatron_ettin.optim.gradients import GradientFinalizer
 from megatron_ettin.runtime.device import Device
-from megatron_ettin.runtime.groups import Ranks
+from megatron_ettin.runtime.ranks import Ranks
 from megatron_ettin.runtime.stopwatch import Stopwatch
 
 
@@ -25,7 +25,7 @@ from megatron_ettin.runtime.stopwatch import Stopwatch
 class Training:
     """Everything one step needs, built once."""
 
-    run: RunConfig
+    config: RunConfig
     device: Device
     ranks: Ranks
     core_config: TransformerConfig
@@ -38,50 +38,50 @@ class Training:
     """Marks where this rank's part of a step ends and its wait for the others begins."""
 
 
-def build_training(run: RunConfig, mask_kind: MaskKind, device: Device, ranks: Ranks) -> Training:
+def build_training(config: RunConfig, mask_kind: MaskKind, device: Device, ranks: Ranks) -> Training:
     """Build model, data parallelism and optimizer of this rank, with freshly drawn weights.
 
     Args:
-        run: resolved config; the vocabulary size is known.
+        config: resolved config; the vocabulary size is known.
         mask_kind: the objective's mask.
         device: where this rank computes.
         ranks: this rank's coordinates; the parallel groups exist.
     """
-    core_config = build_core_config(run)
-    model = build_model(run, core_config, mask_kind, device, ranks)
+    core_config = build_core_config(config)
+    model = build_model(config, core_config, mask_kind, device, ranks)
     wrapped = DistributedDataParallel(
         config=core_config,
         ddp_config=DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
-            use_distributed_optimizer=run.parallel.use_distributed_optimizer,
-            overlap_grad_reduce=run.parallel.overlap_grad_reduce,
-            overlap_param_gather=run.parallel.overlap_param_gather,
-            fp8_param_gather=run.backend.fp8_param_gather,
+            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+            overlap_grad_reduce=config.parallel.overlap_grad_reduce,
+            overlap_param_gather=config.parallel.overlap_param_gather,
+            fp8_param_gather=config.backend.fp8_param_gather,
         ),
-        module=Float16Module(core_config, model) if run.training.bf16 else model,
+        module=Float16Module(core_config, model) if config.training.bf16 else model,
     )
-    optimizer = build_optimizer(run, [wrapped])
+    optimizer = build_optimizer(config, [wrapped])
     stopwatch = Stopwatch(device)
     core_config.finalize_model_grads_func = GradientFinalizer(stopwatch.arrive)
-    if run.parallel.overlap_grad_reduce:
+    if config.parallel.overlap_grad_reduce:
         # Only the last micro-batch's backward may start to sum gradients.
         core_config.no_sync_func = wrapped.no_sync
     core_config.grad_scale_func = optimizer.scale_loss
-    return Training(run, device, ranks, core_config, model, wrapped, optimizer, stopwatch)
+    return Training(config, device, ranks, core_config, model, wrapped, optimizer, stopwatch)
 
 
 def build_model(
-    run: RunConfig, core_config: TransformerConfig, mask_kind: MaskKind, device: Device, ranks: Ranks
+    config: RunConfig, core_config: TransformerConfig, mask_kind: MaskKind, device: Device, ranks: Ranks
 ) -> EttinModel:
     """Build this rank's stage on its device and draw its weights."""
     model = EttinModel(
         core_config,
-        run.model,
-        run.parallel,
+        config.model,
+        config.parallel,
         mask_kind,
         pp_rank=ranks.pp_rank,
-        transformer_impl=run.backend.transformer_impl,
+        transformer_impl=config.backend.transformer_impl,
     )
     model.to(device.torch_device)
-    initialize_weights(model, run.model, run.training.seed)
+    initialize_weights(model, config.model, config.training.seed)
     return model

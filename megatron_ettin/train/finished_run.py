@@ -8,16 +8,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.layout import METRICS_FILE, TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.read import CheckpointReader
+from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.reference import reference_logits
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.pieces import Piece
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.chunks import Chunk
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.objectives.objective import build_objective
-from megatron_ettin.train.sources import build_validation_rows, open_corpus
+from megatron_ettin.train.datasets import build_validation_rows, open_corpus
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FinishedRun:
 
     folder: Path
     checkpoint: Path
-    run: RunConfig
+    config: RunConfig
 
     @classmethod
     def open(cls, folder: Path) -> FinishedRun:
@@ -41,26 +41,26 @@ class FinishedRun:
     @property
     def objective(self) -> str:
         """``mlm`` or ``clm``."""
-        return self.run.training.objective
+        return self.config.training.objective
 
     @property
     def metrics(self) -> Path:
         """The file of the run's figures."""
         return self.folder / METRICS_FILE
 
-    def validation_split(self) -> tuple[tuple[Piece, ...], PackedBatch]:
-        """Return every piece of the validation split, in document order, and all as one batch, scored by the objective.
+    def validation_split(self) -> tuple[tuple[Chunk, ...], PackedBatch]:
+        """Return every chunk of the validation split, in document order, and all as one batch, scored by the objective.
 
         Raises:
             ConfigError: the corpus is gone.
         """
         tokenizer = TokenizerFiles.load(self.checkpoint / TOKENIZER_FOLDER)
-        sources = build_validation_rows(self.run, open_corpus(self.run), tokenizer)
-        found = (piece for rows in sources for row in rows for piece in row)
-        pieces = tuple(sorted(found, key=lambda piece: (piece.source, piece.document, piece.index)))
-        return pieces, build_objective(self.run, tokenizer).eval_batch([pieces])
+        sources = build_validation_rows(self.config, open_corpus(self.config), tokenizer)
+        found = (chunk for rows in sources for row in rows for chunk in row)
+        chunks = tuple(sorted(found, key=lambda chunk: (chunk.source, chunk.document, chunk.index)))
+        return chunks, build_objective(self.config, tokenizer).eval_batch([chunks])
 
     def logits(self, texts: Sequence[Tensor]) -> list[Tensor]:
         """Return the logits [S, V] of each text (input ids [S]), computed from the checkpoint's own tensors."""
         reader = CheckpointReader(self.checkpoint)
-        return reference_logits(reader.tensor, self.run.model, MASK_OF_OBJECTIVE[self.objective], texts)
+        return reference_logits(reader.tensor, self.config.model, MASK_OF_OBJECTIVE[self.objective], texts)

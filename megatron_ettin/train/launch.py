@@ -14,32 +14,21 @@ import torch.distributed
 
 from megatron_ettin.checkpoint.load import LoadResult, load_weights
 from megatron_ettin.checkpoint.state import TrainingState
-from megatron_ettin.config.errors import RunFailure
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.steps import StepPlan
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.batch_plan import StepPlan
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.doctor.report import machine_lines
+from megatron_ettin.errors import RunFailure
 from megatron_ettin.objectives.objective import Objective, build_objective
 from megatron_ettin.optim.schedules import build_schedule
 from megatron_ettin.runtime.backend import resolve_backend
-from megatron_ettin.runtime.determinism import be_deterministic
-from megatron_ettin.runtime.device import Device, choose_device
-from megatron_ettin.runtime.meeting import find_world
-from megatron_ettin.runtime.peak import peak_rate
+from megatron_ettin.runtime.device import Device, be_deterministic, choose_device, peak_rate
+from megatron_ettin.runtime.health.rendezvous import find_world
+from megatron_ettin.runtime.health.watchdog import Watchdog
 from megatron_ettin.runtime.process import end_process, start_process
-from megatron_ettin.runtime.watchdog import Watchdog
 from megatron_ettin.train.build import Training, build_training
-from megatron_ettin.train.data_identity import note_data
-from megatron_ettin.train.feed import plan_steps, step_batches
-from megatron_ettin.train.loop import train
-from megatron_ettin.train.metrics import MetricsFiles, MetricsLog, quality
-from megatron_ettin.train.pace import Pace
-from megatron_ettin.train.pinned import pinned
-from megatron_ettin.train.profile import Profiler, profile_notes
-from megatron_ettin.train.screen import Goal, open_screen
-from megatron_ettin.train.session import Session
-from megatron_ettin.train.sources import (
+from megatron_ettin.train.datasets import (
     Source,
     blend_notes,
     build_training_rows,
@@ -47,16 +36,21 @@ from megatron_ettin.train.sources import (
     open_corpus,
     row_notes,
 )
+from megatron_ettin.train.loop import train
+from megatron_ettin.train.prefetch import pinned, plan_steps, step_batches
+from megatron_ettin.train.preflight.data_order import note_data
+from megatron_ettin.train.resume import find_undamaged, take_up
 from megatron_ettin.train.stop import StopRequests, write_stop
 from megatron_ettin.train.summary import summary
-from megatron_ettin.train.take_up import take_up
-from megatron_ettin.train.text_bytes import bits_per_byte, count_scored_bytes
-from megatron_ettin.train.validate import validate_sources
-from megatron_ettin.train.verification import find_undamaged
-from megatron_ettin.train.wandb_run import open_wandb
+from megatron_ettin.train.telemetry.console import Goal, open_screen
+from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, open_wandb, quality
+from megatron_ettin.train.telemetry.profiler import Profiler, profile_notes
+from megatron_ettin.train.telemetry.throughput import Pace
+from megatron_ettin.train.trainer import Session
+from megatron_ettin.train.validate import bits_per_byte, count_scored_bytes, validate_sources
 
 
-def launch_training(run: RunConfig, notes: Sequence[str], requests: StopRequests) -> int:
+def launch_training(config: RunConfig, notes: Sequence[str], requests: StopRequests) -> int:
     """Train from where ``--load`` stands, or from fresh weights, tell ``notes`` first; return 0.
 
     A launch that was asked to stop leaves ``stop.json``, when everything else is on the disk.
@@ -64,42 +58,42 @@ def launch_training(run: RunConfig, notes: Sequence[str], requests: StopRequests
     Raises:
         RunFailure: on all ranks, when too many steps in a row were not fit to be made.
     """
-    device, (run, kernels) = _choose(run)
-    with _process(run, device) as (training, objective, tokenizer, watchdog):
+    device, (config, kernels) = _choose(config)
+    with _process(config, device) as (training, objective, tokenizer, watchdog):
         machine = machine_lines(on_gpu=device.type == "cuda") if training.ranks.is_main else []
         found = take_up(training)
-        told = (*note_data(run, tokenizer, found.state), *profile_notes(run, found.state.step))
-        corpus = open_corpus(run)
-        rows = build_training_rows(run, corpus, tokenizer)
-        plan = plan_steps(run, rows, objective, found.state)
+        told = (*note_data(config, tokenizer, found.state), *profile_notes(config, found.state.step))
+        corpus = open_corpus(config)
+        rows = build_training_rows(config, corpus, tokenizer)
+        plan = plan_steps(config, rows, objective, found.state)
         found = replace(found, notes=(*machine, kernels, *notes, *found.notes, *told, *row_notes(rows)))
         parts = (training, objective, tokenizer, corpus, rows, plan, found)
         with closing(_open_session(*parts, requests, watchdog)) as session:
             build_batches = partial(step_batches, plan, rows, objective, training.ranks)
-            train(session, pinned(build_batches, device), build_schedule(run.optimizer, run.training))
+            train(session, pinned(build_batches, device), build_schedule(config.optimizer, config.training))
             if training.ranks.is_main:
-                for note in blend_notes(rows, session.state.consumed_samples, objective.closes_every_piece):
+                for note in blend_notes(rows, session.state.consumed_samples, objective.closes_every_chunk):
                     session.screen.note(note)
             session.screen.close(*summary(session))
         if session.stop_reason:
             if training.ranks.is_main:
                 state = session.state
-                write_stop(Path(run.checkpoint.save), session.stop_reason, state.step, state.consumed_tokens)
+                write_stop(Path(config.checkpoint.save), session.stop_reason, state.step, state.consumed_tokens)
             # A launcher may end everything as soon as the first rank has ended.
             torch.distributed.barrier()
     return 0
 
 
-def launch_evaluation(run: RunConfig) -> int:
+def launch_evaluation(config: RunConfig) -> int:
     """Score the whole validation split with the weights of ``--load``; the main rank writes one JSON object."""
-    device, (run, _) = _choose(run)
-    with _process(run, device) as (training, objective, tokenizer, _):
-        folder, _ = find_undamaged(run, training.ranks)
+    device, (config, _) = _choose(config)
+    with _process(config, device) as (training, objective, tokenizer, _):
+        folder, _ = find_undamaged(config, training.ranks)
         load_weights(folder, training.model)
-        rows = build_validation_rows(run, open_corpus(run), tokenizer)
+        rows = build_validation_rows(config, open_corpus(config), tokenizer)
         sums, by_source = validate_sources(training, objective, rows, 0)
         scored_bytes = count_scored_bytes(objective, rows, tokenizer) if training.ranks.is_main else None
-        name = run.training.objective
+        name = config.training.objective
         report = {
             "objective": name,
             "validation_loss": sums.loss,
@@ -119,25 +113,25 @@ def launch_evaluation(run: RunConfig) -> int:
     return 0
 
 
-def _choose(run: RunConfig) -> tuple[Device, tuple[RunConfig, str]]:
+def _choose(config: RunConfig) -> tuple[Device, tuple[RunConfig, str]]:
     """Return where this process computes and, for that, the run with its kernels decided and a line about them."""
-    if run.backend.deterministic:
+    if config.backend.deterministic:
         be_deterministic()
-    device = choose_device(run.training.device)
-    return device, resolve_backend(run, device)
+    device = choose_device(config.training.device)
+    return device, resolve_backend(config, device)
 
 
 @contextmanager
-def _process(run: RunConfig, device: Device) -> Iterator[tuple[Training, Objective, TokenizerFiles, Watchdog]]:
+def _process(config: RunConfig, device: Device) -> Iterator[tuple[Training, Objective, TokenizerFiles, Watchdog]]:
     """Join the world and build; leave it at the end, also when something raised."""
-    tokenizer = TokenizerFiles.load(run.data.tokenizer_model)
-    objective = build_objective(run, tokenizer)
-    timeout = run.parallel.timeout_seconds
+    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+    objective = build_objective(config, tokenizer)
+    timeout = config.parallel.timeout_seconds
     world = find_world(timeout)
     try:
         with Watchdog(world, timeout) as watchdog, _lost_ranks_named(watchdog):
-            ranks = start_process(run, device, world)
-            yield build_training(run, objective.mask_kind, device, ranks), objective, tokenizer, watchdog
+            ranks = start_process(config, device, world)
+            yield build_training(config, objective.mask_kind, device, ranks), objective, tokenizer, watchdog
             end_process()
     finally:
         end_process()
@@ -167,9 +161,9 @@ def _open_session(
     requests: StopRequests,
     watchdog: Watchdog,
 ) -> Session:
-    run, is_main, step = training.run, training.ranks.is_main, found.state.step
-    files = MetricsFiles.of(run.checkpoint.save, run.checkpoint.tensorboard_dir)
-    screen = open_screen(is_main=is_main, goal=_goal(run, found.state))
+    config, is_main, step = training.config, training.ranks.is_main, found.state.step
+    files = MetricsFiles.of(config.checkpoint.save, config.checkpoint.tensorboard_dir)
+    screen = open_screen(is_main=is_main, goal=_goal(config, found.state))
     for note in found.notes:
         screen.note(note)
     return Session(
@@ -178,19 +172,19 @@ def _open_session(
         state=found.state,
         rows=rows,
         plan=plan,
-        validation_rows=build_validation_rows(run, corpus, tokenizer),
+        validation_rows=build_validation_rows(config, corpus, tokenizer),
         # Read now: a folder may be gone by the time of a save.
         tokenizer_files={name: path.read_bytes() for name, path in tokenizer.folder_files().items()},
         screen=screen,
-        metrics=MetricsLog(files, step + 1, open_wandb(run)) if is_main else None,
+        metrics=MetricsLog(files, step + 1, open_wandb(config)) if is_main else None,
         requests=requests,
         watchdog=watchdog,
-        pace=Pace(peak_rate(training.device, bf16=run.training.bf16) * training.ranks.world_size),
-        profiler=Profiler(run, training.device, training.ranks),
+        pace=Pace(peak_rate(training.device, bf16=config.training.bf16) * training.ranks.world_size),
+        profiler=Profiler(config, training.device, training.ranks),
     )
 
 
-def _goal(run: RunConfig, state: TrainingState) -> Goal:
-    if run.training.train_tokens:
-        return Goal("tokens", state.consumed_tokens, run.training.train_tokens)
-    return Goal("step", state.step, run.training.train_iters)
+def _goal(config: RunConfig, state: TrainingState) -> Goal:
+    if config.training.train_tokens:
+        return Goal("tokens", state.consumed_tokens, config.training.train_tokens)
+    return Goal("step", state.step, config.training.train_iters)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.train.feed import build_ahead
-from megatron_ettin.train.session import Session
+from megatron_ettin.train.prefetch import build_ahead
 from megatron_ettin.train.step import train_step
+from megatron_ettin.train.trainer import Session
 
 
 def train(

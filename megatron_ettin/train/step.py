@@ -16,14 +16,60 @@ import torch.distributed
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
-from megatron_ettin.config.flops import training_flops
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.model.packing import PackedLayout
-from megatron_ettin.optim.apply import apply_gradients, squared_gradient_norm
+from megatron_ettin.model.packed_layout import PackedLayout
+from megatron_ettin.optim.gradients import apply_gradients, squared_gradient_norm
+from megatron_ettin.planning.model_size import training_flops
 from megatron_ettin.train.build import Training
-from megatron_ettin.train.results import StepResult, Sums
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Totals over all micro-batches and data-parallel ranks."""
+
+    loss_sum: float
+    """Negative log-likelihood in nats."""
+    scored_tokens: int
+    correct_tokens: int
+    real_tokens: int
+    model_flops: int = 0
+    """Operations of a training step by the objective's own count; 0 of an evaluation."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per scored token."""
+        return self.loss_sum / max(1, self.scored_tokens)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of scored tokens whose label is the most likely token."""
+        return self.correct_tokens / max(1, self.scored_tokens)
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.loss_sum + other.loss_sum,
+            self.scored_tokens + other.scored_tokens,
+            self.correct_tokens + other.correct_tokens,
+            self.real_tokens + other.real_tokens,
+            self.model_flops + other.model_flops,
+        )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did."""
+
+    sums: Sums
+    gradient_norm: float
+    applied: bool
+    """Whether the weights moved: not where a loss or gradient is not finite, nor where the step was not allowed."""
+    finite: bool = True
+    """Whether loss and gradients are, on all ranks."""
+    votes: tuple[bool, ...] = ()
+    """What any rank voted for."""
+
 
 LossFunction = Callable[[Any], tuple[Tensor, Tensor, Tensor]]
 """From what the last stage's model returns to loss, scored tokens and report."""
@@ -52,7 +98,7 @@ def train_step(
     training.optimizer.zero_grad()
     reports = run_schedule(training, batches, forward_only=False)
     square = squared_gradient_norm(training.optimizer)
-    work = sum(_model_flops(training.run, batch) for batch in batches)
+    work = sum(_model_flops(training.config, batch) for batch in batches)
     told = _total(training, batches, reports, square, work, votes())
     # Totals and votes are those of all ranks: each decides alike.
     finite = not told.broken and math.isfinite(told.sums.loss_sum)
@@ -82,7 +128,7 @@ def run_schedule(training: Training, batches: Sequence[PackedBatch], *, forward_
         data_iterator=iter([_to_device(batch, training) for batch in batches]),
         model=[training.wrapped],
         num_microbatches=len(batches),
-        seq_length=training.run.data.seq_length,
+        seq_length=training.config.data.seq_length,
         micro_batch_size=1,
         forward_only=forward_only,
     )
@@ -117,8 +163,10 @@ def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tu
     return output, loss_function
 
 
-def _model_flops(run: RunConfig, batch: PackedBatch) -> int:
-    return training_flops(run.model, MASK_OF_OBJECTIVE[run.training.objective], batch.lengths, len(batch.scored_K))
+def _model_flops(config: RunConfig, batch: PackedBatch) -> int:
+    return training_flops(
+        config.model, MASK_OF_OBJECTIVE[config.training.objective], batch.lengths, len(batch.scored_K)
+    )
 
 
 @dataclass(frozen=True)

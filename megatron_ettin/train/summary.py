@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from megatron_ettin.checkpoint.layout import step_folder_name
-from megatron_ettin.train.session import Session
+from megatron_ettin.checkpoint.folder.layout import step_folder_name
+from megatron_ettin.train.trainer import Session
 
 
 def summary(session: Session) -> tuple[str, dict[str, str]]:
     """Return a title and the rows below it."""
-    run, state = session.run, session.state
-    save = run.checkpoint.save
+    config, state = session.config, session.state
+    save = config.checkpoint.save
     rows = {"steps": f"{state.step:,}", "tokens": f"{state.consumed_tokens:,}"}
-    if run.training.train_tokens:
-        rows["tokens"] += f" of {run.training.train_tokens:,}"
+    if config.training.train_tokens:
+        rows["tokens"] += f" of {config.training.train_tokens:,}"
     else:
-        rows["steps"] += f" of {run.training.train_iters:,}"
+        rows["steps"] += f" of {config.training.train_iters:,}"
     if session.record:
         rows["loss"] = f"{session.first_record['loss']:.4f} -> {session.record['loss']:.4f}"
         rows["tokens/s"] = f"{session.record['tokens_per_second']:,.0f}"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_ettin.convert.read import CheckpointReader
+from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from tests.checkpoint.test_save import stored_tensors
 from tests.checkpoint.training import Case, launch, start
 from tests.helpers.distributed import run_ranks
@@ -158,7 +158,7 @@ def launch_without_optimizer(case: Case) -> list[float]:
 
 
 def refusal(case: Case) -> str:
-    from megatron_ettin.config.errors import ConfigError
+    from megatron_ettin.errors import ConfigError
 
     try:
         launch(case)

@@ -14,7 +14,7 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_ettin.checkpoint.layout import (
+from megatron_ettin.checkpoint.folder.layout import (
     FORMAT_VERSION,
     LATEST_FILE,
     RUN_FILE,
@@ -24,9 +24,9 @@ from megatron_ettin.checkpoint.layout import (
     read_run_json,
     resolve_checkpoint,
 )
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.names import tensor_names
+from megatron_ettin.convert.tensor_names import tensor_names
+from megatron_ettin.errors import ConfigError
 from tests.checkpoint.training import Case, launch
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY

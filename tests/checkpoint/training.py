@@ -30,8 +30,8 @@ def start(case: Case) -> Any:
     from megatron_ettin.checkpoint.state import TrainingState
 
     model = replace(TINY, attention_output_dropout=case.dropout, vocab_size=case.vocab_size)
-    run = tiny_run(case.objective, model=model, **dict(case.overrides))
-    return start_training(run), TrainingState.start(case.objective)
+    config = tiny_run(case.objective, model=model, **dict(case.overrides))
+    return start_training(config), TrainingState.start(case.objective)
 
 
 def launch(case: Case) -> dict[str, Any]:
@@ -39,12 +39,12 @@ def launch(case: Case) -> dict[str, Any]:
     from megatron_ettin.checkpoint.load import LoadResult, load_training
 
     training, state = start(case)
-    run = training.run
+    config = training.config
     parts = (training.model, training.optimizer)
     here = (training.ranks, training.device)
     found = LoadResult(state, ())
     if case.load:
-        found = load_training(Path(case.load), *parts, run.training.seed, *here)
+        found = load_training(Path(case.load), *parts, config.training.seed, *here)
     state, folder, losses = found.state, "", []
     for stop in sorted({case.save_at or case.steps, case.steps}):
         for result in train_steps(training, range(state.step, stop)):

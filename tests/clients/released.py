@@ -44,10 +44,10 @@ class Released:
 
     def checkpoint_logits(self, kind: Kind, documents: list[Tensor]) -> list[Tensor]:
         """Logits [S, V] of each document, from the checkpoint's own tensors by the plain formulas: no transformers."""
-        from megatron_ettin.checkpoint.layout import read_run_json, resolve_checkpoint
-        from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+        from megatron_ettin.checkpoint.folder.layout import read_run_json, resolve_checkpoint
+        from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
         from megatron_ettin.config.run import RunConfig
-        from megatron_ettin.convert.read import CheckpointReader
+        from megatron_ettin.convert.checkpoint_reader import CheckpointReader
         from megatron_ettin.convert.reference import reference_logits
 
         step = resolve_checkpoint(str(self.checkpoints(kind)))

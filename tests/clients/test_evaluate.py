@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.evaluation.suites.results import read_results
+from megatron_ettin.evaluation.results import read_results
 from tests.clients.released import KINDS, Released
 from tests.evaluation.suites.bias.test_winogender import write_files
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from tests.clients.released import Released, load_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -14,16 +14,15 @@ from typing import Any
 import pytest
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.metrics import MetricsFiles, MetricsLog
-from megatron_ettin.train.wandb_run import open_wandb
+from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, open_wandb
 
 pytestmark = pytest.mark.slow
 
 
 def write(save: Path, steps: dict[int, float]) -> str:
     """Log losses as a launch does; return the run's id."""
-    run = RunConfig().with_values({"save": str(save), "wandb_project": "pairs", "lr": 1e-3})
-    opened: Any = open_wandb(run)
+    config = RunConfig().with_values({"save": str(save), "wandb_project": "pairs", "lr": 1e-3})
+    opened: Any = open_wandb(config)
     log = MetricsLog(MetricsFiles.of(str(save), ""), min(steps), opened)
     for step, loss in steps.items():
         log.write({"step": step, "loss": loss})
@@ -32,16 +31,16 @@ def write(save: Path, steps: dict[int, float]) -> str:
 
 
 def messages(file: Path) -> Iterator[bytes]:
-    """Yield what lies in a file of LevelDB's log format: blocks of 32 KiB, pieces with checksum, length and kind."""
+    """Yield what lies in a file of LevelDB's log format: blocks of 32 KiB, chunks with checksum, length and kind."""
     content, place, message = file.read_bytes(), 7, b""  # behind the file's own mark
     while place + 7 <= len(content):
         if 2**15 - place % 2**15 < 7:
-            place += 2**15 - place % 2**15  # no piece begins so near the end of a block
+            place += 2**15 - place % 2**15  # no chunk begins so near the end of a block
             continue
         _, length, kind = struct.unpack_from("<IHB", content, place)
         message += content[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
+        if kind in (1, 4):  # whole, or the last chunk
             yield message
             message = b""
 
@@ -57,7 +56,7 @@ def stored(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         record = Record()
         record.ParseFromString(message)
         if record.HasField("run"):
-            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key}
+            config |= {item.key: json.loads(item.value_json) for item in record.config.config.update if item.key}
         if record.HasField("history"):
             items = record.history.item
             history.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
@@ -80,9 +79,9 @@ def test_a_run_and_its_resume_are_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 WITHOUT_A_KEY = """
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.wandb_run import open_wandb
+from megatron_ettin.train.telemetry.metrics import open_wandb
 try:
     open_wandb(RunConfig().with_values({"save": "run", "wandb_project": "pairs"}))
 except ConfigError as error:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from megatron_ettin.config.backend import FP8_ROW_MULTIPLE, missing_hardware, row_multiple
-from megatron_ettin.config.backend_checks import check_backend
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.checks import check_backend
+from megatron_ettin.errors import ConfigError
 from tests.helpers.runs import TINY, tiny_run, with_overrides
 
 FP8: dict[str, Any] = {"fp8_format": "hybrid", "bf16": True, "device": "cuda"}

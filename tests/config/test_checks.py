@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ettin.config.checks import check_run, parse_split
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import PHASES
+from megatron_ettin.errors import ConfigError
 
 COMPLETE = {
     "objective": "mlm",
@@ -27,9 +27,9 @@ def complete_run(**values: Any) -> RunConfig:
     return RunConfig().with_values({**COMPLETE, **values})
 
 
-def refusal(run: RunConfig, world_size: int = 1, *, planning: bool = False) -> str:
+def refusal(config: RunConfig, world_size: int = 1, *, planning: bool = False) -> str:
     with pytest.raises(ConfigError) as refused:
-        check_run(run, world_size, planning=planning)
+        check_run(config, world_size, planning=planning)
     message = str(refused.value)
     assert "\n" not in message
     return message
@@ -150,7 +150,7 @@ sizes = st.sampled_from([1, 2, 3, 4, 6, 8])
 
 @given(tp=sizes, pp=sizes, world=st.integers(1, 48), micro=sizes, batch=st.integers(1, 64), heads=sizes)
 def test_whatever_is_accepted_divides(tp: int, pp: int, world: int, micro: int, batch: int, heads: int) -> None:
-    run = complete_run(
+    config = complete_run(
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
         micro_batch_size=micro,
@@ -161,7 +161,7 @@ def test_whatever_is_accepted_divides(tp: int, pp: int, world: int, micro: int, 
     divides = world % (tp * pp) == 0 and pp <= 7 and heads % tp == 0 and 384 % tp == 0
     divides = divides and (48 // heads) % 2 == 0 and batch % (micro * max(1, world // (tp * pp))) == 0
     try:
-        check_run(run, world)
+        check_run(config, world)
     except ConfigError:
         assert not divides
     else:

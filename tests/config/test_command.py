@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.fields import run_options
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.token_counts import format_token_count, parse_token_count
+from megatron_ettin.errors import ConfigError
 
 
 def write(folder: Path, text: str) -> str:
@@ -31,26 +31,26 @@ def refusal(*arguments: str) -> str:
 
 def test_nothing_given_is_all_defaults() -> None:
     command = parse_command([])
-    assert command.run == RunConfig()
+    assert command.config == RunConfig()
     assert command.given == {}
     assert command.dry_run == ""
 
 
 def test_values_have_the_types_of_their_fields() -> None:
     arguments = ["--hidden-size", "512", "--lr", "1e-3", "--split", "9,1,0", "--bf16", "--no-sequence-parallel"]
-    run = parse_command(arguments).run
-    assert (run.model.hidden_size, run.optimizer.lr, run.data.split) == (512, 0.001, "9,1,0")
-    assert run.training.bf16 is True
-    assert run.parallel.sequence_parallel is False
+    config = parse_command(arguments).config
+    assert (config.model.hidden_size, config.optimizer.lr, config.data.split) == (512, 0.001, "9,1,0")
+    assert config.training.bf16 is True
+    assert config.parallel.sequence_parallel is False
 
 
 def test_flag_beats_yaml_beats_preset_beats_default(tmp_path: Path) -> None:
     config = write(tmp_path, "hidden_size: 512\nnum_layers: 10\n")
     command = parse_command(["--num-layers", "13", "--config", config, "--preset", "nano"])
-    assert command.run.model.num_layers == 13
-    assert command.run.model.hidden_size == 512
-    assert command.run.model.ffn_hidden_size == 288
-    assert command.run.data == RunConfig().data
+    assert command.config.model.num_layers == 13
+    assert command.config.model.hidden_size == 512
+    assert command.config.model.ffn_hidden_size == 288
+    assert command.config.data == RunConfig().data
     assert command.given == {
         "num_layers": "",
         "hidden_size": f"--config {config}",
@@ -61,15 +61,15 @@ def test_flag_beats_yaml_beats_preset_beats_default(tmp_path: Path) -> None:
 
 def test_flag_turns_off_what_yaml_turned_on(tmp_path: Path) -> None:
     config = write(tmp_path, "bf16: true\nsequence-parallel: true\n")
-    run = parse_command(["--config", config, "--no-bf16"]).run
+    run = parse_command(["--config", config, "--no-bf16"]).config
     assert run.training.bf16 is False
     assert run.parallel.sequence_parallel is True
 
 
 def test_preset_in_yaml_and_overridden_by_flag(tmp_path: Path) -> None:
     config = write(tmp_path, "preset: ettin-32m\n")
-    assert parse_command(["--config", config]).run.model.hidden_size == 384
-    assert parse_command(["--config", config, "--preset", "ettin-1b"]).run.model.hidden_size == 1792
+    assert parse_command(["--config", config]).config.model.hidden_size == 384
+    assert parse_command(["--config", config, "--preset", "ettin-1b"]).config.model.hidden_size == 1792
 
 
 @pytest.mark.parametrize(
@@ -130,18 +130,20 @@ words = st.one_of(
 def test_any_words_are_a_command_or_one_line_of_refusal(arguments: list[str]) -> None:
     assume(not {"-h", "--help"} & {word.split("=")[0] for word in arguments})
     try:
-        told: object = parse_command(arguments).run.to_dict()
+        told: object = parse_command(arguments).config.to_dict()
     except ConfigError as refused:
         told = str(refused)
     assert len(str(told).splitlines()) == 1
 
 
 def test_tokens_are_written_with_suffixes() -> None:
-    run = parse_command(["--train-tokens", "1.7T", "--lr-warmup-tokens", "400m", "--save-interval-tokens=8.5B"]).run
-    assert run.training.train_tokens == 1_700_000_000_000
-    assert run.optimizer.lr_warmup_tokens == 400_000_000
-    assert run.checkpoint.save_interval_tokens == 8_500_000_000
-    assert parse_command(["--train-tokens", "2048"]).run.training.train_tokens == 2048
+    config = parse_command(
+        ["--train-tokens", "1.7T", "--lr-warmup-tokens", "400m", "--save-interval-tokens=8.5B"]
+    ).config
+    assert config.training.train_tokens == 1_700_000_000_000
+    assert config.optimizer.lr_warmup_tokens == 400_000_000
+    assert config.checkpoint.save_interval_tokens == 8_500_000_000
+    assert parse_command(["--train-tokens", "2048"]).config.training.train_tokens == 2048
 
 
 @pytest.mark.parametrize("written", ["1.5", "-1B", "B", "1G", "1e400", "", "1_000", "nan"])
@@ -157,7 +159,7 @@ def test_tokens_are_told_as_they_are_read(count: int) -> None:
 
 @pytest.mark.parametrize("yaml", ["train-tokens: 8.5B", "train-tokens: 8.5e+9", "train_tokens: 8500000000"])
 def test_tokens_in_yaml(tmp_path: Path, yaml: str) -> None:
-    assert parse_command(["--config", write(tmp_path, yaml)]).run.training.train_tokens == 8_500_000_000
+    assert parse_command(["--config", write(tmp_path, yaml)]).config.training.train_tokens == 8_500_000_000
 
 
 def test_one_length_in_two_units_is_refused_where_it_is_written_and_overridden_from_above(tmp_path: Path) -> None:
@@ -168,29 +170,29 @@ def test_one_length_in_two_units_is_refused_where_it_is_written_and_overridden_f
     assert f"(--config {config}): and --eval-interval-tokens 5" in refusal("--config", config)
     config = write(tmp_path, "train-iters: 5\n")
     command = parse_command(["--config", config, "--train-tokens", "5B"])
-    assert (command.run.training.train_iters, command.run.training.train_tokens) == (0, 5 * 10**9)
+    assert (command.config.training.train_iters, command.config.training.train_tokens) == (0, 5 * 10**9)
     assert command.given == {"train_tokens": ""}
 
 
 def test_a_default_in_steps_gives_way_to_tokens() -> None:
-    run = parse_command(["--eval-interval-tokens", "5M"]).run
-    assert (run.training.eval_interval, run.training.eval_interval_tokens) == (0, 5_000_000)
+    config = parse_command(["--eval-interval-tokens", "5M"]).config
+    assert (config.training.eval_interval, config.training.eval_interval_tokens) == (0, 5_000_000)
 
 
 def test_a_presets_schedule_gives_way_to_a_run_in_steps() -> None:
     """It was made for its own duration."""
-    run = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-iters", "30"]).run
-    assert (run.training.train_iters, run.training.train_tokens, run.optimizer.lr_warmup_tokens) == (30, 0, 0)
-    run = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-tokens", "10B"]).run
-    assert (run.training.train_tokens, run.optimizer.lr_warmup_tokens) == (10**10, 4 * 10**9)
+    config = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-iters", "30"]).config
+    assert (config.training.train_iters, config.training.train_tokens, config.optimizer.lr_warmup_tokens) == (30, 0, 0)
+    config = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-tokens", "10B"]).config
+    assert (config.training.train_tokens, config.optimizer.lr_warmup_tokens) == (10**10, 4 * 10**9)
 
 
 def test_a_preset_is_read_anew_for_what_a_checkpoint_was() -> None:
     command = parse_command(["--preset", "ettin-32m", "--seed", "5"])
-    assert command.run.data.seq_length == 1024
+    assert command.config.data.seq_length == 1024
     later = command.going_on_from("clm", "decay")
-    assert (later.run.data.seq_length, later.run.model.rope_local_base) == (7999, 10_000.0)
-    assert later.run.training.seed == 5
+    assert (later.config.data.seq_length, later.config.model.rope_local_base) == (7999, 10_000.0)
+    assert later.config.training.seed == 5
     assert "objective" not in later.given
     named = parse_command(["--preset", "ettin-32m", "--phase", "extend"]).going_on_from("clm", "decay")
-    assert named.run.training.train_tokens == 250 * 10**9
+    assert named.config.training.train_tokens == 250 * 10**9

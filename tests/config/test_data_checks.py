@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.data_checks import check_data
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.checks import check_data
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.mask_schedule import largest_mask_ratio, mask_ratio
-from megatron_ettin.config.plan import build_plan
 from megatron_ettin.config.presets import preset_values
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.planning.plan import build_plan
 from tests.helpers.runs import tiny_run
 
 
@@ -21,9 +21,9 @@ from tests.helpers.runs import tiny_run
     [
         ({"data_path": "0 a 1 b"}, "--data-path 0 a 1 b: the weight of a must be above 0"),
         ({"chunk_size": 65}, "--chunk-size 65: must be 8 to --seq-length 64"),
-        ({"chunk_min_size": 33}, "--chunk-min-size 33: must be at most half a piece of 64"),
-        ({"chunk_size": 20, "chunk_min_size": 11}, "--chunk-min-size 11: must be at most half a piece of 20"),
-        ({"chunk_skip_size": 65}, "--chunk-skip-size 65: must be at most a piece, 64"),
+        ({"chunk_min_size": 33}, "--chunk-min-size 33: must be at most half a chunk of 64"),
+        ({"chunk_size": 20, "chunk_min_size": 11}, "--chunk-min-size 11: must be at most half a chunk of 20"),
+        ({"chunk_skip_size": 65}, "--chunk-skip-size 65: must be at most a chunk, 64"),
         ({"mlm_probability_schedule": "0.3,0.2"}, "--mlm-probability-schedule 0.3,0.2: must be a share above 0 and"),
         ({"mlm_probability_schedule": "nan"}, "--mlm-probability-schedule nan: must be a share above 0 and at most 1"),
         ({"mlm_probability_schedule": "5:0.3"}, "--mlm-probability-schedule 5:0.3: must be"),
@@ -58,9 +58,9 @@ def test_the_share_of_masks_goes_with_the_tokens() -> None:
 
 
 def test_a_blend_on_the_command_line() -> None:
-    run = parse_command(["--data-path", "0.6", "A", "0.4", "B", "--seq-length", "128"]).run
-    assert (run.data.data_path, run.data.seq_length) == ("0.6 A 0.4 B", 128)
-    assert parse_command(["--data-path", "0.6 A 0.4 B"]).run.data.data_path == "0.6 A 0.4 B"
+    config = parse_command(["--data-path", "0.6", "A", "0.4", "B", "--seq-length", "128"]).config
+    assert (config.data.data_path, config.data.seq_length) == ("0.6 A 0.4 B", 128)
+    assert parse_command(["--data-path", "0.6 A 0.4 B"]).config.data.data_path == "0.6 A 0.4 B"
 
 
 def test_presets_cut_as_published_at_their_own_length_only() -> None:
@@ -68,13 +68,13 @@ def test_presets_cut_as_published_at_their_own_length_only() -> None:
         values = preset_values("ettin-17m", "mlm", phase)
         check_data(RunConfig().with_values({**values, "objective": "mlm"}))
         assert (values["chunk_min_size"], values["chunk_skip_size"]) == (512, 128)
-    shorter = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--seq-length", "256"]).run
+    shorter = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--seq-length", "256"]).config
     assert shorter.data.chunk_min_size == 0
     check_data(shorter)
 
 
 def test_a_plan_in_tokens() -> None:
-    run = tiny_run("mlm", global_batch_tokens=4000, micro_batch_tokens=600, batch_warmup_tokens=10_000)
-    plan = build_plan(run, 2)
+    config = tiny_run("mlm", global_batch_tokens=4000, micro_batch_tokens=600, batch_warmup_tokens=10_000)
+    plan = build_plan(config, 2)
     assert plan.tokens_per_step == 4000
     assert plan.layout.micro_batches_per_step == 4, "two ranks share seven micro-batches of 600 tokens"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.command_line import build_parser, parse_command
 from megatron_ettin.config.fields import run_options, run_sections
-from megatron_ettin.config.flags import build_parser
 
 MEGATRON_FLAGS = {
     "--num-layers",
@@ -57,7 +56,7 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field() -> None:
         example = {int: 8, float: 0.5, str: text, bool: True}[option.type]
         expected = option.choices[-1] if option.choices else 2.5 if option.bounds.above == 1 else example
         command = parse_command([option.flag] if option.type is bool else [option.flag, str(expected)])
-        assert getattr(getattr(command.run, option.section), name) == expected
+        assert getattr(getattr(command.config, option.section), name) == expected
         assert set(command.given) == {name}
 
 

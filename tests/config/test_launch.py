@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.launch import Launch
+from megatron_ettin.config.command_line import Launch
+from megatron_ettin.errors import ConfigError
 
 
 def test_without_torchrun_the_world_is_this_process() -> None:

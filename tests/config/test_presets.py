@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.plan import Plan
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.presets import SIZES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import PHASES
-from megatron_ettin.train.preflight import prepare_run
+from megatron_ettin.planning.plan import Plan
+from megatron_ettin.train.preflight.prepare import prepare_run
 
 B = 10**9
 PEAKS = {"17m": 3e-3, "32m": 3e-3, "68m": 3e-3, "150m": 8e-4, "400m": 5e-4, "1b": 5e-4}
@@ -30,13 +30,15 @@ PARAMETERS = {
 
 def resolve(size: str, phase: str, objective: str = "mlm", *more: str) -> RunConfig:
     arguments = ["--preset", f"ettin-{size}", "--phase", phase, "--objective", objective, *more]
-    return prepare_run(parse_command([*arguments, "--dry-run"]), world_size=1).run
+    return prepare_run(parse_command([*arguments, "--dry-run"]), world_size=1).config
 
 
 def planned(size: str, phase: str, objective: str = "mlm") -> Plan:
-    from megatron_ettin.train.planning import plan_run
+    from megatron_ettin.optim.schedules import learning_rate_path
+    from megatron_ettin.planning.plan import plan_run
 
-    return plan_run(resolve(size, phase, objective), world_size=1)
+    config = resolve(size, phase, objective)
+    return plan_run(config, world_size=1, rates=learning_rate_path(config.optimizer, config.training))
 
 
 def local_base(size: str, phase: str, objective: str) -> float:

@@ -10,8 +10,8 @@ from megatron_ettin.config.run import RunConfig
 
 
 def test_round_trip_through_json() -> None:
-    run = RunConfig().with_values({"hidden_size": 64, "lr": 1e-4, "load": "runs/a"})
-    assert RunConfig.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+    config = RunConfig().with_values({"hidden_size": 64, "lr": 1e-4, "load": "runs/a"})
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_missing_keys_take_their_defaults() -> None:
@@ -19,9 +19,9 @@ def test_missing_keys_take_their_defaults() -> None:
 
 
 def test_with_values_finds_the_section_of_a_name() -> None:
-    run = RunConfig().with_values({"hidden_size": 64, "seed": 1})
-    assert (run.model.hidden_size, run.training.seed) == (64, 1)
-    assert run.data == RunConfig().data
+    config = RunConfig().with_values({"hidden_size": 64, "seed": 1})
+    assert (config.model.hidden_size, config.training.seed) == (64, 1)
+    assert config.data == RunConfig().data
 
 
 def test_with_values_knows_its_names() -> None:

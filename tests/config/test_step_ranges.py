@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.step_ranges import parse_steps
+from megatron_ettin.config.time_units import parse_steps
+from megatron_ettin.errors import ConfigError
 
 
 @pytest.mark.parametrize(("written", "steps"), [("10:12", [10, 11, 12]), ("7", [7]), ("3:3", [3]), ("", [])])

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
 
 
 def parse_yaml(folder: Path, text: str | bytes) -> RunConfig:
     path = folder / "run.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return parse_command(["--config", str(path)]).run
+    return parse_command(["--config", str(path)]).config
 
 
 def refusal(folder: Path, text: str | bytes) -> str:
@@ -43,9 +43,9 @@ def test_flat_and_in_sections(tmp_path: Path, text: str) -> None:
 
 
 def test_saved_run_is_a_config_file(tmp_path: Path) -> None:
-    run = RunConfig().with_values({"num_layers": 10, "split": "9,1,0", "save": "runs/a", "adam_eps": 1e-12})
-    assert parse_yaml(tmp_path, yaml.safe_dump(run.to_dict())) == run
-    assert RunConfig.from_dict(run.to_dict()) == run
+    config = RunConfig().with_values({"num_layers": 10, "split": "9,1,0", "save": "runs/a", "adam_eps": 1e-12})
+    assert parse_yaml(tmp_path, yaml.safe_dump(config.to_dict())) == config
+    assert RunConfig.from_dict(config.to_dict()) == config
 
 
 def test_field_and_section_of_one_name(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.config_map import config_to_theirs
-from megatron_ettin.convert.names import Objective, TensorName, tensor_names
-from megatron_ettin.convert.tokenizer_files import SpecialToken, SpecialTokens, write_json
+from megatron_ettin.convert.hf_config import config_to_theirs
+from megatron_ettin.convert.hf_tokenizer import SpecialToken, SpecialTokens, write_json
+from megatron_ettin.convert.tensor_names import Objective, TensorName, tensor_names
 
 OBJECTIVES: tuple[Objective, ...] = ("mlm", "clm")
 

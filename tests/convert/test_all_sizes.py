@@ -22,11 +22,11 @@ from safetensors import safe_open
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.presets import PRESETS
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.config_map import config_to_theirs
 from megatron_ettin.convert.export import export_checkpoint
-from megatron_ettin.convert.names import Objective
-from megatron_ettin.convert.safetensors_file import TensorEntry, write_safetensors
-from megatron_ettin.convert.write import import_model
+from megatron_ettin.convert.hf_config import config_to_theirs
+from megatron_ettin.convert.import_model import import_model
+from megatron_ettin.convert.safetensors_writer import TensorEntry, write_safetensors
+from megatron_ettin.convert.tensor_names import Objective
 from tests.convert.samples import OBJECTIVES, TOKENS, write_tokenizer
 
 SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")

@@ -14,16 +14,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from megatron_ettin.checkpoint import layout
-from megatron_ettin.checkpoint.layout import mark_whole
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.checkpoint.folder import layout
+from megatron_ettin.checkpoint.folder.layout import mark_whole
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert import export
 from megatron_ettin.convert.check import CheckResult
 from megatron_ettin.convert.export import CheckFailed, export_checkpoint
-from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.import_model import import_model
 from megatron_ettin.convert.options import ExportOptions
-from megatron_ettin.convert.write import import_model
+from megatron_ettin.convert.tensor_names import Objective
+from megatron_ettin.errors import ConfigError
 from tests.convert.samples import MODEL, OBJECTIVES, misplace_rows, write_hub_folder
 
 ODD_VOCABULARY = ModelConfig(**{**vars(MODEL), "vocab_size": 101})

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from megatron_ettin.checkpoint.folder.metrics_file import metrics_at, read_metrics
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.metrics import metrics_at, read_metrics
 from megatron_ettin.convert.model_card import CardSubject, write_model_card
 from megatron_ettin.convert.training_facts import data_blend, phase_of, short_count, short_path
 from tests.convert.samples import MODEL

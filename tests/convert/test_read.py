@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_ettin.checkpoint.layout import resolve_checkpoint
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.convert.archive import FileSpan
-from megatron_ettin.convert.metadata import read_metadata
-from megatron_ettin.convert.names import convert_to_theirs, row_blocks, tensor_names
-from megatron_ettin.convert.read import CheckpointReader
-from megatron_ettin.convert.safetensors_file import TensorEntry
-from megatron_ettin.convert.state import write_state
+from megatron_ettin.checkpoint.folder.layout import resolve_checkpoint
+from megatron_ettin.convert.checkpoint_reader import CheckpointReader, read_metadata
+from megatron_ettin.convert.file_spans import FileSpan
+from megatron_ettin.convert.import_model import write_state
+from megatron_ettin.convert.safetensors_writer import TensorEntry
+from megatron_ettin.convert.tensor_names import convert_to_theirs, row_blocks, tensor_names
+from megatron_ettin.errors import ConfigError
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
 from tests.helpers.shards import Shard, assemble, rank_shards

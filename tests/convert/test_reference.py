@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE, local_window
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, local_window
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.names import Objective, convert_to_ours, tensor_names
 from megatron_ettin.convert.reference import reference_logits, visible_keys
+from megatron_ettin.convert.tensor_names import Objective, convert_to_ours, tensor_names
 from tests.convert.samples import MODEL, OBJECTIVES, random_tensors, their_model
 
 LENGTHS = (1, 63, 64, 65, 66, 128, 129, 130, 300, 1024)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_ettin.checkpoint.layout import mark_whole, read_run_json, resolve_checkpoint
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.checkpoint.folder.layout import mark_whole, read_run_json, resolve_checkpoint
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.export import CheckFailed, export_checkpoint
-from megatron_ettin.convert.names import Objective
+from megatron_ettin.convert.import_model import import_model
 from megatron_ettin.convert.options import ExportOptions
-from megatron_ettin.convert.read import CheckpointReader
 from megatron_ettin.convert.reference import reference_logits
-from megatron_ettin.convert.write import import_model
+from megatron_ettin.convert.tensor_names import Objective
+from megatron_ettin.errors import ConfigError
 from tests.convert.samples import MODEL, OBJECTIVES, misplace_rows, write_hub_folder
 
 convert_to_hf = import_module("tools.convert_to_hf")

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_ettin.checkpoint.layout import is_whole, list_steps, read_run_json, resolve_checkpoint
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.checkpoint.folder.layout import is_whole, list_steps, read_run_json, resolve_checkpoint
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.names import Objective, convert_to_ours, tensor_names
-from megatron_ettin.convert.read import CheckpointReader
-from megatron_ettin.convert.write import import_model
+from megatron_ettin.convert.checkpoint_reader import CheckpointReader
+from megatron_ettin.convert.import_model import import_model
+from megatron_ettin.convert.tensor_names import Objective, convert_to_ours, tensor_names
+from megatron_ettin.errors import ConfigError
 from tests.convert.samples import MODEL, OBJECTIVES, write_hub_folder
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import with_overrides
@@ -47,9 +47,9 @@ def test_the_checkpoint_describes_itself(tmp_path: Path, objective: Objective) -
     described = read_run_json(folder)
     assert (described["step"], described["consumed_samples"], described["objective"]) == (0, 0, objective)
     assert described["lineage"] == [{"objective": objective, "steps": 0, "tokens": 0, "parent": "hub"}]
-    run = RunConfig.from_dict(described["config"])
-    assert run.model == ODD_VOCABULARY
-    assert (run.training.objective, run.data.seq_length) == (objective, 1024)
+    config = RunConfig.from_dict(described["config"])
+    assert config.model == ODD_VOCABULARY
+    assert (config.training.objective, config.data.seq_length) == (objective, 1024)
     assert (folder / "tokenizer" / "tokenizer.json").read_bytes() == (tmp_path / "hub/tokenizer.json").read_bytes()
 
     reader = CheckpointReader(folder)
@@ -57,12 +57,12 @@ def test_the_checkpoint_describes_itself(tmp_path: Path, objective: Objective) -
         assert reader.tensor(name).equal(tensor), name
 
 
-def load_in_trainer(run: RunConfig, folder: Path) -> list[Shard]:
+def load_in_trainer(config: RunConfig, folder: Path) -> list[Shard]:
     """Build this rank's stage with new weights, load the checkpoint into it and return what it then holds."""
     from megatron_ettin.checkpoint.load import load_weights
     from tests.helpers.models import build_stage
 
-    model = build_stage(run)
+    model = build_stage(config)
     load_weights(folder, model)
     return rank_shards(model)
 
@@ -74,8 +74,8 @@ def test_the_trainer_loads_it_at_any_layout(tmp_path: Path, layout: dict[str, in
     their = write_hub_folder(tmp_path / "hub", "clm", model)
     import_model(tmp_path / "hub", tmp_path / "run")
     folder = resolve_checkpoint(tmp_path / "run")
-    run = with_overrides(RunConfig.from_dict(read_run_json(folder)["config"]), device="cpu", **layout)
-    shards = run_ranks(2 if layout else 1, load_in_trainer, run, folder)
+    config = with_overrides(RunConfig.from_dict(read_run_json(folder)["config"]), device="cpu", **layout)
+    shards = run_ranks(2 if layout else 1, load_in_trainer, config, folder)
     found = assemble(shards)
     for name, tensor in weights_of(their, "clm", model, padded=101).items():
         np.testing.assert_array_equal(found[name][: len(tensor)], tensor.numpy(), err_msg=name)

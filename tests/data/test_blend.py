@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.sources import SourceRequest, join_sources, parse_sources, source_names
 from megatron_ettin.data.blend import Blend
+from megatron_ettin.errors import ConfigError
 
 weights_of_sources = st.lists(st.integers(1, 60), min_size=1, max_size=25)
 

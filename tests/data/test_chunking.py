@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_ettin.data.chunking import ChunkRule
-from megatron_ettin.data.indexed import IndexedTokens
-from megatron_ettin.data.pieces import PieceTable, cut_documents
+from megatron_ettin.data.chunk_lengths import ChunkRule
+from megatron_ettin.data.chunks import ChunkTable, cut_documents
+from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.rows import RowDataset
 from tests.data.test_rows import SEP, numbered, open_corpus
 
 lengths_of_documents = st.lists(st.integers(0, 300), min_size=1, max_size=25)
 
 
-def pieces_of(table: PieceTable, corpus: IndexedTokens) -> list[list[list[int]]]:
-    """The tokens of each document's pieces."""
+def chunks_of(table: ChunkTable, corpus: IndexedTokens) -> list[list[list[int]]]:
+    """The tokens of each document's chunks."""
     found: list[list[list[int]]] = [[] for _ in range(corpus.num_documents)]
     for number in range(len(table)):
-        piece = table.piece(number, corpus)
-        found[piece.document].append(piece.tokens.tolist())
+        chunk = table.chunk(number, corpus)
+        found[chunk.document].append(chunk.tokens.tolist())
     return found
 
 
@@ -47,9 +47,9 @@ def test_chunks_of_any_documents(lengths: list[int], size: int, data: st.DataObj
     documents = numbered(lengths)
     corpus = open_corpus(documents)
     table = cut_documents(corpus, range(len(lengths)), 64, SEP, rule)
-    dropped = check_chunks(documents, pieces_of(table, corpus), rule)
+    dropped = check_chunks(documents, chunks_of(table, corpus), rule)
     assert (table.dropped.tokens, table.dropped.of_tokens) == (dropped, sum(lengths))
-    assert bool(table.dropped.pieces) == bool(dropped)
+    assert bool(table.dropped.chunks) == bool(dropped)
 
 
 def test_the_recipes_chunks() -> None:
@@ -59,7 +59,7 @@ def test_the_recipes_chunks() -> None:
     corpus = open_corpus(numbered(lengths))
     found = [
         [len(chunk) for chunk in chunks]
-        for chunks in pieces_of(cut_documents(corpus, range(7), 1024, SEP, rule), corpus)
+        for chunks in chunks_of(cut_documents(corpus, range(7), 1024, SEP, rule), corpus)
     ]
     assert found[:3] == [[100], [content], [content]], "a first chunk is kept however short, an end of 125 is left out"
     assert sum(found[3]) == content + 126
@@ -87,7 +87,7 @@ def test_cuts_at_sentence_ends(documents: list[list[int]], size: int, data: st.D
     ends[[11, 17, 23]] = True
     rule = ChunkRule(size, data.draw(st.integers(0, size // 4)), 0, ends)
     corpus = open_corpus(documents)
-    found = pieces_of(cut_documents(corpus, range(len(documents)), 64, SEP, rule), corpus)
+    found = chunks_of(cut_documents(corpus, range(len(documents)), 64, SEP, rule), corpus)
     for document, chunks in zip(documents, found, strict=True):
         assert [token for chunk in chunks for token in chunk] == document
         assert all(0 < len(chunk) <= size - 2 for chunk in chunks)
@@ -114,10 +114,10 @@ def test_lengths_tell_what_batches_hold(packing: str) -> None:
     rows = RowDataset(open_corpus(documents), range(6), 32, sep_id=SEP, seed=3, packing=packing)
     numbers = np.arange(rows.num_rows)
     stored = rows.stored_rows(numbers)
-    encoder = [sum(len(piece.tokens) + 2 for piece in row) for row in stored]
-    decoder = [sum(len(piece.tokens) + 1 + piece.ends_document for piece in row) for row in stored]
+    encoder = [sum(len(chunk.tokens) + 2 for chunk in row) for row in stored]
+    decoder = [sum(len(chunk.tokens) + 1 + chunk.ends_document for chunk in row) for row in stored]
     assert rows.row_tokens(numbers, close_every_piece=True).tolist() == encoder
     assert rows.row_tokens(numbers, close_every_piece=False).tolist() == decoder
     place = rows.num_rows + 3
-    trained = [len(piece.tokens) + 2 for number in range(place) for piece in rows.row(number)]
+    trained = [len(chunk.tokens) + 2 for number in range(place) for chunk in rows.row(number)]
     assert rows.tokens_before(place, close_every_piece=True) == sum(trained)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_ettin.data.masking import Masker, piece_generators, sample_generators
-from megatron_ettin.data.streams import Purpose, random_stream
+from megatron_ettin.data.masking import Masker, chunk_generators, sample_generators
+from megatron_ettin.data.rng import Purpose, random_stream
 
 MASK, SPECIAL, TOKENS = 4, frozenset(range(5)), 1000
 MASKER = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS)
@@ -60,9 +60,9 @@ def test_at_least_one_token_is_scored() -> None:
 
 
 def test_generators_are_functions_of_their_numbers() -> None:
-    samples, pieces = [0, 1, 2**40], [(document, piece) for document in (0, 1) for piece in (0, 1)]
+    samples, chunks = [0, 1, 2**40], [(document, chunk) for document in (0, 1) for chunk in (0, 1)]
     draws = {rng.random() for seed in (1, 2) for rng in sample_generators(seed, samples)}
-    draws |= {rng.random() for rng in piece_generators(1, pieces)}
+    draws |= {rng.random() for rng in chunk_generators(1, chunks)}
     assert len(draws) == 10
     [rng] = sample_generators(3, [4])
     drawn = [rng.random(), int(rng.integers(0, 1000)), rng.random()]

@@ -12,17 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ettin.data.chunking import ChunkRule
-from megatron_ettin.data.corpus import module_documents
-from megatron_ettin.data.evaluation import evaluation_rows
-from megatron_ettin.data.indexed import IndexedTokens, IndexedWriter
-from megatron_ettin.data.order import epoch_order
+from megatron_ettin.data.chunk_lengths import ChunkRule
+from megatron_ettin.data.chunks import cut_documents
+from megatron_ettin.data.corpus.indexed import IndexedTokens, IndexedWriter
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
 from megatron_ettin.data.packing import pack_best_fit
-from megatron_ettin.data.pieces import cut_documents
-from megatron_ettin.data.rows import RowDataset
+from megatron_ettin.data.preprocess.starter_text import module_documents
+from megatron_ettin.data.rows import RowDataset, epoch_order, evaluation_rows
 from megatron_ettin.data.splits import split_documents
-from megatron_ettin.data.tokenizer import TokenizerFiles
-from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
 from tests.helpers.corpora import babble, write_corpus
 from tests.helpers.distributed import run_ranks
 
@@ -48,27 +46,27 @@ def open_corpus(documents: list[list[int]]) -> IndexedTokens:
 def test_cutting_keeps_every_token_once(lengths: list[int], seq_length: int, closed: bool) -> None:
     corpus = open_corpus(numbered(lengths, closed=closed))
     table = cut_documents(corpus, range(len(lengths)), seq_length, SEP)
-    pieces = [table.piece(i, corpus) for i in range(len(table))]
+    chunks = [table.chunk(i, corpus) for i in range(len(table))]
     for number, content in enumerate(numbered(lengths)):
-        own = [piece for piece in pieces if piece.document == number]
-        assert [piece.index for piece in own] == list(range(len(own)))
-        assert [token for piece in own for token in piece.tokens] == content
-        assert [piece.ends_document for piece in own] == [False] * (len(own) - 1) + [True] * bool(own)
-    assert all(0 < len(piece.tokens) <= seq_length - 2 for piece in pieces)
+        own = [chunk for chunk in chunks if chunk.document == number]
+        assert [chunk.index for chunk in own] == list(range(len(own)))
+        assert [token for chunk in own for token in chunk.tokens] == content
+        assert [chunk.ends_document for chunk in own] == [False] * (len(own) - 1) + [True] * bool(own)
+    assert all(0 < len(chunk.tokens) <= seq_length - 2 for chunk in chunks)
 
 
 @given(st.lists(st.integers(1, 50), max_size=200))
-def test_packing_places_every_piece_once_and_fits(sizes: list[int]) -> None:
+def test_packing_places_every_chunk_once_and_fits(sizes: list[int]) -> None:
     table = pack_best_fit(np.array(sizes, dtype=np.int64), 50)
-    assert sorted(table.pieces.tolist()) == list(range(len(sizes)))
+    assert sorted(table.chunks.tolist()) == list(range(len(sizes)))
     for row in range(len(table)):
-        assert 0 < sum(sizes[piece] for piece in table.row(row)) <= 50
+        assert 0 < sum(sizes[chunk] for chunk in table.row(row)) <= 50
     # Two rows half empty or emptier would have shared one.
     assert sum(sum(sizes[p] for p in table.row(r)) <= 25 for r in range(len(table))) <= 1
 
 
 def rows_of_best_fit_decreasing(sizes: list[int], row_size: int) -> list[int]:
-    """How full the rows are, piece by piece as the books tell it."""
+    """How full the rows are, chunk by chunk as the books tell it."""
     rows: list[int] = []
     for size in sorted(sizes, reverse=True):
         fitting = [filled for filled in rows if filled + size <= row_size]
@@ -81,27 +79,27 @@ def rows_of_best_fit_decreasing(sizes: list[int], row_size: int) -> list[int]:
 @given(st.lists(st.integers(1, 50), max_size=200))
 def test_packing_is_best_fit_decreasing(sizes: list[int]) -> None:
     table = pack_best_fit(np.array(sizes, dtype=np.int64), 50)
-    filled = [sum(sizes[piece] for piece in table.row(row)) for row in range(len(table))]
+    filled = [sum(sizes[chunk] for chunk in table.row(row)) for row in range(len(table))]
     assert sorted(filled) == rows_of_best_fit_decreasing(sizes, 50)
 
 
 def test_packing_is_the_same_every_time_and_mixes_the_corpus() -> None:
     sizes = np.full(1000, 10, dtype=np.int64)
     table, again = pack_best_fit(sizes, 50), pack_best_fit(sizes, 50)
-    np.testing.assert_array_equal(table.pieces, again.pieces)
+    np.testing.assert_array_equal(table.chunks, again.chunks)
     np.testing.assert_array_equal(table.starts, again.starts)
     spans = [np.ptp(table.row(row)) for row in range(len(table))]
-    assert np.mean(spans) > 500, "five pieces drawn from 1000 span 667 on average"
+    assert np.mean(spans) > 500, "five chunks drawn from 1000 span 667 on average"
 
 
-def test_a_million_pieces_are_packed_in_seconds() -> None:
+def test_a_million_chunks_are_packed_in_seconds() -> None:
     sizes = np.random.default_rng(0).integers(3, 1025, 1_000_000)
     begin = time.process_time()
     table = pack_best_fit(sizes, 1024)
     assert time.process_time() - begin < 8, "about half a second on a core of its own"
     assert sizes.sum() / (len(table) * 1024) > 0.995
-    assert np.array_equal(np.sort(table.pieces), np.arange(len(sizes)))
-    assert np.add.reduceat(sizes[table.pieces], table.starts[:-1]).max() <= 1024
+    assert np.array_equal(np.sort(table.chunks), np.arange(len(sizes)))
+    assert np.add.reduceat(sizes[table.chunks], table.starts[:-1]).max() <= 1024
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +120,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> IndexedTokens:
 @pytest.mark.parametrize("seq_length", [512, 1024])
 def test_rows_of_real_text_are_full(library: IndexedTokens, seq_length: int) -> None:
     rows = RowDataset(library, range(library.num_documents), seq_length, sep_id=SEP)
-    positions = [sum(len(piece.tokens) + 2 for piece in rows.row(sample)) for sample in range(rows.num_rows)]
+    positions = [sum(len(chunk.tokens) + 2 for chunk in rows.row(sample)) for sample in range(rows.num_rows)]
     assert max(positions) <= seq_length
     assert rows.fill_rate == pytest.approx(sum(positions) / (len(positions) * seq_length))
     assert rows.fill_rate >= 0.98
@@ -134,7 +132,7 @@ def test_the_published_chunks_of_real_text_drop_little_and_fill_rows(library: In
     assert rows.fill_rate >= 0.98
 
 
-def test_an_epoch_holds_every_piece_once_and_the_next_is_ordered_anew() -> None:
+def test_an_epoch_holds_every_chunk_once_and_the_next_is_ordered_anew() -> None:
     documents = [document.tolist() for document in babble(60, 500)]
     dataset = RowDataset(open_corpus(documents), range(10, 60), 32, sep_id=SEP, seed=5)
     epochs = []
@@ -157,10 +155,10 @@ def test_order_depends_on_seed_and_epoch() -> None:
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-def test_evaluation_holds_every_piece_once() -> None:
+def test_evaluation_holds_every_chunk_once() -> None:
     documents = numbered([3, 0, 70, 31, 1])
     rows = evaluation_rows(open_corpus(documents), range(1, 5), 32, sep_id=SEP)
-    tokens = sorted(token for row in rows for piece in row for token in piece.tokens)
+    tokens = sorted(token for row in rows for chunk in row for token in chunk.tokens)
     assert tokens == sorted(token for document in documents[1:] for token in document)
     assert len(list(rows)) == len(rows)
 
@@ -199,11 +197,11 @@ def test_senseless_split_is_refused(split: str) -> None:
         split_documents(10, split)
 
 
-def test_without_packing_every_piece_has_a_row() -> None:
+def test_without_packing_every_chunk_has_a_row() -> None:
     documents = numbered([3, 0, 70, 31, 1])
     rows = RowDataset(open_corpus(documents), range(5), 32, sep_id=SEP, seed=3, packing="none")
     told = [rows.row(sample) for sample in range(rows.num_rows)]
     assert [len(row) for row in told] == [1] * 7
-    assert sorted((piece.document, piece.index) for (piece,) in told) == [
+    assert sorted((chunk.document, chunk.index) for (chunk,) in told) == [
         (0, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (4, 0)
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from megatron_ettin.data.streams import Purpose, random_stream
+from megatron_ettin.data.rng import Purpose, random_stream
 
 
 def test_a_stream_is_a_function_of_its_numbers() -> None:

@@ -1,4 +1,4 @@
-"""The order on disk: every piece of every row, in order, with the tokens of its document."""
+"""The order on disk: every chunk of every row, in order, with the tokens of its document."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from megatron_ettin.config.sources import parse_sources
 from megatron_ettin.data import training_order
-from megatron_ettin.data.indexed import IndexedTokens
+from megatron_ettin.data.batch_plan import BatchRule, StepPlan
+from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.rows import RowDataset
-from megatron_ettin.data.steps import BatchRule, StepPlan
 from megatron_ettin.data.training_order import FIGURES_FILE, Interval, SpecialTokens, write_interval
 from megatron_ettin.data.training_rows import TrainingRows
 from tests.helpers.corpora import babble, write_corpus
@@ -48,7 +48,7 @@ def write(rows: TrainingRows, folder: Path, closes: bool) -> list[list[dict[str,
 
 @pytest.mark.parametrize("closes", [True, False])
 @pytest.mark.parametrize("packing", ["best-fit", "none"])
-def test_records_are_the_pieces_of_the_rows(tmp_path: Path, packing: str, closes: bool) -> None:
+def test_records_are_the_chunks_of_the_rows(tmp_path: Path, packing: str, closes: bool) -> None:
     rows, documents = build(tmp_path, packing)
     first, second = write(rows, tmp_path / "order", closes)
     assert [sorted({record["step"] for record in part}) for part in (first, second)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
@@ -59,13 +59,13 @@ def test_records_are_the_pieces_of_the_rows(tmp_path: Path, packing: str, closes
     assert {record["source"] for record in records} == {"text_0", "text_1"}
     ends: dict[int, int] = {}
     for record in records:
-        # In which document it is, tells what it must hold; pieces of a document are 30 tokens but for its last.
+        # In which document it is, tells what it must hold; chunks of a document are 30 tokens but for its last.
         text = documents[int(record["source"][-1])][record["document"]]
         begin = record["piece"] * (LENGTH - 2)
         content = text[begin : begin + LENGTH - 2].tolist()
         is_last = begin + LENGTH - 2 >= len(text)
         assert record["input_ids"] == [CLS, *content, *([SEP] if closes or is_last else [])]
-        assert record["position"] == ends.get(record["row"], 0), "one piece behind the other"
+        assert record["position"] == ends.get(record["row"], 0), "one chunk after the other"
         ends[record["row"]] = record["position"] + len(record["input_ids"])
     assert max(ends.values()) <= LENGTH
     assert (packing == "none") == (len(records) == 63)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.fingerprint import changed_causes, file_fingerprint, order_fingerprint
-from megatron_ettin.data.indexed import IndexedTokens
 from megatron_ettin.data.rows import RowDataset
-from megatron_ettin.data.tokenizer import TokenizerFiles
 from megatron_ettin.data.training_rows import TrainingRows
 from tests.helpers.corpora import write_corpus, write_word_tokenizer
 from tests.helpers.runs import tiny_run
@@ -47,8 +47,8 @@ def names(rows: TrainingRows, start: int, stop: int) -> list[int]:
     """The source of each row, told by its tokens; a row holds one source."""
     found = []
     for row in rows.rows(start, stop):
-        told = {int(token) // 10 - 1 for piece in row for token in piece.tokens}
-        assert told == {piece.source for piece in row}
+        told = {int(token) // 10 - 1 for chunk in row for token in chunk.tokens}
+        assert told == {chunk.source for chunk in row}
         assert len(told) == 1
         found.append(told.pop())
     return found
@@ -81,7 +81,7 @@ def test_targets_in_tokens_are_met_in_tokens(prefixes: dict[str, str]) -> None:
     assert tokens[0] / tokens[1] == pytest.approx(3, rel=0.02)
     counted = [0, 0]
     for row in rows.rows(0, 2000):
-        counted[row[0].source] += sum(len(piece.tokens) + 2 for piece in row)
+        counted[row[0].source] += sum(len(chunk.tokens) + 2 for chunk in row)
     assert tokens == counted
     assert [each.rows for each in realised] == np.bincount(names(rows, 0, 2000)).tolist()
     np.testing.assert_array_equal(
@@ -101,7 +101,7 @@ def test_a_source_of_a_billionth_and_one_of_a_single_row(prefixes: dict[str, str
     rows = build(f"1 {prefixes['books']} 1e-9 {prefixes['code']}")
     assert names(rows, 0, 200) == [0] * 200
     turned = build(f"1e-9 {prefixes['books']} 1 {prefixes['code']}")
-    assert {piece.source for row in turned.rows(0, 50) for piece in row} == {1}
+    assert {chunk.source for row in turned.rows(0, 50) for chunk in row} == {1}
 
 
 class TestFingerprint:

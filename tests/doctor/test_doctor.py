@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from megatron_ettin.config.backend import SUPPORTED_CORE
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.doctor.compute import Compute, Gpu, compute_findings
 from megatron_ettin.doctor.finding import Finding
 from megatron_ettin.doctor.host import DiskSpeed, Host, Link, disk_finding, host_findings, measure_disk
 from megatron_ettin.doctor.report import report_json, report_text, short_lines
+from megatron_ettin.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOPPER = Gpu("NVIDIA H100 80GB HBM3", 80 << 30, (9, 0))

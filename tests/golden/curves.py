@@ -45,10 +45,10 @@ def train_golden(objective: str, folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def _train(run: RunConfig) -> int:
+def _train(config: RunConfig) -> int:
     from megatron_ettin.train.run import run as train
 
-    return train(run)
+    return train(config)
 
 
 def main() -> None:

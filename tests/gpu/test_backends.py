@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE, missing_hardware
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
-from tests.helpers.batches import packed_batch, random_pieces
+from tests.helpers.batches import packed_batch, random_chunks
 from tests.helpers.runs import TINY, tiny_run
 
 torch = pytest.importorskip("torch")
@@ -46,25 +46,25 @@ def fp8_recipes() -> list[str]:
     return [name for name in ("delayed", "tensorwise", "blockwise", "mxfp8") if not missing_hardware(name, capability)]
 
 
-def build(run: RunConfig) -> Any:
+def build(config: RunConfig) -> Any:
     """Join a world of one and build the run's Training."""
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import start_process
     from megatron_ettin.train.build import build_training
 
     device = choose_device("cuda")
-    return build_training(run, MASK_OF_OBJECTIVE[run.training.objective], device, start_process(run, device))
+    return build_training(config, MASK_OF_OBJECTIVE[config.training.objective], device, start_process(config, device))
 
 
 def run_of(objective: str, **overrides: Any) -> RunConfig:
     return tiny_run(objective, model=SHAPE, **{"device": "cuda", "transformer_impl": "local", **overrides})
 
 
-def logits_of(training: Any, pieces: list[np.ndarray], pad_multiple: int = 1) -> np.ndarray:
-    """Return logits [T, V] of all tokens of the packed pieces, without the filling."""
-    from megatron_ettin.model.packing import PackedLayout
+def logits_of(training: Any, chunks: list[np.ndarray], pad_multiple: int = 1) -> np.ndarray:
+    """Return logits [T, V] of all tokens of the packed chunks, without the filling."""
+    from megatron_ettin.model.packed_layout import PackedLayout
 
-    batch = packed_batch(pieces, causal=True, pad_multiple=pad_multiple)
+    batch = packed_batch(chunks, causal=True, pad_multiple=pad_multiple)
     lengths = tuple(np.diff(batch.cu_seqlens).tolist())
     tokens, starts, positions = (
         torch.from_numpy(array).cuda() for array in (batch.tokens_T, batch.cu_seqlens, batch.positions_T)
@@ -75,8 +75,8 @@ def logits_of(training: Any, pieces: list[np.ndarray], pad_multiple: int = 1) ->
     return logits[:, : SHAPE.vocab_size].float().cpu().numpy()
 
 
-def pieces_of(seed: int = 0) -> list[np.ndarray]:
-    return random_pieces(np.random.default_rng(seed), LENGTHS, SHAPE.vocab_size)
+def chunks_of(seed: int = 0) -> list[np.ndarray]:
+    return random_chunks(np.random.default_rng(seed), LENGTHS, SHAPE.vocab_size)
 
 
 def error(got: np.ndarray, wanted: np.ndarray) -> float:
@@ -85,10 +85,10 @@ def error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 def test_logits_are_those_of_fp32(objective: str) -> None:
-    pieces = pieces_of()
-    exact = logits_of(build(run_of(objective)), pieces)
+    chunks = chunks_of()
+    exact = logits_of(build(run_of(objective)), chunks)
     for kind in kinds():
-        assert error(logits_of(build(run_of(objective, **kind)), pieces), exact) < BF16_ERROR, kind
+        assert error(logits_of(build(run_of(objective, **kind)), chunks), exact) < BF16_ERROR, kind
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
@@ -98,35 +98,35 @@ def test_fp8_logits_are_near(objective: str, recipe: str) -> None:
         pytest.skip(f"this machine cannot run {recipe}")
     from megatron_ettin.config.backend import row_multiple
 
-    pieces = pieces_of()
-    exact = logits_of(build(run_of(objective)), pieces)
+    chunks = chunks_of()
+    exact = logits_of(build(run_of(objective)), chunks)
     run = run_of(objective, transformer_impl=TRANSFORMER_ENGINE, bf16=True, fp8_format="hybrid", fp8_recipe=recipe)
     # Three bits of mantissa: 2^-4 a rounding.
-    assert error(logits_of(build(run), pieces, row_multiple(run.backend)), exact) < 0.15
+    assert error(logits_of(build(run), chunks, row_multiple(run.backend)), exact) < 0.15
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_pieces_do_not_see_each_other(objective: str) -> None:
-    pieces = pieces_of()
-    others = pieces_of(seed=1)
+def test_chunks_do_not_see_each_other(objective: str) -> None:
+    chunks = chunks_of()
+    others = chunks_of(seed=1)
     for kind in kinds():
         training = build(run_of(objective, **kind))
-        packed = logits_of(training, pieces)
-        alone = np.concatenate([logits_of(training, [piece]) for piece in pieces])
+        packed = logits_of(training, chunks)
+        alone = np.concatenate([logits_of(training, [chunk]) for chunk in chunks])
         assert error(packed, alone) < BF16_ERROR / 2, kind
         middle = slice(sum(LENGTHS[:3]), sum(LENGTHS[:4]))
-        changed = logits_of(training, [*others[:3], pieces[3], *others[4:]])
+        changed = logits_of(training, [*others[:3], chunks[3], *others[4:]])
         np.testing.assert_array_equal(changed[middle], packed[middle], err_msg=str(kind))
 
 
 def test_a_decoder_does_not_see_what_comes() -> None:
-    pieces = pieces_of()
-    changed = [piece.copy() for piece in pieces]
+    chunks = chunks_of()
+    changed = [chunk.copy() for chunk in chunks]
     changed[3][150:] = changed[3][150:][::-1]
     start = sum(LENGTHS[:3])
     for kind in kinds():
         training = build(run_of("clm", **kind))
-        before, after = logits_of(training, pieces), logits_of(training, changed)
+        before, after = logits_of(training, chunks), logits_of(training, changed)
         np.testing.assert_array_equal(before[start : start + 150], after[start : start + 150], err_msg=str(kind))
         assert not np.array_equal(before[start + 150 :], after[start + 150 :])
 
@@ -138,10 +138,10 @@ def test_flex_attention_is_the_variable_length_kernel(monkeypatch: pytest.Monkey
         pytest.skip("this PyTorch has no windowed variable-length attention to compare with")
     for objective in ("mlm", "clm"):
         training = build(run_of(objective, bf16=True))
-        varlen = logits_of(training, pieces_of())
+        varlen = logits_of(training, chunks_of())
         with monkeypatch.context() as patched:
             patched.setattr(flash, "has_windowed_varlen", lambda: False)
-            flex = logits_of(training, pieces_of())
+            flex = logits_of(training, chunks_of())
         assert error(flex, varlen) < BF16_ERROR
 
 
@@ -174,9 +174,9 @@ def losses(objective: str, steps: int = 100, **overrides: Any) -> list[float]:
     found = []
     for step in range(steps):
         rng = np.random.default_rng([step, 7])
-        pieces = [piece % (1 + piece % 17) + 5 for piece in random_pieces(rng, LENGTHS, SHAPE.vocab_size)]
+        chunks = [chunk % (1 + chunk % 17) + 5 for chunk in random_chunks(rng, LENGTHS, SHAPE.vocab_size)]
         batch = packed_batch(
-            pieces, causal=objective == "clm", seed=step, mask_id=4, pad_multiple=row_multiple(run.backend)
+            chunks, causal=objective == "clm", seed=step, mask_id=4, pad_multiple=row_multiple(run.backend)
         )
         found.append(train_step(training, [batch], run.optimizer.lr).sums.loss)
     return found

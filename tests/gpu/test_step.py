@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from megatron_ettin.data.batch import PackedBatch
-from tests.gpu.test_backends import build, kinds, pieces_of, run_of
+from tests.gpu.test_backends import build, chunks_of, kinds, run_of
 from tests.helpers.batches import packed_batch
 
 torch = pytest.importorskip("torch")
@@ -28,7 +28,7 @@ OPTIMIZERS = (
 
 def batches_of(step: int, objective: str = "mlm") -> list[PackedBatch]:
     return [
-        packed_batch(pieces_of(10 * step + part), causal=objective == "clm", seed=part, mask_id=4) for part in range(3)
+        packed_batch(chunks_of(10 * step + part), causal=objective == "clm", seed=part, mask_id=4) for part in range(3)
     ]
 
 
@@ -74,8 +74,7 @@ def test_a_step_waits_once(optimizer: dict[str, Any]) -> None:
 
 
 def test_page_locked_batches_train_alike() -> None:
-    from megatron_ettin.train.feed import build_ahead
-    from megatron_ettin.train.pinned import pinned
+    from megatron_ettin.train.prefetch import build_ahead, pinned
     from megatron_ettin.train.step import train_step
 
     losses = []

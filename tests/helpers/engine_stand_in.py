@@ -280,7 +280,7 @@ class LayerNormLinear(_ParallelProduct):
 
 
 class DotProductAttention(TransformerEngineBaseModule):
-    """transformer_engine.pytorch.DotProductAttention for packed pieces; the whole matrix of each is computed."""
+    """transformer_engine.pytorch.DotProductAttention for packed chunks; the whole matrix of each is computed."""
 
     def __init__(
         self,
@@ -341,8 +341,8 @@ class DotProductAttention(TransformerEngineBaseModule):
             self.layer_number, attn_mask_type, window, lengths, query_layer.detach(), key_layer.detach()
         )
         ATTENTION_CALLS.append(call)
-        pieces = zip(*(x.split(lengths) for x in (query_layer, key_layer, value_layer)), strict=True)
-        return torch.cat([self.attend(q, k, v, window) for q, k, v in pieces]).flatten(1)
+        chunks = zip(*(x.split(lengths) for x in (query_layer, key_layer, value_layer)), strict=True)
+        return torch.cat([self.attend(q, k, v, window) for q, k, v in chunks]).flatten(1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: tuple[int, int]) -> Tensor:
         place = torch.arange(query.size(0))

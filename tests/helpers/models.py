@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
 from tests.helpers.batches import packed_batch
 
 
-def build_stage(run: RunConfig) -> Any:
+def build_stage(config: RunConfig) -> Any:
     """Join the world and return this rank's EttinModel with freshly drawn weights, in evaluation mode."""
     from megatron_ettin.model.core_config import build_core_config
     from megatron_ettin.runtime.device import choose_device
@@ -19,19 +19,21 @@ def build_stage(run: RunConfig) -> Any:
     from megatron_ettin.train.build import build_model
 
     device = choose_device("cpu")
-    ranks = start_process(run, device)
-    return build_model(run, build_core_config(run), MASK_OF_OBJECTIVE[run.training.objective], device, ranks).eval()
+    ranks = start_process(config, device)
+    return build_model(
+        config, build_core_config(config), MASK_OF_OBJECTIVE[config.training.objective], device, ranks
+    ).eval()
 
 
-def packed_logits(model: Any, pieces: list[np.ndarray]) -> np.ndarray:
-    """Return logits [T, V] of all tokens of the packed pieces, over the true vocabulary (one rank holds the model)."""
+def packed_logits(model: Any, chunks: list[np.ndarray]) -> np.ndarray:
+    """Return logits [T, V] of all tokens of the packed chunks, over the true vocabulary (one rank holds the model)."""
     import torch
 
-    from megatron_ettin.model.packing import PackedLayout
+    from megatron_ettin.model.packed_layout import PackedLayout
 
-    batch = packed_batch(pieces, causal=True)
+    batch = packed_batch(chunks, causal=True)
     layout = PackedLayout.build(
-        torch.from_numpy(batch.cu_seqlens), torch.from_numpy(batch.positions_T), tuple(map(len, pieces))
+        torch.from_numpy(batch.cu_seqlens), torch.from_numpy(batch.positions_T), tuple(map(len, chunks))
     )
     tokens = torch.from_numpy(batch.tokens_T)
     with torch.no_grad():

@@ -25,14 +25,14 @@ TINY = ModelConfig(
 
 def tiny_run(objective: str, *, model: ModelConfig = TINY, **overrides: Any) -> RunConfig:
     """Return a run of the tiny model; ``overrides`` are field names of any section."""
-    run = RunConfig(model=model)
-    run = with_overrides(run, objective=objective, device="cpu", seq_length=64, lr=3e-3, train_iters=20)
-    return with_overrides(run, **overrides)
+    config = RunConfig(model=model)
+    config = with_overrides(config, objective=objective, device="cpu", seq_length=64, lr=3e-3, train_iters=20)
+    return with_overrides(config, **overrides)
 
 
-def with_overrides(run: RunConfig, **overrides: Any) -> RunConfig:
+def with_overrides(config: RunConfig, **overrides: Any) -> RunConfig:
     """Return ``run`` with fields replaced in whichever section has them."""
     for key, value in overrides.items():
-        section = next(name for name in vars(run) if hasattr(getattr(run, name), key))
-        run = replace(run, **{section: replace(getattr(run, section), **{key: value})})
-    return run
+        section = next(name for name in vars(config) if hasattr(getattr(config, name), key))
+        config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+    return config

@@ -10,7 +10,7 @@ Shard = tuple[str, tuple[int, ...], np.ndarray]
 
 
 def rank_shards(model: Any) -> list[Shard]:
-    """Return (global name, global offset, values) of every piece of a parameter on this rank."""
+    """Return (global name, global offset, values) of every chunk of a parameter on this rank."""
     from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
     shards = []
@@ -21,7 +21,7 @@ def rank_shards(model: Any) -> list[Shard]:
 
 
 def assemble(per_rank: list[list[Shard]]) -> dict[str, np.ndarray]:
-    """Put the ranks' pieces together by name."""
+    """Put the ranks' chunks together by name."""
     sizes: dict[str, np.ndarray] = {}
     for shards in per_rank:
         for name, offset, values in shards:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
-from tests.helpers.batches import packed_batch, random_pieces
+from tests.helpers.batches import packed_batch, random_chunks
 
 MICRO_BATCHES = 4
 
@@ -23,16 +23,16 @@ def global_batch(step: int, objective: str, vocab_size: int) -> list[PackedBatch
     for index in range(MICRO_BATCHES):
         lengths = rng.integers(1, 60, rng.integers(1, 4)).tolist()
         # A skewed vocabulary, so that there is something to learn.
-        pieces = [piece % (1 + piece % 17) + 5 for piece in random_pieces(rng, lengths, vocab_size)]
-        batches.append(packed_batch(pieces, causal=objective == "clm", seed=step * 10 + index, pad_multiple=4))
+        chunks = [chunk % (1 + chunk % 17) + 5 for chunk in random_chunks(rng, lengths, vocab_size)]
+        batches.append(packed_batch(chunks, causal=objective == "clm", seed=step * 10 + index, pad_multiple=4))
     return batches
 
 
-def fixed_plan(run: RunConfig) -> Any:
+def fixed_plan(config: RunConfig) -> Any:
     """Return the rows of each step of a run whose steps have --global-batch-size rows."""
-    from megatron_ettin.data.steps import BatchRule, StepPlan
+    from megatron_ettin.data.batch_plan import BatchRule, StepPlan
 
-    rule = BatchRule(rows=run.training.global_batch_size, micro_rows=run.training.micro_batch_size)
+    rule = BatchRule(rows=config.training.global_batch_size, micro_rows=config.training.micro_batch_size)
     return StepPlan(rule, NoSizes())
 
 
@@ -43,26 +43,26 @@ class NoSizes:
         raise AssertionError
 
 
-def start_training(run: RunConfig) -> Any:
+def start_training(config: RunConfig) -> Any:
     """Join the world and build this rank's Training."""
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import start_process
     from megatron_ettin.train.build import build_training
 
     device = choose_device("cpu")
-    ranks = start_process(run, device)
-    return build_training(run, MASK_OF_OBJECTIVE[run.training.objective], device, ranks)
+    ranks = start_process(config, device)
+    return build_training(config, MASK_OF_OBJECTIVE[config.training.objective], device, ranks)
 
 
 def train_steps(training: Any, steps: range) -> list[Any]:
     """Train on this rank's share of the steps' global batches and return each StepResult."""
     from megatron_ettin.train.step import train_step
 
-    run, ranks = training.run, training.ranks
+    config, ranks = training.config, training.ranks
     results = []
     for step in steps:
-        batches = global_batch(step, run.training.objective, run.model.vocab_size)
-        results.append(train_step(training, batches[ranks.dp_rank :: ranks.dp_size], learning_rate=run.optimizer.lr))
+        batches = global_batch(step, config.training.objective, config.model.vocab_size)
+        results.append(train_step(training, batches[ranks.dp_rank :: ranks.dp_size], learning_rate=config.optimizer.lr))
     return results
 
 
@@ -72,5 +72,5 @@ def save_training(save: Path, training: Any, state: Any, tokenizer_files: Mappin
 
     ranks = training.ranks
     parts = (training.model, training.optimizer, ranks, training.device)
-    staged = stage_checkpoint(save, training.run, state, *parts)
+    staged = stage_checkpoint(save, training.config, state, *parts)
     return commit_checkpoint(staged, attempt_write(staged, ranks), ranks, tokenizer_files or {})

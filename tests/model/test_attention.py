@@ -16,9 +16,9 @@ def dense_attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, lengths: tuple[int, ...], left: float, right: float
 ) -> np.ndarray:
     """Softmax attention in float64; ``left``/``right`` limit the keys of each query, infinity does not."""
-    piece = np.repeat(np.arange(len(lengths)), lengths)
-    distance = np.arange(len(piece))[None, :] - np.arange(len(piece))[:, None]
-    seen = (piece[:, None] == piece[None, :]) & (distance >= -left) & (distance <= right)
+    chunk = np.repeat(np.arange(len(lengths)), lengths)
+    distance = np.arange(len(chunk))[None, :] - np.arange(len(chunk))[:, None]
+    seen = (chunk[:, None] == chunk[None, :]) & (distance >= -left) & (distance <= right)
     scores = np.einsum("qnd,knd->nqk", q, k) / math.sqrt(q.shape[-1])
     weights = np.exp(np.where(seen, scores, -np.inf))
     return np.einsum("nqk,knd->qnd", weights / weights.sum(-1, keepdims=True), v)
@@ -30,15 +30,15 @@ def packed_attention(
     """The package's attention on the same arrays, with the gradient of its sum of squares."""
     import torch
 
-    from megatron_ettin.model.attention import attend_by_piece, attend_in_band
-    from megatron_ettin.model.packing import PackedLayout
+    from megatron_ettin.model.attention import attend_by_chunk, attend_in_band
+    from megatron_ettin.model.packed_layout import PackedLayout
 
     cu_seqlens = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
     positions = torch.cat([torch.arange(length) for length in lengths])
     layout = PackedLayout.build(cu_seqlens, positions, lengths)
     query, key, value = (torch.tensor(x, requires_grad=True) for x in (q, k, v))
     if window is None:
-        out = attend_by_piece(query, key, value, lengths, causal=causal)
+        out = attend_by_chunk(query, key, value, lengths, causal=causal)
     else:
         out = attend_in_band(query, key, value, layout.band(window, query.dtype))
     out.square().sum().backward()
@@ -70,7 +70,7 @@ def rotate_by_hand(positions: list[int], base: float) -> np.ndarray:
     """Rotate a fixed vector with the package's tables."""
     import torch
 
-    from megatron_ettin.model.rope import rotary_tables, rotate
+    from megatron_ettin.model.packed_layout import rotary_tables, rotate
 
     x = torch.arange(1.0, 9.0).repeat(len(positions), 1, 1)
     return rotate(x, *rotary_tables(torch.tensor(positions), 8, base)).numpy()
@@ -96,12 +96,12 @@ def _kernel_flops(query: tuple[int, ...], key: tuple[int, ...], *args: object, *
 
 
 def attention_flops(length: int, window: tuple[int, int] | None) -> int:
-    """Return the floating-point operations of attention over one piece, as PyTorch's counter sees the kernel calls."""
+    """Return the floating-point operations of attention over one chunk, as PyTorch's counter sees the kernel calls."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from megatron_ettin.model.attention import attend_by_piece, attend_in_band
-    from megatron_ettin.model.packing import PackedLayout
+    from megatron_ettin.model.attention import attend_by_chunk, attend_in_band
+    from megatron_ettin.model.packed_layout import PackedLayout
 
     lengths = (length,) * 4
     layout = PackedLayout.build(torch.arange(5, dtype=torch.int32) * length, torch.arange(length).repeat(4), lengths)
@@ -109,14 +109,14 @@ def attention_flops(length: int, window: tuple[int, int] | None) -> int:
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with FlopCounterMode(display=False, custom_mapping={kernel: _kernel_flops}) as counter:
         if window is None:
-            attend_by_piece(x, x, x, lengths, causal=False)
+            attend_by_chunk(x, x, x, lengths, causal=False)
         else:
             attend_in_band(x, x, x, layout.band(window, x.dtype))
     return counter.get_total_flops()
 
 
 def test_masked_out_pairs_are_not_computed() -> None:
-    """Four pieces in a row cost four times one piece, and a local layer's cost is linear in their length."""
+    """Four chunks in a row cost four times one chunk, and a local layer's cost is linear in their length."""
     whole, local, local_of_double = (
         run_ranks(1, attention_flops, length, window)[0]
         for length, window in ((256, None), (256, (64, 64)), (512, (64, 64)))

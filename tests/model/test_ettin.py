@@ -14,10 +14,10 @@ from tests.helpers.runs import TINY, tiny_run
 
 
 def run_with_hooks(objective: str, scored: list[int], training: bool) -> dict[str, Any]:
-    """Run one piece of 40 tokens; report the shapes that reach the head and which modules changed between two runs."""
+    """Run one chunk of 40 tokens; report the shapes that reach the head and which modules changed between two runs."""
     import torch
 
-    from megatron_ettin.model.packing import PackedLayout
+    from megatron_ettin.model.packed_layout import PackedLayout
 
     model = build_stage(tiny_run(objective, model=replace(TINY, attention_output_dropout=0.5))).train(training)
     seen: dict[str, list[torch.Tensor]] = {}
@@ -64,7 +64,7 @@ def mlp_residual(probability: float) -> tuple[np.ndarray, np.ndarray]:
     """Return what the first layer's MLP adds in training mode, and its own output."""
     import torch
 
-    from megatron_ettin.model.packing import PackedLayout
+    from megatron_ettin.model.packed_layout import PackedLayout
 
     model = build_stage(tiny_run("mlm", model=replace(TINY, attention_output_dropout=probability))).train()
     kept: dict[str, torch.Tensor] = {}

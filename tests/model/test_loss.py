@@ -28,11 +28,11 @@ def loss_of_part(
 ) -> Part:
     """Return loss, right labels and the gradients of twice the loss on this rank's part of the vocabulary.
 
-    ``rows`` is how many positions one piece of logits holds.
+    ``rows`` is how many positions one chunk of logits holds.
     """
     import torch
 
-    from megatron_ettin.model import loss
+    from megatron_ettin.model import cross_entropy
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import join_world
 
@@ -46,8 +46,8 @@ def loss_of_part(
     states, matrix, offset = tensors
     per_rank = VOCAB // size
     true_rows = min(max(VOCAB - PADDING - rank * per_rank, 0), per_rank)
-    with mock.patch.object(loss, "LOGITS_PIECE_BYTES", {"cpu": rows * per_rank * dtype.itemsize}):
-        value, correct = loss.scored_cross_entropy(
+    with mock.patch.object(cross_entropy, "LOGITS_CHUNK_BYTES", {"cpu": rows * per_rank * dtype.itemsize}):
+        value, correct = cross_entropy.scored_cross_entropy(
             states, matrix, offset, torch.from_numpy(labels), group, true_rows=true_rows
         )
     (2.0 * value).backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.helpers.batches import random_pieces
+from tests.helpers.batches import random_chunks
 from tests.helpers.distributed import run_ranks
 from tests.helpers.models import build_stage, packed_logits
 from tests.helpers.runs import tiny_run
@@ -21,10 +21,10 @@ def logits_of_rows(objective: str, rows: list[list[np.ndarray]]) -> list[np.ndar
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 def test_other_documents_change_nothing_to_the_bit(objective: str) -> None:
     rng = np.random.default_rng(1)
-    pieces = random_pieces(rng, LENGTHS, 128)
-    changed = list(pieces)
-    changed[2] = random_pieces(rng, [LENGTHS[2]], 128)[0]
-    before, after = run_ranks(1, logits_of_rows, objective, [pieces, changed])[0]
+    chunks = random_chunks(rng, LENGTHS, 128)
+    changed = list(chunks)
+    changed[2] = random_chunks(rng, [LENGTHS[2]], 128)[0]
+    before, after = run_ranks(1, logits_of_rows, objective, [chunks, changed])[0]
     start, end = sum(LENGTHS[:2]), sum(LENGTHS[:3])
     same = np.r_[0:start, end : sum(LENGTHS)]
     np.testing.assert_array_equal(before[same], after[same])
@@ -33,17 +33,17 @@ def test_other_documents_change_nothing_to_the_bit(objective: str) -> None:
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 def test_packed_equals_one_by_one(objective: str) -> None:
-    pieces = random_pieces(np.random.default_rng(2), LENGTHS, 128)
-    together, *alone = run_ranks(1, logits_of_rows, objective, [pieces, *[[piece] for piece in pieces]])[0]
+    chunks = random_chunks(np.random.default_rng(2), LENGTHS, 128)
+    together, *alone = run_ranks(1, logits_of_rows, objective, [chunks, *[[chunk] for chunk in chunks]])[0]
     expected = np.concatenate(alone)
     np.testing.assert_allclose(together, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_causal_outputs_ignore_the_future() -> None:
     rng = np.random.default_rng(3)
-    piece = random_pieces(rng, [50], 128)[0]
-    changed = piece.copy()
+    chunk = random_chunks(rng, [50], 128)[0]
+    changed = chunk.copy()
     changed[30:] = rng.integers(5, 128, 20)
-    before, after = run_ranks(1, logits_of_rows, "clm", [[piece], [changed]])[0]
+    before, after = run_ranks(1, logits_of_rows, "clm", [[chunk], [changed]])[0]
     np.testing.assert_allclose(before[:30], after[:30], atol=1e-6)
     assert np.abs(before[30:] - after[30:]).max() > 0.1

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.attention import MASK_OF_OBJECTIVE
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
+from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
 from tests.helpers import engine_stand_in
-from tests.helpers.batches import random_pieces
+from tests.helpers.batches import random_chunks
 from tests.helpers.runs import TINY, tiny_run
 
 SIZES = tuple(preset for preset in PRESETS if preset != "nano")
@@ -57,22 +57,22 @@ def narrow_run(preset: str, phase: str, objective: str, **overrides: Any) -> Run
 
 
 @contextmanager
-def stage(run: RunConfig) -> Iterator[Any]:
+def stage(config: RunConfig) -> Iterator[Any]:
     """Build a model and leave its process group afterwards."""
     from megatron_ettin.runtime.process import end_process
     from tests.helpers.models import build_stage
 
     try:
-        yield build_stage(run)
+        yield build_stage(config)
     finally:
         end_process()
 
 
-def inventory(run: RunConfig) -> dict[str, Any]:
+def inventory(config: RunConfig) -> dict[str, Any]:
     """Return a model's parameters by name and what of them a checkpoint holds, with shapes."""
     from tests.helpers.shards import rank_shards
 
-    with stage(run) as model:
+    with stage(config) as model:
         frozen = {name: value for name, value in model.named_parameters() if not value.requires_grad}
         return {
             "parameters": {name: tuple(value.shape) for name, value in model.named_parameters()},
@@ -81,19 +81,19 @@ def inventory(run: RunConfig) -> dict[str, Any]:
         }
 
 
-def handed(run: RunConfig) -> list[dict[str, Any]]:
-    """Run two pieces and return what each layer's core attention was handed."""
+def handed(config: RunConfig) -> list[dict[str, Any]]:
+    """Run two chunks and return what each layer's core attention was handed."""
     from tests.helpers.models import packed_logits
 
     engine_stand_in.ATTENTION_CALLS.clear()
     seen: list[dict[str, Any]] = []
-    with stage(run) as model:
+    with stage(config) as model:
         for index, layer in enumerate(model.transformer.layers):
             seen.append({})
             attention = layer.self_attention
             attention.linear_qkv.register_forward_hook(_keep_projection(seen[index]))
             attention.core_attention.register_forward_pre_hook(_keep_turned(seen[index], attention), with_kwargs=True)
-        packed_logits(model, random_pieces(np.random.default_rng(0), LENGTHS, run.model.vocab_size))
+        packed_logits(model, random_chunks(np.random.default_rng(0), LENGTHS, config.model.vocab_size))
     for call in engine_stand_in.ATTENTION_CALLS:
         assert call.lengths == LENGTHS
         seen[call.layer_number - 1] |= {"by": "engine", "mask": call.mask_type, "window": call.window}
@@ -127,24 +127,24 @@ def _told(layer: dict[str, Any]) -> dict[str, Any]:
     return layer
 
 
-def logits(run: RunConfig) -> np.ndarray:
+def logits(config: RunConfig) -> np.ndarray:
     from tests.helpers.models import packed_logits
 
-    pieces = random_pieces(np.random.default_rng(1), (40, 1, 3, 70), run.model.vocab_size)
-    with stage(run) as model:
-        return packed_logits(model, pieces)
+    chunks = random_chunks(np.random.default_rng(1), (40, 1, 3, 70), config.model.vocab_size)
+    with stage(config) as model:
+        return packed_logits(model, chunks)
 
 
 def products(recipe: str, bf16_ends: bool) -> dict[str, str]:
     """Return the FP8 recipe that each linear module of the layers ran under, by its name."""
     from tests.helpers.models import packed_logits
 
-    run = tiny_run("mlm", model=replace(TINY, num_layers=5), transformer_impl=TRANSFORMER_ENGINE, bf16=True)
-    run = run.with_values({"fp8_format": "hybrid", "fp8_recipe": recipe, "first_last_layers_bf16": bf16_ends})
-    run = run.with_values({"num_layers_at_start_in_bf16": 2})
+    config = tiny_run("mlm", model=replace(TINY, num_layers=5), transformer_impl=TRANSFORMER_ENGINE, bf16=True)
+    config = config.with_values({"fp8_format": "hybrid", "fp8_recipe": recipe, "first_last_layers_bf16": bf16_ends})
+    config = config.with_values({"num_layers_at_start_in_bf16": 2})
     engine_stand_in.PRODUCT_CALLS.clear()
-    with stage(run) as model:
-        packed_logits(model, random_pieces(np.random.default_rng(0), (32,), run.model.vocab_size))
+    with stage(config) as model:
+        packed_logits(model, random_chunks(np.random.default_rng(0), (32,), config.model.vocab_size))
         names = {module: name for name, module in model.named_modules()}
         return {names[call.module]: call.recipe for call in engine_stand_in.PRODUCT_CALLS}
 
@@ -168,16 +168,16 @@ def alone(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"inventory": {}, "handed": {}, "logits": {}}
     for preset in SIZES:
         for impl in ("local", TRANSFORMER_ENGINE):
-            run = narrow_run(preset, "pretrain", "mlm", transformer_impl=impl)
-            found["inventory"][preset, impl] = inventory(run)
+            config = narrow_run(preset, "pretrain", "mlm", transformer_impl=impl)
+            found["inventory"][preset, impl] = inventory(config)
     for flash in (False, True):
         if flash:
             engine_stand_in.install_flash_attn()
         for objective in OBJECTIVES:
             for preset in SIZES:
                 for phase in PHASES:
-                    run = narrow_run(preset, phase, objective, **engine)
-                    found["handed"][preset, phase, objective, flash] = handed(run)
+                    config = narrow_run(preset, phase, objective, **engine)
+                    found["handed"][preset, phase, objective, flash] = handed(config)
             for impl in ("local", TRANSFORMER_ENGINE):
                 found["logits"][objective, impl, flash] = logits(tiny_run(objective, transformer_impl=impl))
     engine_stand_in.remove_flash_attn()

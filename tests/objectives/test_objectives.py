@@ -1,4 +1,4 @@
-"""Both objectives see the same pieces in the same order; what they score is the whole difference."""
+"""Both objectives see the same chunks in the same order; what they score is the whole difference."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.data.indexed import IndexedTokens
+from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.rows import RowDataset
-from megatron_ettin.data.tokenizer import TokenizerFiles
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.runs import tiny_run
 
@@ -38,7 +38,7 @@ def build(tokenizer: TokenizerFiles, objective: str, **overrides: Any) -> Any:
 
 
 def originals(rows: RowDataset, samples: list[int]) -> list[int]:
-    return [int(token) for sample in samples for piece in rows.row(sample) for token in piece.tokens]
+    return [int(token) for sample in samples for chunk in rows.row(sample) for token in chunk.tokens]
 
 
 def test_same_content_in_the_same_order(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
@@ -51,18 +51,18 @@ def test_same_content_in_the_same_order(rows: RowDataset, tokenizer: TokenizerFi
     for tokens in (restored, decoder.tokens_T):
         assert [t for t in tokens.tolist() if t not in (CLS, SEP)] == originals(rows, samples)
     assert (restored == CLS).sum() == (restored == SEP).sum() == len(encoder.cu_seqlens) - 1
-    ends = sum(piece.ends_document for row in given for piece in row)
+    ends = sum(chunk.ends_document for row in given for chunk in row)
     assert (decoder.tokens_T == SEP).sum() == ends
     assert encoder.real_tokens == len(encoder.tokens_T)
 
 
 def test_a_decoder_may_close_every_piece(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
     given = [rows.row(sample) for sample in range(8)]
-    pieces = [piece for row in given for piece in row]
-    cut = sum(not piece.ends_document for piece in pieces)
+    chunks = [chunk for row in given for chunk in row]
+    cut = sum(not chunk.ends_document for chunk in chunks)
     assert cut > 0
     plain, closed = (build(tokenizer, "clm", close_every_piece=closes).eval_batch(given) for closes in (False, True))
-    assert (closed.tokens_T == SEP).sum() == len(pieces)
+    assert (closed.tokens_T == SEP).sum() == len(chunks)
     assert closed.real_tokens - plain.real_tokens == len(closed.labels_K) - len(plain.labels_K) == cut
     encoder = build(tokenizer, "mlm").eval_batch(given)
     encoder.tokens_T[encoder.scored_K] = encoder.labels_K
@@ -81,13 +81,13 @@ def test_masks_are_keyed_by_sample_and_not_by_batch(rows: RowDataset, tokenizer:
 
 
 def test_evaluation_masks_do_not_depend_on_rows_or_seed(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
-    pieces = [piece for sample in range(6) for piece in rows.row(sample)]
+    chunks = [chunk for sample in range(6) for chunk in rows.row(sample)]
     batches = [
-        build(tokenizer, "mlm", seed=1).eval_batch([tuple(pieces)]),
-        build(tokenizer, "mlm", seed=2).eval_batch([(piece,) for piece in pieces]),
+        build(tokenizer, "mlm", seed=1).eval_batch([tuple(chunks)]),
+        build(tokenizer, "mlm", seed=2).eval_batch([(chunk,) for chunk in chunks]),
     ]
     np.testing.assert_array_equal(batches[0].tokens_T, batches[1].tokens_T)
-    share = len(batches[0].scored_K) / sum(len(piece.tokens) for piece in pieces)
+    share = len(batches[0].scored_K) / sum(len(chunk.tokens) for chunk in chunks)
     assert 0.11 < share < 0.19
 
 
@@ -95,9 +95,9 @@ def test_evaluation_masks_do_not_depend_on_rows_or_seed(rows: RowDataset, tokeni
 def test_special_tokens_that_the_text_spells_are_not_scored(
     objective: str, rows: RowDataset, tokenizer: TokenizerFiles
 ) -> None:
-    from megatron_ettin.data.pieces import Piece
+    from megatron_ettin.data.chunks import Chunk
 
-    row = (Piece(0, 0, np.array([PAD, MASK, SEP, 9, CLS]), True),)
+    row = (Chunk(0, 0, np.array([PAD, MASK, SEP, 9, CLS]), True),)
     batch = build(tokenizer, objective, mlm_probability=1.0).train_batch([row], [0])
     if objective == "mlm":
         assert batch.labels_K.tolist() == [9]
@@ -129,8 +129,8 @@ def test_mntp_predicts_what_mlm_hides_from_one_position_before(rows: RowDataset,
     np.testing.assert_array_equal(shifted.tokens_T, masked.tokens_T)
     np.testing.assert_array_equal(shifted.labels_K, masked.labels_K)
     np.testing.assert_array_equal(shifted.scored_K + 1, masked.scored_K)
-    # The position before lies in the same piece.
-    piece_of = np.searchsorted(masked.cu_seqlens, [shifted.scored_K, masked.scored_K], side="right")
-    np.testing.assert_array_equal(piece_of[0], piece_of[1])
+    # The position before lies in the same chunk.
+    chunk_of = np.searchsorted(masked.cu_seqlens, [shifted.scored_K, masked.scored_K], side="right")
+    np.testing.assert_array_equal(chunk_of[0], chunk_of[1])
     assert build(tokenizer, "mntp").mask_kind == "bidirectional"
     assert build(tokenizer, "mntp").name == "mntp"

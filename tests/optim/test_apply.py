@@ -18,7 +18,7 @@ def clip_step(overrides: dict[str, Any]) -> dict[str, Any]:
     """Clip and apply made-up gradients; return their norm and the stepped tensors' gradients afterwards."""
     import torch
 
-    from megatron_ettin.optim.apply import apply_gradients, squared_gradient_norm
+    from megatron_ettin.optim.gradients import apply_gradients, squared_gradient_norm
     from tests.helpers.training import start_training
 
     training = start_training(tiny_run("mlm", clip_grad=CLIP, **overrides))
@@ -52,7 +52,7 @@ def test_gradients_are_clipped_to_their_global_norm(world_size: int, overrides: 
 def untouched_below_the_limit(overrides: dict[str, Any]) -> bool:
     import torch
 
-    from megatron_ettin.optim.apply import apply_gradients, squared_gradient_norm
+    from megatron_ettin.optim.gradients import apply_gradients, squared_gradient_norm
     from tests.helpers.training import start_training
 
     training = start_training(tiny_run("mlm", **overrides))

@@ -14,7 +14,7 @@ from tests.helpers.runs import tiny_run
 
 def norms(overrides: dict[str, Any]) -> tuple[float, float]:
     """Return the norm, and that of this rank's own parameters in float64."""
-    from megatron_ettin.optim.parameter_norm import parameter_norm
+    from megatron_ettin.optim.parameter_means import parameter_norm
 
     model = build_stage(tiny_run("mlm", **overrides))
     own = [parameter.detach().double().numpy() for parameter in model.parameters()]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ettin.config.command import parse_command
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.presets import SIZES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
@@ -101,7 +101,7 @@ def test_a_schedule_may_count_otherwise_than_the_run() -> None:
 
 
 def phase_run(size: str, phase: str) -> RunConfig:
-    return parse_command(["--preset", f"ettin-{size}", "--objective", "mlm", "--phase", phase]).run
+    return parse_command(["--preset", f"ettin-{size}", "--objective", "mlm", "--phase", phase]).config
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -109,9 +109,9 @@ def test_published_phases_join_without_a_jump(size: str) -> None:
     """Peak, half of it, and 0.02 of it: each phase ends where the next begins."""
     schedules, ends, peak = {}, {}, phase_run(size, "pretrain").optimizer.lr
     for phase in ("pretrain", "extend", "decay", "cross"):
-        run = phase_run(size, phase)
-        schedules[phase] = phase_schedule(run.optimizer, run.training)
-        ends[phase] = run.training.train_tokens
+        config = phase_run(size, phase)
+        schedules[phase] = phase_schedule(config.optimizer, config.training)
+        ends[phase] = config.training.train_tokens
     assert schedules["pretrain"](0) == 0
     assert schedules["pretrain"](ends["pretrain"]) == schedules["extend"](0) == peak
     assert schedules["extend"](ends["extend"]) == schedules["decay"](0) == pytest.approx(peak / 2)
@@ -123,8 +123,8 @@ def test_published_phases_join_without_a_jump(size: str) -> None:
 
 
 def test_path_tells_the_corners() -> None:
-    run = phase_run("17m", "cross")
-    path = dict(learning_rate_path(run.optimizer, run.training))
+    config = phase_run("17m", "cross")
+    path = dict(learning_rate_path(config.optimizer, config.training))
     assert path[0] == 0
     assert path[3 * 10**9] == path[40 * 10**9] == pytest.approx(1.5e-3)
     assert path[50 * 10**9] == pytest.approx(3e-5)

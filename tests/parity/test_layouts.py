@@ -26,8 +26,8 @@ LAYOUTS = {
 
 def train(objective: str, overrides: dict[str, Any], steps: int = STEPS, **model: Any) -> dict[str, list[float]]:
     """Train on this rank's share of the global batches; return losses and gradient norms."""
-    run = tiny_run(objective, model=replace(TINY, **model), **overrides)
-    results = train_steps(start_training(run), range(steps))
+    config = tiny_run(objective, model=replace(TINY, **model), **overrides)
+    results = train_steps(start_training(config), range(steps))
     return {"losses": [r.sums.loss for r in results], "norms": [r.gradient_norm for r in results]}
 
 

@@ -14,8 +14,8 @@ from tests.helpers.runs import TINY, tiny_run
 def losses(objective: str, overrides: dict[str, Any]) -> list[float]:
     from tests.helpers.training import start_training, train_steps
 
-    run = tiny_run(objective, model=replace(TINY, attention_output_dropout=0.1), **overrides)
-    return [result.sums.loss for result in train_steps(start_training(run), range(4))]
+    config = tiny_run(objective, model=replace(TINY, attention_output_dropout=0.1), **overrides)
+    return [result.sums.loss for result in train_steps(start_training(config), range(4))]
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.config_map import config_to_theirs
-from megatron_ettin.convert.names import Objective, convert_to_theirs, tensor_names
-from megatron_ettin.convert.tokenizer_files import SpecialToken, SpecialTokens
+from megatron_ettin.convert.hf_config import config_to_theirs
+from megatron_ettin.convert.hf_tokenizer import SpecialToken, SpecialTokens
+from megatron_ettin.convert.tensor_names import Objective, convert_to_theirs, tensor_names
 from tests.helpers.batches import packed_batch
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run

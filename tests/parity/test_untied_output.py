@@ -24,17 +24,17 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def train(run: RunConfig) -> tuple[list[Shard], list[Shard], list[float]]:
+def train(config: RunConfig) -> tuple[list[Shard], list[Shard], list[float]]:
     """Return this rank's weights before and after some steps, and the losses."""
-    training = start_training(run)
+    training = start_training(config)
     before = rank_shards(training.model)
     results = train_steps(training, range(STEPS))
     return before, rank_shards(training.model), [result.sums.loss for result in results]
 
 
 def trained(objective: str, world_size: int, overrides: dict[str, Any]) -> tuple[Any, Any, list[float]]:
-    run = tiny_run(objective, model=UNTIED, **overrides)
-    before, after, losses = zip(*run_ranks(world_size, train, run), strict=True)
+    config = tiny_run(objective, model=UNTIED, **overrides)
+    before, after, losses = zip(*run_ranks(world_size, train, config), strict=True)
     assert all(of_rank == losses[0] for of_rank in losses)
     return assemble(list(before)), assemble(list(after)), losses[0]
 

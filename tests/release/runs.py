@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.checkpoint.layout import METRICS_FILE, RUN_FILE, mark_whole, step_folder_name
-from megatron_ettin.convert.names import Objective
-from megatron_ettin.convert.write import import_model
+from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, RUN_FILE, mark_whole, step_folder_name
+from megatron_ettin.convert.import_model import import_model
+from megatron_ettin.convert.tensor_names import Objective
 from tests.convert.samples import their_model, write_hub_folder
 
 

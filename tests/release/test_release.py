@@ -19,11 +19,11 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from megatron_ettin.config.checksums import file_sha256
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.convert.options import ExportOptions
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import file_sha256
 from megatron_ettin.release.manifest import read_manifest
-from megatron_ettin.release.revisions import find_revisions
+from megatron_ettin.release.plan.revisions import find_revisions
 from tests.convert.test_tools import BLOCKED, ROOT, run
 from tests.release.runs import write_run
 
@@ -269,12 +269,12 @@ def test_a_model_that_fails_its_check_exits_3_and_is_not_kept(
 ) -> None:
     from megatron_ettin.convert.check import CheckResult
     from megatron_ettin.convert.export import CheckFailed
-    from megatron_ettin.release import conversion
+    from megatron_ettin.release import convert
 
     def fail(*arguments: Any, **named: Any) -> None:
         raise CheckFailed(CheckResult(0.5, 0.1, "layer 1"))
 
-    monkeypatch.setattr(conversion, "export_checkpoint", fail)
+    monkeypatch.setattr(convert, "export_checkpoint", fail)
     assert release.main(arguments(runs[1:2], tmp_path / "out")) == 3
     told = capsys.readouterr().err
     assert told.startswith("error: revision ext5: the exported logits differ by 0.5")
@@ -285,7 +285,7 @@ def test_a_model_that_fails_its_check_exits_3_and_is_not_kept(
 
 def test_the_checksum_of_several_files_is_that_of_their_list(tmp_path: Path, runs: list[Path]) -> None:
     from megatron_ettin.release.build import build_release
-    from megatron_ettin.release.request import request_release
+    from megatron_ettin.release.plan.request import request_release
 
     options = ExportOptions(shard_bytes=200_000)
     request = request_release(runs[1:2], tmp_path / "out", options)

@@ -14,7 +14,7 @@ def peak_of(name: str) -> float:
     """Return the peak of a GPU of this name; what would be timed there is told as 1."""
     import torch
 
-    from megatron_ettin.runtime import peak
+    from megatron_ettin.runtime import device
     from megatron_ettin.runtime.device import Device
 
     def timed(*arguments: Any) -> float:
@@ -22,9 +22,9 @@ def peak_of(name: str) -> float:
 
     with (
         patch.object(torch.cuda, "get_device_name", lambda index: name),
-        patch.object(peak, "product_rate", timed),
+        patch.object(device, "product_rate", timed),
     ):
-        return peak.peak_rate(Device("cuda", 0), bf16=True)
+        return device.peak_rate(Device("cuda", 0), bf16=True)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,7 @@ def test_others_are_timed(name: str) -> None:
 def time_a_product() -> tuple[float, bool]:
     import torch
 
-    from megatron_ettin.runtime.device import Device
-    from megatron_ettin.runtime.peak import peak_rate
+    from megatron_ettin.runtime.device import Device, peak_rate
 
     before = torch.get_rng_state()
     rate = peak_rate(Device("cpu", 0), bf16=False)

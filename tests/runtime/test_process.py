@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron_ettin.runtime.watchdog import COLLECTIVE_GRACE_SECONDS
+from megatron_ettin.runtime.health.watchdog import COLLECTIVE_GRACE_SECONDS
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import tiny_run
 
@@ -32,6 +32,6 @@ def timeouts(run: Any) -> list[float]:
 
 def test_collectives_outlast_the_runs_own_time_out_in_every_group() -> None:
     """Theirs names no rank, so the watchdog's must come first."""
-    run = tiny_run("mlm", timeout_seconds=100.0, pipeline_model_parallel_size=2)
-    for found in run_ranks(2, timeouts, run):
+    config = tiny_run("mlm", timeout_seconds=100.0, pipeline_model_parallel_size=2)
+    for found in run_ranks(2, timeouts, config):
         assert found == [100.0 + COLLECTIVE_GRACE_SECONDS] * 6

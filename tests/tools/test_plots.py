@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from megatron_ettin.evaluation.loss_curve import read_loss_curve
+from megatron_ettin.checkpoint.folder.metrics_file import read_loss_curve
 
 ROOT = Path(__file__).resolve().parents[2]
 BLUE = np.array([0x1F, 0x6F, 0xB4]) / 255
@@ -91,8 +91,8 @@ def test_runs_in_one_picture(tmp_path: Path) -> None:
 def test_no_run_is_refused(tmp_path: Path) -> None:
     done = tool("plot_run", tmp_path, "--output", tmp_path / "no.png")
     assert (done.returncode, done.stderr) == (2, f"error: RUN {tmp_path}: there is no {tmp_path}/metrics.jsonl\n")
-    run = write_run(tmp_path / "a", 2.0)
-    done = tool("plot_run", run, run, "--output", tmp_path / "no.png")
+    config = write_run(tmp_path / "a", 2.0)
+    done = tool("plot_run", config, config, "--output", tmp_path / "no.png")
     assert "another run is called a; write LABEL=" in done.stderr
 
 

@@ -22,13 +22,13 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from megatron_ettin.data.indexed import IndexedTokens
-from megatron_ettin.data.manifest import Manifest
+from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.manifest import Manifest
 from megatron_ettin.data.preprocess.sentences import load_splitter
 from tests.helpers.corpora import write_byte_tokenizer, write_word_tokenizer
 
 TOOLS = Path(__file__).parents[2] / "tools"
-MDS = Path(__file__).parents[1] / "data" / "fixtures" / "mds"
+MDS = Path(__file__).parents[1] / "data" / "preprocess" / "readers" / "fixtures" / "mds"
 TEXTS = ["a b c", "", "c c", "b a unknown", "a"]
 IDS = [[5, 6, 7], [], [7, 7], [6, 5, 0], [5]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_ettin.train.changes import changed_settings
+from megatron_ettin.train.resume import changed_settings
 from tests.helpers.runs import tiny_run
 
 

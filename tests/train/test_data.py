@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_ettin.checkpoint.layout import read_run_json, resolve_checkpoint
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.checkpoint.folder.layout import read_run_json, resolve_checkpoint
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.training_order import FIGURES_FILE
+from megatron_ettin.errors import ConfigError
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
@@ -47,10 +47,10 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"data_path": f"0.7 {books} 0.3 {web}", "tokenizer_model": str(tokenizer)}
 
 
-def launch(run: RunConfig) -> int:
+def launch(config: RunConfig) -> int:
     from megatron_ettin.train.run import run as launch_run
 
-    return launch_run(run)
+    return launch_run(config)
 
 
 def settings(material: dict[str, str], objective: str, save: Path, **more: Any) -> RunConfig:
@@ -102,7 +102,7 @@ def test_layout_and_resume_leave_a_run_as_it_is(
 
 
 def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict[str, str]) -> None:
-    from megatron_ettin.train.order_export import export_training_order
+    from megatron_ettin.train.export_order import export_training_order
     from megatron_ettin.train.run import check_history
 
     run_ranks(1, launch, settings(material, "mlm", tmp_path, train_iters=2))
@@ -137,14 +137,14 @@ def test_another_batch_size_goes_on_at_the_row_that_was_reached(tmp_path: Path, 
 
 def replay(record: list[dict[str, Any]], objective: Any, before: int) -> tuple[list[int], list[int], list[int]]:
     """Make one batch of a step's records by the objective's own rule, from nothing but the records."""
-    from megatron_ettin.data.pieces import Piece
+    from megatron_ettin.data.chunks import Chunk
 
     rows: dict[int, list[Any]] = {}
     for each in record:
         ids = each["input_ids"]
         closed = ids[-1] == 2
         tokens = np.array(ids[1 : len(ids) - closed])
-        rows.setdefault(each["row"], []).append(Piece(each["document"], each["piece"], tokens, closed))
+        rows.setdefault(each["row"], []).append(Chunk(each["document"], each["piece"], tokens, closed))
     batch = objective.train_batch([tuple(row) for row in rows.values()], list(rows), before)
     return batch.tokens_T.tolist(), batch.scored_K.tolist(), batch.labels_K.tolist()
 
@@ -161,9 +161,9 @@ def test_the_exported_order_replays_the_run(
     tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
 ) -> None:
     from megatron_ettin.objectives.objective import build_objective
-    from megatron_ettin.train.feed import plan_steps
-    from megatron_ettin.train.order_export import export_training_order
-    from megatron_ettin.train.sources import build_training_rows, open_corpus
+    from megatron_ettin.train.datasets import build_training_rows, open_corpus
+    from megatron_ettin.train.export_order import export_training_order
+    from megatron_ettin.train.prefetch import plan_steps
 
     save, output = tmp_path / "run", tmp_path / "run" / "training_order"
     run = settings(material, objective, save, **BLEND, **more)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.train.feed import build_ahead
+from megatron_ettin.train.prefetch import build_ahead
 
 
 def test_each_step_gets_its_own_batches_in_order() -> None:

@@ -3,8 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_ettin.checkpoint.layout import RUN_FILE, TOKENIZER_FOLDER, mark_whole, step_folder_name, write_json_atomic
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.checkpoint.folder.layout import (
+    RUN_FILE,
+    TOKENIZER_FOLDER,
+    mark_whole,
+    step_folder_name,
+    write_json_atomic,
+)
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.train.finished_run import FinishedRun
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.runs import TINY, tiny_run
@@ -19,8 +25,8 @@ def save(tmp_path: Path, objective: str) -> Path:
     folder = tmp_path / "run" / step_folder_name(7)
     write_word_tokenizer(folder / TOKENIZER_FOLDER, [f"word{i}" for i in range(TINY.vocab_size - 5)])
     data_path = write_corpus(tmp_path / "corpus", [document.tolist() for document in DOCUMENTS])
-    run = tiny_run(objective, data_path=data_path, split="75,25,0", seq_length=64)
-    write_json_atomic(folder / RUN_FILE, {"format_version": 1, "step": 7, "config": run.to_dict()})
+    config = tiny_run(objective, data_path=data_path, split="75,25,0", seq_length=64)
+    write_json_atomic(folder / RUN_FILE, {"format_version": 1, "step": 7, "config": config.to_dict()})
     mark_whole(folder)
     return tmp_path / "run"
 
@@ -28,21 +34,21 @@ def save(tmp_path: Path, objective: str) -> Path:
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 def test_validation_split_is_the_last_quarter_whole(objective: str, save: Path) -> None:
     run = FinishedRun.open(save)
-    pieces, batch = run.validation_split()
+    chunks, batch = run.validation_split()
     assert (run.objective, run.checkpoint) == (objective, save / step_folder_name(7))
 
-    by_place = {(piece.document, piece.index): piece.tokens for piece in pieces}
+    by_place = {(chunk.document, chunk.index): chunk.tokens for chunk in chunks}
     for document in range(15, 20):
         parts = [by_place[place] for place in sorted(by_place) if place[0] == document]
         assert np.concatenate(parts).tolist() == DOCUMENTS[document].tolist()
     assert {document for document, _ in by_place} == set(range(15, 20))
 
     content = sum(len(document) for document in DOCUMENTS[15:])
-    # a decoder scores every token and each document's real end; an encoder about 15%, one at least of each piece
+    # a decoder scores every token and each document's real end; an encoder about 15%, one at least of each chunk
     expected = content + 5 if objective == "clm" else pytest.approx(0.15 * content, abs=0.06 * content)
     assert len(batch.scored_K) == expected
-    assert (batch.tokens_T == CLS).sum() == len(pieces)
-    assert (batch.tokens_T == SEP).sum() == (5 if objective == "clm" else len(pieces))
+    assert (batch.tokens_T == CLS).sum() == len(chunks)
+    assert (batch.tokens_T == SEP).sum() == (5 if objective == "clm" else len(chunks))
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from megatron_ettin.checkpoint.layout import (
+from megatron_ettin.checkpoint.folder.layout import (
     METRICS_FILE,
     check_large_files,
     half_written_folders,

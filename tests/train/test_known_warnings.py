@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from megatron_ettin.train.known_warnings import silence_known_warnings
+from megatron_ettin.train.run import silence_known_warnings
 
 
 def test_known_warnings_are_silent_and_others_are_not() -> None:

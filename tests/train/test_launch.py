@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_ettin.checkpoint.layout import (
+from megatron_ettin.checkpoint.folder.layout import (
     METRICS_FILE,
     RUN_FILE,
     SET_ASIDE_FOLDER,
@@ -23,10 +23,10 @@ from megatron_ettin.checkpoint.layout import (
     resolve_checkpoint,
 )
 from megatron_ettin.config.checks import check_run
-from megatron_ettin.config.errors import ConfigError
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.names import tensor_names
-from megatron_ettin.convert.read import CheckpointReader
+from megatron_ettin.convert.checkpoint_reader import CheckpointReader
+from megatron_ettin.convert.tensor_names import tensor_names
+from megatron_ettin.errors import ConfigError
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
@@ -56,13 +56,13 @@ def write_material(folder: Path) -> Material:
     )
 
 
-def launch(run: RunConfig) -> str:
+def launch(config: RunConfig) -> str:
     """Launch a run on this rank and return what it wrote to standard output."""
     from megatron_ettin.train.run import run as launch_run
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert launch_run(run) == 0
+        assert launch_run(config) == 0
     return out.getvalue()
 
 
@@ -192,7 +192,7 @@ def test_evaluation_does_not_depend_on_batches_or_layout(trained: Path, material
 
 
 def test_evaluation_scores_the_whole_split_once(trained: Path, material: Material) -> None:
-    """Against counting: a piece of n content tokens is scored at n tokens by a decoder that sees it whole."""
+    """Against counting: a chunk of n content tokens is scored at n tokens by a decoder that sees it whole."""
     documents = babble(120, TINY.vocab_size)
     found = evaluate(trained, material, 1, split="0,100,0", seq_length=512)
     content = sum(len(document) for document in documents)
@@ -231,12 +231,12 @@ def test_going_on_from_an_earlier_step_sets_the_later_ones_aside(tmp_path: Path,
     assert metrics(tmp_path) == expected[:5]
 
 
-def refusal(run: RunConfig) -> str:
+def refusal(config: RunConfig) -> str:
     """Ask for a launch that must be refused before torch or megatron-core are looked at."""
     from megatron_ettin.train.run import check_history
 
     with pytest.raises(ConfigError) as caught:
-        check_history(run)
+        check_history(config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -271,7 +271,7 @@ def test_an_error_in_the_loop_leaves_a_process_that_can_launch_again(tmp_path: P
     assert run_ranks(1, fail_then_launch, settings(material, save=str(tmp_path), train_iters=2)) == [[1, 2]]
 
 
-def fail_then_launch(run: RunConfig) -> list[int]:
+def fail_then_launch(config: RunConfig) -> list[int]:
     """Launch twice in one process; the first launch fails at its second step."""
     import threading
     from unittest.mock import patch
@@ -288,11 +288,11 @@ def fail_then_launch(run: RunConfig) -> list[int]:
 
     one_step = loop.train_step
     with patch.object(loop, "train_step", break_at_second), pytest.raises(ZeroDivisionError):
-        launch(run)
+        launch(config)
     assert not torch.distributed.is_initialized()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
-    launch(run)
-    return [line["step"] for line in metrics(Path(run.checkpoint.save))]
+    launch(config)
+    return [line["step"] for line in metrics(Path(config.checkpoint.save))]
 
 
 def test_a_trace_of_chosen_steps_is_written(tmp_path: Path, material: Material) -> None:

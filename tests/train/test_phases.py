@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.checkpoint.layout import list_steps, read_run_json, resolve_checkpoint
-from megatron_ettin.config.command import parse_command
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.checkpoint.folder.layout import list_steps, read_run_json, resolve_checkpoint
+from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.continuation import Continuation, continuation
-from megatron_ettin.train.preflight import prepare_run
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.train.preflight.checkpoint import Continuation, continuation
+from megatron_ettin.train.preflight.prepare import prepare_run
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
@@ -114,15 +114,15 @@ class TakenUp:
     counters: tuple[int, int, int]
 
 
-def take_up_only(run: RunConfig) -> TakenUp:
+def take_up_only(config: RunConfig) -> TakenUp:
     """Do what a launch does before its first step, and tell what came of it."""
     import torch
 
     from megatron_ettin.checkpoint.tensors import optimizer_steps
-    from megatron_ettin.train.take_up import take_up
+    from megatron_ettin.train.resume import take_up
     from tests.helpers.training import start_training
 
-    training = start_training(run)
+    training = start_training(config)
     state = take_up(training).state
     inner = training.optimizer.chained_optimizers[0].optimizer
     moments = sum(float(kept["exp_avg"].double().abs().sum()) for kept in inner.state.values())
@@ -228,7 +228,7 @@ class TestRefusals:
 
     def prepare(self, material: dict[str, str], trained: Path, *more: str) -> RunConfig:
         files = ["--data-path", material["data_path"], "--load", str(trained), "--split", "80,20,0"]
-        return prepare_run(parse_command([*files, *more]), world_size=1).run
+        return prepare_run(parse_command([*files, *more]), world_size=1).config
 
     def test_phase_and_objective_come_from_the_checkpoint(self, material: dict[str, str], trained: Path) -> None:
         run = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5")

@@ -11,9 +11,8 @@ import torch
 
 from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.runtime.device import Device
-from megatron_ettin.train import pinned as module
-from megatron_ettin.train.feed import build_ahead
-from megatron_ettin.train.pinned import pinned
+from megatron_ettin.train import prefetch as module
+from megatron_ettin.train.prefetch import build_ahead, pinned
 from tests.helpers.training import global_batch
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.checkpoint.layout import check_large_files, list_steps, resolve_checkpoint, step_folder_name
+from megatron_ettin.checkpoint.folder.layout import check_large_files, list_steps, resolve_checkpoint, step_folder_name
 from megatron_ettin.config.checks import check_run
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import tiny_run
 from tests.train.test_launch import Material, assert_same_weights, launch, metrics, settings, write_material

@@ -86,8 +86,8 @@ def break_a_gradient(run: Any, broken_rank: int) -> dict[str, Any]:
     ids=lambda value: "-".join(map(str, value.values())) or "plain" if isinstance(value, dict) else f"{value}ranks",
 )
 def test_one_ranks_broken_gradient_stops_the_step_on_all(world_size: int, settings: dict[str, Any]) -> None:
-    run = tiny_run("mlm", **settings)
-    for told in run_ranks(world_size, break_a_gradient, run, world_size - 1):
+    config = tiny_run("mlm", **settings)
+    for told in run_ranks(world_size, break_a_gradient, config, world_size - 1):
         assert told["applied"] == told["finite"] == [True, False, True]
         assert told["untouched"]
         assert told["moved after"]
@@ -98,8 +98,8 @@ def explain(run: Any, module: str, broken_rank: int, broken_micro_batch: int, st
     """Break a module's output on one rank in one micro-batch; return the explanation and what the search changed."""
     import torch
 
-    from megatron_ettin.train.diagnosis import explain_non_finite
     from megatron_ettin.train.step import train_step
+    from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 
     training = start_training(run)
     ranks = training.ranks
@@ -136,19 +136,19 @@ def explain(run: Any, module: str, broken_rank: int, broken_micro_batch: int, st
 def test_message_names_rank_module_and_rows(
     world_size: int, settings: dict[str, Any], broken_rank: int, micro_batch: int, rows: str
 ) -> None:
-    run = tiny_run("mlm", **({"global_batch_size": 4, "attention_output_dropout": 0.1} | settings))
+    config = tiny_run("mlm", **({"global_batch_size": 4, "attention_output_dropout": 0.1} | settings))
     module = named = "transformer.layers.1.mlp.linear_fc2"
     if settings == PP2:
         named = "transformer.layers.3.mlp.linear_fc2"  # the second stage's second layer
-    for told, weights_kept, noise_kept in run_ranks(world_size, explain, run, module, broken_rank, micro_batch, 5):
+    for told, weights_kept, noise_kept in run_ranks(world_size, explain, config, module, broken_rank, micro_batch, 5):
         assert told == f"rank {broken_rank}: activations are not finite from {named} on, {rows}"
         assert weights_kept
         assert noise_kept
 
 
 def explain_gradient(run: Any) -> str:
-    from megatron_ettin.train.diagnosis import explain_non_finite
     from megatron_ettin.train.step import train_step
+    from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 
     training = start_training(run)
     if training.ranks.rank == 1:
@@ -168,8 +168,8 @@ def test_message_names_the_gradient_where_activations_are_finite() -> None:
 def explain_weight(run: Any) -> str:
     import torch
 
-    from megatron_ettin.train.diagnosis import explain_non_finite
     from megatron_ettin.train.step import train_step
+    from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 
     training = start_training(run)
     with torch.no_grad():

@@ -12,9 +12,9 @@ from unittest.mock import patch
 
 import pytest
 
-from megatron_ettin.checkpoint.layout import list_steps, read_run_json, resolve_checkpoint
-from megatron_ettin.config.errors import RunFailure
+from megatron_ettin.checkpoint.folder.layout import list_steps, read_run_json, resolve_checkpoint
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import RunFailure
 from megatron_ettin.train.stop import REASONS, STOP_FILE, reason_of
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
@@ -46,13 +46,13 @@ def told_to_stop(save: Path) -> dict[str, Any] | None:
 MOMENTS = {
     "building": ("megatron_ettin.train.launch.take_up", 1),
     "third step": ("megatron_ettin.train.loop.train_step", 3),
-    "evaluation": ("megatron_ettin.train.session.validate_sources", 1),
-    "save": ("megatron_ettin.checkpoint.saver.Saver.save", 1),
+    "evaluation": ("megatron_ettin.train.trainer.validate_sources", 1),
+    "save": ("megatron_ettin.checkpoint.manager.Saver.save", 1),
 }
 """Moment -> the function under way, and at which of its calls."""
 
 
-def launch_signalled(run: RunConfig, rank: int, moment: str, number: signal.Signals) -> str:
+def launch_signalled(config: RunConfig, rank: int, moment: str, number: signal.Signals) -> str:
     """Launch on this rank; at the moment, the process of ``rank`` alone gets the signal."""
     target, call = MOMENTS[moment]
     calls: list[None] = []
@@ -65,7 +65,7 @@ def launch_signalled(run: RunConfig, rank: int, moment: str, number: signal.Sign
         return real(*arguments, **named)
 
     with patch(target, signalled):
-        return launch(run)
+        return launch(config)
 
 
 def _resolve(target: str) -> Any:
@@ -114,7 +114,7 @@ def test_signal_at_the_last_step_is_a_normal_end(tmp_path: Path, material: dict[
     assert list_steps(tmp_path) == [3]
 
 
-def launch_growing_old(run: RunConfig) -> str:
+def launch_growing_old(config: RunConfig) -> str:
     """Launch; on rank 1 alone an hour passes with the second step."""
     from megatron_ettin.train import loop, stop
 
@@ -131,7 +131,7 @@ def launch_growing_old(run: RunConfig) -> str:
             return real_time() + 3600 * (len(calls) >= 2 and os.environ["RANK"] == "1")
 
     with patch.object(loop, "train_step", step), patch.object(stop, "time", Clock):
-        return launch(run)
+        return launch(config)
 
 
 def test_old_launch_stops_as_at_a_signal(tmp_path: Path, material: dict[str, str]) -> None:
@@ -147,7 +147,7 @@ def test_first_reason_counts() -> None:
     assert reason_of([False, True, False, True]) == "SIGINT"
 
 
-def launch_broken(run: RunConfig, from_step: int, to_step: int) -> tuple[str, str]:
+def launch_broken(config: RunConfig, from_step: int, to_step: int) -> tuple[str, str]:
     """Launch with gradients that are not finite on rank 0 in some steps; return its output and how it failed."""
     from megatron_ettin.train import loop
 
@@ -173,7 +173,7 @@ def launch_broken(run: RunConfig, from_step: int, to_step: int) -> tuple[str, st
     out = io.StringIO()
     with patch.object(loop, "train_step", step), contextlib.redirect_stdout(out):
         try:
-            launch_run(run)
+            launch_run(config)
         except RunFailure as failure:
             return out.getvalue(), str(failure)
     return out.getvalue(), ""

@@ -14,12 +14,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.evaluation import EvaluationRows, evaluation_rows
-from megatron_ettin.data.indexed import IndexedTokens
-from megatron_ettin.data.tokenizer import TokenizerFiles
-from megatron_ettin.data.train_tokenizer import save_tokenizer, train_tokenizer
+from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
+from megatron_ettin.data.rows import EvaluationRows, evaluation_rows
 from megatron_ettin.objectives.objective import build_objective
-from megatron_ettin.train.text_bytes import bits_per_byte, count_scored_bytes
+from megatron_ettin.train.validate import bits_per_byte, count_scored_bytes
 from tests.helpers.corpora import write_byte_tokenizer, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run, with_overrides
@@ -80,13 +80,13 @@ def test_words_do_not_tell_their_bytes(tmp_path: Path) -> None:
     assert count_scored_bytes(build_objective(tiny_run("clm"), files), rows, files) is None
 
 
-def launch(run: RunConfig) -> str:
+def launch(config: RunConfig) -> str:
     """Launch a run on this rank and return what it wrote to standard output."""
     from megatron_ettin.train.run import run as launch_run
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert launch_run(run) == 0
+        assert launch_run(config) == 0
     return out.getvalue()
 
 
@@ -109,8 +109,8 @@ def test_evaluation_tells_the_same_in_every_layout(tmp_path: Path, objective: st
     told = []
     split: dict[str, Any] = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}
     for world, layout in ((1, {}), (2, {}), (4, split)):
-        run = tiny_run(objective, **shape, **places, **small, **layout, load=save, eval_only=True)
-        told.append(json.loads(run_ranks(world, launch, run)[0].splitlines()[-1]))
+        config = tiny_run(objective, **shape, **places, **small, **layout, load=save, eval_only=True)
+        told.append(json.loads(run_ranks(world, launch, config)[0].splitlines()[-1]))
     first = told[0]
     num_ends = first["scored_tokens"] - first["scored_bytes"]
     assert num_ends == (20 if objective == "clm" else 0), "the [SEP] of 20 documents is scored and stands for no byte"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from megatron_ettin.checkpoint.layout import STATE_FOLDER, list_steps, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER, list_steps, read_run_json, resolve_checkpoint
 from megatron_ettin.train.stop import STOP_FILE
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.launcher import Torchrun, holds_signals, is_alive, wait_until_gone

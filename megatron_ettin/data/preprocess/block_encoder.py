@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.indexed import token_dtype
+from megatron_ettin.data.corpus.indexed import token_dtype
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.preprocess.documents import Value
 from megatron_ettin.data.preprocess.encoders import Encoder, Ids
 from megatron_ettin.data.preprocess.sentences import SentenceSplitter
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class BlockEncoder:
                 continue
             parts = value if isinstance(value, list) else [value]
             if split is not None:
-                parts = [piece for part in parts for piece in (split(part) if isinstance(part, str) else [part])]
+                parts = [chunk for part in parts for chunk in (split(part) if isinstance(part, str) else [part])]
             items += parts
             counts[number] = len(parts)
         return items, counts

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from megatron_ettin.data.preprocess.batches import Batch
+from megatron_ettin.data.preprocess.readers.records import Batch
 
 Value = str | list[str] | NDArray[np.integer]
 """A text, a text that comes in sentences, or token ids."""

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.errors import ConfigError
 
 Ids = NDArray[np.integer]
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

@@ -5,36 +5,16 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.preprocess.readers.records import InputFile
+from megatron_ettin.errors import ConfigError
 
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
 KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".txt": "text", ".parquet": "parquet", ".mds": "mds"}
 MDS_INDEX = "index.json"
 OWN_ENDINGS = (".parts", ".punkt", ".manifest.json", ".skipped.jsonl")
 """What preprocessing itself writes is no input, should it lie in the same folder."""
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One file to read."""
-
-    path: str
-    kind: str
-    """``json`` (an object a line), ``text``, ``parquet`` or ``mds``."""
-    compression: str
-    """``gz``, ``zst`` or empty."""
-    num_bytes: int
-    """Size on disk; 0 for a pipe."""
-    changed_ns: int
-    is_pipe: bool = False
-
-    @property
-    def can_be_cut(self) -> bool:
-        """Whether reading may begin anywhere in it."""
-        return self.kind in ("json", "text") and not self.compression and not self.is_pipe
 
 
 def find_inputs(given: Sequence[str], flag: str = "--input") -> list[InputFile]:

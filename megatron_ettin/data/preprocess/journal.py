@@ -18,14 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.checksums import file_sha256
-from megatron_ettin.config.durable import flush_to_disk
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.indexed import IndexHeader
-from megatron_ettin.data.manifest import Part
-from megatron_ettin.data.merge import append_file
+from megatron_ettin.data.corpus.indexed import IndexHeader
+from megatron_ettin.data.corpus.manifest import Part
+from megatron_ettin.data.corpus.merge import append_file
 from megatron_ettin.data.preprocess.settings import Progress
-from megatron_ettin.data.preprocess.work import PartDone, TaskEnded, part_prefix, skipped_file
+from megatron_ettin.data.preprocess.worker import PartDone, TaskEnded, part_prefix, skipped_file
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import file_sha256, flush_to_disk
 
 _JOURNAL = "journal.jsonl"
 

@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.preprocess.plan import Task
-from megatron_ettin.data.preprocess.work import Event, Job, Lent, encode_part, process_task, read_lent
+from megatron_ettin.data.preprocess.readers.records import Task
+from megatron_ettin.data.preprocess.worker import Event, Job, Lent, encode_part, process_task, read_lent
+from megatron_ettin.errors import ConfigError
 
 Order = tuple[Task, frozenset[int], Lent | None]
 """A task and its parts that are done, or one part of it that another worker lends."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.preprocess.inputs import InputFile
+from megatron_ettin.data.preprocess.readers.records import LARGEST_DOCUMENT_FILE, TOO_LARGE_RULE, InputFile, Span, Task
+from megatron_ettin.errors import ConfigError
 
 SMALLEST_PART_BYTES = 32 << 20
 LARGEST_PART_BYTES = 1 << 30
@@ -15,30 +14,6 @@ MOST_PARTS = 4096
 """Parts grow with the inputs, so that there are not many more than these."""
 EXPANSION = {"": 1, "gz": 4, "zst": 4}
 """Text in a compressed file against its size, roughly: for sharing out the work only."""
-LARGEST_DOCUMENT_FILE = 32 << 20
-"""A text file that is one document is held in memory, and its ids with it."""
-TOO_LARGE_RULE = "a file of this size cannot be one document; give --text-documents paragraph or line"
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of one input file."""
-
-    file: int
-    """Number of the file in the list of inputs."""
-    start: int
-    end: int | None
-    """Bytes of a file that can be cut; None for the whole file."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A unit of work: the end of one file, some whole small files, or a stretch of a large one."""
-
-    number: int
-    spans: tuple[Span, ...]
-    weight: int
-    """Bytes of text in it, roughly."""
 
 
 def choose_part_bytes(inputs: Sequence[InputFile]) -> int:

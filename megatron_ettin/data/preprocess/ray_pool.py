@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.preprocess.block_encoder import BlockEncoder
 from megatron_ettin.data.preprocess.encoders import load_encoder
-from megatron_ettin.data.preprocess.inputs import InputFile
-from megatron_ettin.data.preprocess.plan import Task
+from megatron_ettin.data.preprocess.readers.records import InputFile, Task
 from megatron_ettin.data.preprocess.sentences import load_splitter
 from megatron_ettin.data.preprocess.settings import PreprocessSettings
-from megatron_ettin.data.preprocess.work import Event, Job, PartDone, TaskEnded, process_task
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.preprocess.worker import Event, Job, PartDone, TaskEnded, process_task
+from megatron_ettin.errors import ConfigError
 
 MOST_RETRIES = 3
 WAITING_PER_CPU = 2

@@ -16,24 +16,22 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.config.checksums import file_sha256
-from megatron_ettin.config.durable import flush_to_disk
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.data.indexed import check_output_prefix
-from megatron_ettin.data.manifest import Manifest, manifest_path
-from megatron_ettin.data.merge import write_joined_index
-from megatron_ettin.data.preprocess.batches import record_name
+from megatron_ettin.data.corpus.indexed import check_output_prefix
+from megatron_ettin.data.corpus.manifest import Manifest, manifest_path
+from megatron_ettin.data.corpus.merge import write_joined_index
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.preprocess.block_encoder import BlockEncoder
 from megatron_ettin.data.preprocess.encoders import choose_encoder
-from megatron_ettin.data.preprocess.inputs import InputFile, find_inputs
+from megatron_ettin.data.preprocess.inputs import find_inputs
 from megatron_ettin.data.preprocess.journal import Journal
-from megatron_ettin.data.preprocess.plan import Task, choose_part_bytes, plan_tasks, share_of
-from megatron_ettin.data.preprocess.sample import sample_texts
+from megatron_ettin.data.preprocess.plan import choose_part_bytes, plan_tasks, share_of
+from megatron_ettin.data.preprocess.readers.records import InputFile, Task, record_name
 from megatron_ettin.data.preprocess.sentences import SentenceSplitter, load_splitter, train_punkt
 from megatron_ettin.data.preprocess.settings import PreprocessSettings, Progress
-from megatron_ettin.data.preprocess.texts import read_texts
-from megatron_ettin.data.preprocess.work import Event, Job, PartDone, TaskEnded, read_skipped
-from megatron_ettin.data.tokenizer import TokenizerFiles
+from megatron_ettin.data.preprocess.texts import read_texts, sample_texts
+from megatron_ettin.data.preprocess.worker import Event, Job, PartDone, TaskEnded, read_skipped
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import file_sha256, flush_to_disk
 
 CACHE_BYTES = 384 << 20
 """What all workers together may use to remember words; a table that grows holds its double for a moment."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 
 LARGEST_TEXT = 1_000_000
 """Characters that Punkt looks at together; longer texts are cut there first, as Megatron's tool does."""

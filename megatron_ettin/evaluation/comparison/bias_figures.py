@@ -18,8 +18,8 @@ from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import size_name
 from megatron_ettin.evaluation.comparison.scaling_figure import draw_size_panel, kind_handles
 from megatron_ettin.evaluation.comparison.scores import Panel, in_percent
-from megatron_ettin.evaluation.suites.kinds import KINDS, Kind
-from megatron_ettin.evaluation.suites.results import Measure
+from megatron_ettin.evaluation.models.kinds import KINDS, Kind
+from megatron_ettin.evaluation.results import Measure
 
 SUITE = "bias"
 GENDERS = ("male", "female", "neutral")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.names import suggestion
+from megatron_ettin.cli import suggestion
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.comparison.bias_figures import draw_gotcha, draw_pronouns
 from megatron_ettin.evaluation.comparison.differences import find_differences
 from megatron_ettin.evaluation.comparison.learning_curve import draw_learning, find_curves
@@ -17,8 +17,8 @@ from megatron_ettin.evaluation.comparison.published import FIGURE_1
 from megatron_ettin.evaluation.comparison.report import LEARNING_CURVE, Comparison, report_text
 from megatron_ettin.evaluation.comparison.scaling_figure import draw_scaling
 from megatron_ettin.evaluation.comparison.scores import suite_panel
-from megatron_ettin.evaluation.suites.results import read_results
-from megatron_ettin.evaluation.whole_files import whole_file
+from megatron_ettin.evaluation.results import read_results
+from megatron_ettin.files import whole_file
 
 REPORT_FILE = "report.md"
 

@@ -17,7 +17,7 @@ from megatron_ettin.evaluation.comparison.look import LOOKS, finish_axes
 from megatron_ettin.evaluation.comparison.models import ComparedModel, sources
 from megatron_ettin.evaluation.comparison.published import size_name
 from megatron_ettin.evaluation.comparison.scores import Panel, intrinsic_panel, suite_panel
-from megatron_ettin.evaluation.suites.kinds import KINDS
+from megatron_ettin.evaluation.models.kinds import KINDS
 
 _SUITES = ("classification", "retrieval", "generative", "bias", "intrinsic")
 _PANELS_A_ROW = 3

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from megatron_ettin.evaluation.four_way import KIND_COLORS
-from megatron_ettin.evaluation.suites.kinds import KINDS, Kind
-from megatron_ettin.evaluation.whole_files import whole_file
+from megatron_ettin.evaluation.models.kinds import KINDS, Kind
+from megatron_ettin.evaluation.run_reports.four_way import KIND_COLORS
+from megatron_ettin.files import whole_file
 
 FIGURE_SUFFIXES = (".png", ".pdf")
 QUIET = "#5f6368"

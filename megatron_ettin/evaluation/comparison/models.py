@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.evaluation.suites.kinds import KINDS, Kind
-from megatron_ettin.evaluation.suites.results import ModelResults, TaskResult
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.kinds import KINDS, Kind
+from megatron_ettin.evaluation.results import ModelResults, TaskResult
 
 SAME_SIZE = 1.05
 """Models whose parameters differ by less than this factor count as one size: a head more or less is no other size."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_ettin.evaluation.suites.kinds import Kind
+from megatron_ettin.evaluation.models.kinds import Kind
 
 SIZES: Mapping[str, int] = {
     "17m": 16_913_600,

@@ -19,7 +19,7 @@ from megatron_ettin.evaluation.comparison.tables import (
     measure_text,
     score_table,
 )
-from megatron_ettin.evaluation.suites.kinds import Kind
+from megatron_ettin.evaluation.models.kinds import Kind
 
 LEARNING_CURVE = "learning_curve"
 """The stem of the figure that is there only where revisions were measured."""

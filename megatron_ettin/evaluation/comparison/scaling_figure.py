@@ -15,7 +15,7 @@ from megatron_ettin.evaluation.comparison.look import LOOKS, QUIET, finish_axes,
 from megatron_ettin.evaluation.comparison.models import ComparedModel, size_groups
 from megatron_ettin.evaluation.comparison.published import SIZES, PublishedPanel, size_name
 from megatron_ettin.evaluation.comparison.scores import Panel
-from megatron_ettin.evaluation.suites.kinds import KINDS, Kind
+from megatron_ettin.evaluation.models.kinds import KINDS, Kind
 
 _PUBLISHED_ALPHA = 0.38
 _BESIDE, _BESIDE_ONE_SIZE = 0.014, 0.06

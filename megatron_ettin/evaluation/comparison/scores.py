@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import FIGURE_1, PublishedPanel, PublishedTask
-from megatron_ettin.evaluation.suites.results import Measure, TaskResult
+from megatron_ettin.evaluation.results import Measure, TaskResult
 
 _NO_SHARES = ("loss", "perplexity", "bits", "byte", "nats")
 """Words in the names of metrics that are no share of 1."""

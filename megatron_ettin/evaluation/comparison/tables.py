@@ -8,15 +8,9 @@ from collections.abc import Mapping, Sequence
 from megatron_ettin.evaluation.comparison.bias_figures import GENDERS, GOTCHA, preferences_of
 from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import SIZES, PublishedScore, published_scores, size_name
-from megatron_ettin.evaluation.comparison.scores import (
-    in_percent,
-    is_share,
-    mean_of,
-    metric_title,
-    scored_tasks,
-)
-from megatron_ettin.evaluation.suites.kinds import KINDS, Kind
-from megatron_ettin.evaluation.suites.results import Measure
+from megatron_ettin.evaluation.comparison.scores import in_percent, is_share, mean_of, metric_title, scored_tasks
+from megatron_ettin.evaluation.models.kinds import KINDS, Kind
+from megatron_ettin.evaluation.results import Measure
 
 NOTHING = "-"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.suite import Suite
 from megatron_ettin.evaluation.suites.bias.suite import SUITE as BIAS
 from megatron_ettin.evaluation.suites.classification.suite import SUITE as CLASSIFICATION
 from megatron_ettin.evaluation.suites.generative.suite import SUITE as GENERATIVE
 from megatron_ettin.evaluation.suites.intrinsic.suite import SUITE as INTRINSIC
 from megatron_ettin.evaluation.suites.retrieval.suite import SUITE as RETRIEVAL
-from megatron_ettin.evaluation.suites.suite import Suite
 
 ALL_SUITES: tuple[Suite, ...] = (CLASSIFICATION, RETRIEVAL, GENERATIVE, BIAS, INTRINSIC)
 ALL = "all"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.evaluation.suites.results import Measure, TaskResult, items_as_json
+from megatron_ettin.evaluation.results import Measure, TaskResult, items_as_json
 
 KINDS = ("encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder")
 Tasks = Mapping[str, Mapping[str, TaskResult]]

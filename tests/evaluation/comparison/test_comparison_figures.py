@@ -20,7 +20,7 @@ from megatron_ettin.evaluation.comparison.models import ComparedModel, compared_
 from megatron_ettin.evaluation.comparison.published import FIGURE_1, SIZES
 from megatron_ettin.evaluation.comparison.scaling_figure import draw_scaling
 from megatron_ettin.evaluation.comparison.scores import suite_panel
-from megatron_ettin.evaluation.suites.results import read_results
+from megatron_ettin.evaluation.results import read_results
 
 from .results import KINDS, answers, bias, plausible_suites, result, write_model
 

@@ -11,7 +11,7 @@ import pytest
 
 from megatron_ettin.evaluation.comparison.differences import Difference, Untested, find_differences
 from megatron_ettin.evaluation.comparison.models import ComparedModel, compared_model
-from megatron_ettin.evaluation.suites.results import Measure, ModelResults, TaskResult
+from megatron_ettin.evaluation.results import Measure, ModelResults, TaskResult
 
 from .results import answers, result
 

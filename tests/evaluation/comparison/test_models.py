@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.comparison.models import (
     ComparedModel,
     compared_model,
@@ -15,7 +15,7 @@ from megatron_ettin.evaluation.comparison.models import (
     sources,
 )
 from megatron_ettin.evaluation.comparison.published import SIZES
-from megatron_ettin.evaluation.suites.results import ModelResults, read_results
+from megatron_ettin.evaluation.results import ModelResults, read_results
 
 from .results import answers, result, write_model
 

@@ -11,8 +11,8 @@ import pytest
 from megatron_ettin.evaluation.comparison.models import ComparedModel, compared_model
 from megatron_ettin.evaluation.comparison.published import GENERATIVE
 from megatron_ettin.evaluation.comparison.scores import intrinsic_panel, is_share, mean_of, metric_title, suite_panel
-from megatron_ettin.evaluation.suites.generative.published import PUBLISHED_TASKS
-from megatron_ettin.evaluation.suites.results import Measure, ModelResults, TaskResult
+from megatron_ettin.evaluation.results import Measure, ModelResults, TaskResult
+from megatron_ettin.evaluation.suites.generative.task import PUBLISHED_TASKS
 
 from .results import answers, intrinsic, result
 

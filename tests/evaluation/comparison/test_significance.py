@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from megatron_ettin.evaluation.comparison.significance import holm, sign_flip_p, t_bound, two_sided_p
+from megatron_ettin.evaluation.comparison.differences import holm, sign_flip_p, t_bound, two_sided_p
 
 
 def test_sign_flips_counted_by_hand() -> None:

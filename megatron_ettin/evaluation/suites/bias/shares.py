@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from megatron_ettin.evaluation.results import Measure, TaskResult
+from megatron_ettin.evaluation.statistics import mean_measure
 from megatron_ettin.evaluation.suites.bias.winogender import GENDERS, Gender, Schema
-from megatron_ettin.evaluation.suites.results import Measure, TaskResult
-from megatron_ettin.evaluation.suites.statistics import mean_measure
 
 MAIN = "gotcha"
 CHANCE = 1 / len(GENDERS)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.names import suggestion
+from megatron_ettin.cli import suggestion
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import Subject, check_head, load_language_model
+from megatron_ettin.evaluation.results import TaskResult
+from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
 from megatron_ettin.evaluation.suites.bias.shares import preference_result
 from megatron_ettin.evaluation.suites.bias.winogender import GENDERS, Schema, read_schemas, schemas_of_rows
-from megatron_ettin.evaluation.suites.hub_data import ask_hub
-from megatron_ettin.evaluation.suites.results import TaskResult
-from megatron_ettin.evaluation.suites.subject import Subject, check_head, load_language_model
-from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
+from megatron_ettin.evaluation.task_data import ask_hub
 
 TASK = "winogender"
 DATASET = "oskarvanderwal/winogender"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from megatron_ettin.evaluation.suites.subject import (
+from megatron_ettin.evaluation.models.subject import (
     Subject,
     check_nothing_missing,
     load_language_model,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.names import suggestion
+from megatron_ettin.cli import suggestion
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask, Purposes, Split, hold_out
-from megatron_ettin.evaluation.suites.hub_data import ask_hub
+from megatron_ettin.evaluation.task_data import ask_hub
 
 DATASET = "nyu-mll/glue"
 

@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.evaluation.suites.classification.data import LabelledTask, Purposes, Split, Text, hold_out
-from megatron_ettin.evaluation.suites.classification.labels import GivenLabel, LabelScheme, check_label, read_scheme
-from megatron_ettin.evaluation.suites.local_files import Row, named_columns, read_rows, read_text
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.suites.classification.data import (
+    GivenLabel,
+    LabelledTask,
+    LabelScheme,
+    Purposes,
+    Split,
+    Text,
+    check_label,
+    hold_out,
+    read_scheme,
+)
+from megatron_ettin.evaluation.task_data import Row, named_columns, read_rows, read_text
 
 TEXT_COLUMNS: Sequence[tuple[str, ...]] = (("text",), ("premise", "hypothesis"), ("sentence1", "sentence2"))
 """What an item may be made of; the first that the first line has is asked of all lines."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.evaluation.suites.results import Measure
-from megatron_ettin.evaluation.suites.statistics import BOUNDS
+from megatron_ettin.evaluation.results import Measure
+from megatron_ettin.evaluation.statistics import BOUNDS
 
 Metric = Callable[[NDArray[Any], NDArray[Any]], float]
 """From what is right and what was predicted, item by item, to one figure: the higher the better."""

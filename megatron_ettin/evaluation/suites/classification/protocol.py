@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import positive
-from megatron_ettin.evaluation.suites.flag_types import above_zero, not_negative, share, token_length
-from megatron_ettin.evaluation.suites.suite import SuiteOptions
+from megatron_ettin.cli import positive
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.flags import above_zero, not_negative, share, token_length
+from megatron_ettin.evaluation.suite import SuiteOptions
 
 WARMUP_SHARE = 0.06
 """Of all steps; then the learning rate falls linearly to 0 (ModernBERT's GLUE template, as MosaicBERT's before it)."""

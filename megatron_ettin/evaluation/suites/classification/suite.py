@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.classification import protocol as protocols
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask, draw_purposes
 from megatron_ettin.evaluation.suites.classification.glue import GLUE, check_names, load_glue_task
 from megatron_ettin.evaluation.suites.classification.local import read_local_task
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol
 from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
-from megatron_ettin.evaluation.suites.local_files import find_task_folders
-from megatron_ettin.evaluation.suites.suite import SuiteOptions
+from megatron_ettin.evaluation.task_data import find_task_folders
 
 
 class ClassificationSuite:

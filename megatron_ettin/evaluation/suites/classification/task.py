@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from megatron_ettin.evaluation.models.subject import Subject
+from megatron_ettin.evaluation.rate_choice import RateChoice
+from megatron_ettin.evaluation.results import Measure, TaskResult
+from megatron_ettin.evaluation.statistics import spread_over_seeds
+from megatron_ettin.evaluation.suite import TaskRun
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask
 from megatron_ettin.evaluation.suites.classification.metrics import MEANS, METRICS, measure
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol
-from megatron_ettin.evaluation.suites.rate_choice import RateChoice
-from megatron_ettin.evaluation.suites.results import Measure, TaskResult
-from megatron_ettin.evaluation.suites.statistics import spread_over_seeds
-from megatron_ettin.evaluation.suites.subject import Subject
-from megatron_ettin.evaluation.suites.suite import TaskRun
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.evaluation.models.subject import Subject, loading_by_transformers
 from megatron_ettin.evaluation.suites.classification.classifier import Pooling, load_classifier
 from megatron_ettin.evaluation.suites.classification.data import LabelledTask, Split
 from megatron_ettin.evaluation.suites.classification.metrics import Metric
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol
 from megatron_ettin.evaluation.suites.classification.tokens import encode_texts
 from megatron_ettin.evaluation.suites.classification.training import Progress, fine_tune, predict
-from megatron_ettin.evaluation.suites.subject import Subject, loading_by_transformers
 
 FAMILY = ("modernbert", "modernbert-decoder")
 """Model types whose prediction head is kept; models of other families get a fresh one."""

@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from megatron_ettin.evaluation.suites.generative.request_progress import RequestProgress
+from megatron_ettin.evaluation.suites.generative.harness import RequestProgress
 
 _PORTION = 1024
 """Requests between two signs of progress."""
@@ -47,22 +47,22 @@ class DecoderLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = True, **settings: Any) -> list[Any]:
         """Answer requests in portions of like length, and tell after each."""
-        pieces = [(index, piece) for index, request in enumerate(requests) for piece in self._fitting(request)]
-        pieces.sort(key=lambda piece: -len(piece[1][1]) - len(piece[1][2]))
+        chunks = [(index, chunk) for index, request in enumerate(requests) for chunk in self._fitting(request)]
+        chunks.sort(key=lambda chunk: -len(chunk[1][1]) - len(chunk[1][2]))
         self.progress.num_cut += sum(len(r[1]) + len(r[2]) > self.max_length + 1 for r in requests)
         answers: list[Any] = [(0.0, True)] * len(requests)
-        for start in range(0, len(pieces), _PORTION):
-            portion = pieces[start : start + _PORTION]
-            told = super()._loglikelihood_tokens([piece for _, piece in portion], disable_tqdm=True, **settings)
+        for start in range(0, len(chunks), _PORTION):
+            portion = chunks[start : start + _PORTION]
+            told = super()._loglikelihood_tokens([chunk for _, chunk in portion], disable_tqdm=True, **settings)
             for (index, _), (log_prob, is_best) in zip(portion, told, strict=True):
                 answers[index] = (answers[index][0] + log_prob, answers[index][1] and is_best)
-            self.progress.tell(start + len(portion), len(pieces))
+            self.progress.tell(start + len(portion), len(chunks))
         return answers
 
     def _fitting(self, request: Any) -> Iterator[Any]:
-        """Yield a request as it is, or in pieces where its continuation is longer than the model's positions.
+        """Yield a request as it is, or in chunks where its continuation is longer than the model's positions.
 
-        The harness fails on such a one. Each token of a piece sees at least half as many tokens as there are positions.
+        The harness fails on such a one. Each token of a chunk sees at least half as many tokens as there are positions.
         """
         asked, context, ending = request
         if len(ending) <= self.max_length:

@@ -8,7 +8,8 @@ Importing this module registers it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,12 +19,57 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.evaluation.suites.generative.masked_frames import Frame, Hole
-from megatron_ettin.evaluation.suites.generative.masked_generation import Prompt, generate
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.suites.generative.harness import RequestProgress
+from megatron_ettin.evaluation.suites.generative.masked_frames import EncoderProtocol, Frame, Hole
 from megatron_ettin.evaluation.suites.generative.masked_scorer import MaskedScorer, TokenScore
-from megatron_ettin.evaluation.suites.generative.protocol import EncoderProtocol
-from megatron_ettin.evaluation.suites.generative.request_progress import RequestProgress
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue."""
+
+    tokens: Sequence[int]
+    """Without special tokens."""
+    stops: Sequence[str]
+    """The continuation ends where its text holds one of these; ``""`` stops nothing."""
+    most_tokens: int
+
+
+def generate(
+    scorer: MaskedScorer,
+    frame: Frame,
+    prompts: Sequence[Prompt],
+    decode: Callable[[list[int]], str],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[int]]:
+    """Return the tokens that continue each prompt, a stop among them but not [SEP], which ends a text too.
+
+    All prompts go forward together, a token at a time; those that ended leave the batch.
+    """
+    endings: list[list[int]] = [[] for _ in prompts]
+    going = [index for index, prompt in enumerate(prompts) if prompt.most_tokens > 0]
+    while going:
+        guesses = scorer.guess([frame.next_token([*prompts[i].tokens, *endings[i]]) for i in going])
+        for index, token in zip(going, guesses, strict=True):
+            if token != frame.sep:
+                endings[index].append(token)
+        goes_on = [token != frame.sep for token in guesses]
+        going = [
+            index
+            for index, is_open in zip(going, goes_on, strict=True)
+            if is_open and not _has_ended(prompts[index], endings[index], decode)
+        ]
+        on_progress(len(prompts) - len(going), len(prompts))
+    return endings
+
+
+def _has_ended(prompt: Prompt, ending: list[int], decode: Callable[[list[int]], str]) -> bool:
+    if len(ending) >= prompt.most_tokens:
+        return True
+    text = decode(ending)
+    return any(stop and stop in text for stop in prompt.stops)
+
 
 _TOKENS_PER_ROW = 64
 """A batch of ``batch_size`` is so many times this many tokens: rows are of very different lengths."""
@@ -107,15 +153,15 @@ class EncoderLM(TemplateLM):
         return [_sum(list(islice(scores, len(ending)))) for _, _, ending in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """Return the log-likelihood of whole texts; long ones in pieces, as the harness cuts them for decoders."""
-        pieces = [self._pieces(*request.args) for request in requests]
-        scores = iter(self._score([piece for of_text in pieces for piece in of_text], sees_all=False))
+        """Return the log-likelihood of whole texts; long ones in chunks, as the harness cuts them for decoders."""
+        chunks = [self._chunks(*request.args) for request in requests]
+        scores = iter(self._score([chunk for of_text in chunks for chunk in of_text], sees_all=False))
         return [
-            sum(_sum(list(islice(scores, len(ending))))[0] for _, ending in of_text)  # one piece after the other
-            for of_text in pieces
+            sum(_sum(list(islice(scores, len(ending))))[0] for _, ending in of_text)  # one chunk after the other
+            for of_text in chunks
         ]
 
-    def _pieces(self, text: str) -> list[tuple[list[int], list[int]]]:
+    def _chunks(self, text: str) -> list[tuple[list[int], list[int]]]:
         windows = get_rolling_token_windows(
             token_list=self.tok_encode(text, add_special_tokens=False),
             prefix_token=self._frame.cls,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import Subject, load_language_model
 from megatron_ettin.evaluation.suites.generative.harness import HarnessTask, quiet, score_items
-from megatron_ettin.evaluation.suites.generative.protocol import EncoderProtocol
-from megatron_ettin.evaluation.suites.subject import Subject, load_language_model
+from megatron_ettin.evaluation.suites.generative.masked_frames import EncoderProtocol
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.errors import ConfigError, one_line
+from megatron_ettin.errors import ConfigError, one_line
 
 SEED = 1234
 """Of the examples in a prompt, where a task has any: the harness's own seed."""
@@ -195,3 +195,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     return float(value)
+
+
+class RequestProgress:
+    """How far a model is, and how many requests were too long for it."""
+
+    def __init__(self) -> None:
+        """Begin with nobody listening."""
+        self.listener: Callable[[float], None] = lambda _: None
+        self.num_cut = 0
+        """Requests whose text lost its beginning."""
+
+    def tell(self, done: int, total: int) -> None:
+        """Tell the listener which share of the requests is answered."""
+        self.listener(done / max(total, 1))

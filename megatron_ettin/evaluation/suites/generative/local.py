@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.evaluation.suites.local_files import Row, named_columns, read_rows, read_text
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.task_data import Row, named_columns, read_rows, read_text
 
 FOLDER = "generative"
 _ENDINGS = (".jsonl", ".jsonl.gz")

@@ -10,6 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+EncoderProtocol = Literal["left-to-right", "pll"]
+"""``left-to-right``: each token with what stands before it; ``pll``: each token with the whole rest of the text."""
+
+
+ENCODER_PROTOCOLS: tuple[EncoderProtocol, ...] = get_args(EncoderProtocol)
 
 
 @dataclass(frozen=True)

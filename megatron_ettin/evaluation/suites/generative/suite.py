@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from megatron_ettin.config.tool_cli import count, positive
+from megatron_ettin.cli import count, positive
+from megatron_ettin.evaluation.suite import SuiteOptions, Task
 from megatron_ettin.evaluation.suites.generative import harness
 from megatron_ettin.evaluation.suites.generative.examinee import ExamSettings
 from megatron_ettin.evaluation.suites.generative.local import (
@@ -14,10 +15,8 @@ from megatron_ettin.evaluation.suites.generative.local import (
     find_local_tasks,
     read_local_task,
 )
-from megatron_ettin.evaluation.suites.generative.protocol import ENCODER_PROTOCOLS
-from megatron_ettin.evaluation.suites.generative.published import PUBLISHED_TASKS
-from megatron_ettin.evaluation.suites.generative.task import GenerativeTask
-from megatron_ettin.evaluation.suites.suite import SuiteOptions, Task
+from megatron_ettin.evaluation.suites.generative.masked_frames import ENCODER_PROTOCOLS
+from megatron_ettin.evaluation.suites.generative.task import PUBLISHED_TASKS, GenerativeTask
 
 
 class GenerativeSuite:

@@ -10,15 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import Subject, check_head
+from megatron_ettin.evaluation.results import Measure, TaskResult
+from megatron_ettin.evaluation.statistics import bootstrap_measure, mean_measure
+from megatron_ettin.evaluation.suite import TaskRun
 from megatron_ettin.evaluation.suites.generative.examinee import Examinee, ExamSettings
 from megatron_ettin.evaluation.suites.generative.harness import HarnessTask, Scores, aggregate, is_mean
-from megatron_ettin.evaluation.suites.generative.protocol import EncoderProtocol
-from megatron_ettin.evaluation.suites.generative.published import OTHER_MAIN_METRICS, PUBLISHED_TASKS
-from megatron_ettin.evaluation.suites.results import Measure, TaskResult
-from megatron_ettin.evaluation.suites.statistics import bootstrap_measure, mean_measure
-from megatron_ettin.evaluation.suites.subject import Subject, check_head
-from megatron_ettin.evaluation.suites.suite import TaskRun
+from megatron_ettin.evaluation.suites.generative.masked_frames import EncoderProtocol
+
+PUBLISHED_TASKS: Mapping[str, str] = {
+    "arc_challenge": "acc_norm",
+    "hellaswag": "acc_norm",
+    "lambada_openai": "acc",
+    "openbookqa": "acc_norm",
+    "piqa": "acc_norm",
+    "sciq": "acc",
+    "social_iqa": "acc",
+    "triviaqa": "exact_match",
+    "winogrande": "acc",
+    "wsc273": "acc",
+}
+"""Task -> the metric that its column most likely shows (docs/evaluation.md says why)."""
+
+
+OTHER_MAIN_METRICS = ("acc_norm", "acc", "exact_match")
+"""Which metric stands for any other task: the first of these that it has, else its own first."""
+
 
 _PORTION = 1000
 """Items that are kept together once they are done."""
@@ -74,16 +92,16 @@ class GenerativeTask:
         told: list[Scores] = []
         done = num_cut = 0
         for member in self.members:
-            pieces: list[Scores] = []
+            chunks: list[Scores] = []
             for start in range(0, len(member.docs), _PORTION):
                 docs = member.docs[start : start + _PORTION]
                 ask = partial(examinee.score, member, docs, partial(self._report, run, done, len(docs)))
                 answer = run.memory.recall(f"{member.name} {start}", ask)
-                pieces.append(answer["scores"])
+                chunks.append(answer["scores"])
                 num_cut += answer["num_cut"]
                 done += len(docs)
                 run.progress(self.name, done, self._num_items)
-            told.append({metric: [score for piece in pieces for score in piece[metric]] for metric in pieces[0]})
+            told.append({metric: [score for chunk in chunks for score in chunk[metric]] for metric in chunks[0]})
         if num_cut:
             message = "%s, %s: %d texts were longer than the model's positions and lost their beginning"
             logging.getLogger(__name__).warning(message, subject.given, self.name, num_cut)

@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.names import suggestion
-from megatron_ettin.evaluation.suites.results import Measure, TaskResult, read_json
-from megatron_ettin.evaluation.suites.subject import Subject
-from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
+from megatron_ettin.cli import suggestion
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import Subject
+from megatron_ettin.evaluation.results import Measure, TaskResult, read_json
+from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
 
 OBJECTIVES = ("mlm", "clm")
 _FIGURES = ("bits_per_byte", "validation_loss", "masked_accuracy", "perplexity")

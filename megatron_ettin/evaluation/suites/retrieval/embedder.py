@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import Subject, check_nothing_missing, loading_by_transformers
 from megatron_ettin.evaluation.suites.retrieval.pairs import Retrieval
 from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING, Protocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import rank_relevant
-from megatron_ettin.evaluation.suites.subject import Subject, check_nothing_missing, loading_by_transformers
 
 
 def build_embedder(subject: Subject, protocol: Protocol) -> SentenceTransformer:

@@ -7,11 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
@@ -66,9 +62,9 @@ def fine_tune(
 
 
 def _build_loss(embedder: SentenceTransformer, protocol: Protocol) -> torch.nn.Module:
-    """Return the loss over all pairs of a step, in pieces where they do not fit into memory at once.
+    """Return the loss over all pairs of a step, in chunks where they do not fit into memory at once.
 
-    In pieces the texts are embedded twice (Gao et al. 2021, GradCache), which costs about a quarter more time.
+    In chunks the texts are embedded twice (Gao et al. 2021, GradCache), which costs about a quarter more time.
     """
     if protocol.batch_pairs <= protocol.mini_batch:
         return MultipleNegativesRankingLoss(embedder, scale=SCALE)

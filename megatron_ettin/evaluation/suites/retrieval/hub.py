@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.names import suggestion
-from megatron_ettin.config.tool_cli import positive
-from megatron_ettin.evaluation.suites import hub_data
+from megatron_ettin.cli import positive, suggestion
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation import task_data
 from megatron_ettin.evaluation.suites.retrieval.pairs import HELD_OUT_SEED, Retrieval
 
 TRAIN_DATA = "sentence-transformers/msmarco-co-condenser-margin-mse-sym-mnrl-mean-v1:triplet-hard"
@@ -156,6 +155,6 @@ def ask_hub(question: Callable[[], Any], flag: str) -> Any:
     Raises:
         ConfigError: whatever went wrong, in one line that begins with ``flag``.
     """
-    return hub_data.ask_hub(
+    return task_data.ask_hub(
         question, lambda reason: f"{flag}: cannot be loaded from the hub ({reason}); local pairs are given by --data"
     )

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from megatron_ettin.evaluation.suites.results import TaskResult
+from megatron_ettin.evaluation.models.subject import Subject
+from megatron_ettin.evaluation.results import TaskResult
+from megatron_ettin.evaluation.suite import TaskRun
 from megatron_ettin.evaluation.suites.retrieval.hub import ask_hub
 from megatron_ettin.evaluation.suites.retrieval.protocol import Protocol
-from megatron_ettin.evaluation.suites.retrieval.report import describe_choice, result_of_queries, result_of_scores
+from megatron_ettin.evaluation.suites.retrieval.ranking import describe_choice, result_of_queries, result_of_scores
 from megatron_ettin.evaluation.suites.retrieval.trials import TrainingData, Trials
-from megatron_ettin.evaluation.suites.subject import Subject
-from megatron_ettin.evaluation.suites.suite import TaskRun
 
 QUERY_METRICS: Mapping[str, str] = {
     "ndcg_at_10": "ndcg_cut_10",

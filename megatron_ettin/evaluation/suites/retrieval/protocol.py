@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import positive
-from megatron_ettin.evaluation.suites.flag_types import above_zero, token_length
-from megatron_ettin.evaluation.suites.suite import SuiteOptions
+from megatron_ettin.cli import positive
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.flags import above_zero, token_length
+from megatron_ettin.evaluation.suite import SuiteOptions
 
 SCALE = 20.0
 """Of the cosine similarities in the loss: one over the temperature (the paper's training script)."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from megatron_ettin.evaluation.suites.local_files import find_task_folders
+from megatron_ettin.evaluation.suite import SuiteOptions, Task
 from megatron_ettin.evaluation.suites.retrieval import hub
 from megatron_ettin.evaluation.suites.retrieval import protocol as protocols
-from megatron_ettin.evaluation.suites.retrieval.local import FOLDER, read_local_data
-from megatron_ettin.evaluation.suites.retrieval.local_task import LocalRetrieval
+from megatron_ettin.evaluation.suites.retrieval.local import FOLDER, LocalRetrieval, read_local_data
 from megatron_ettin.evaluation.suites.retrieval.mteb_task import MtebTask
 from megatron_ettin.evaluation.suites.retrieval.protocol import Protocol
-from megatron_ettin.evaluation.suites.suite import SuiteOptions, Task
+from megatron_ettin.evaluation.task_data import find_task_folders
 
 
 class RetrievalSuite:

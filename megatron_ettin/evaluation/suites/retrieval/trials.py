@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as TypingProtocol
 
-from megatron_ettin.evaluation.suites.rate_choice import RateChoice
+from megatron_ettin.evaluation.models.subject import Subject
+from megatron_ettin.evaluation.rate_choice import RateChoice
+from megatron_ettin.evaluation.suite import TaskRun
 from megatron_ettin.evaluation.suites.retrieval.pairs import Retrieval
 from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING, Protocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import METRICS, mean_scores, score_all
-from megatron_ettin.evaluation.suites.subject import Subject
-from megatron_ettin.evaluation.suites.suite import TaskRun
 
 _ABOUT_FILE = "about.json"
 _MODEL_FOLDER = "model"
@@ -45,7 +45,7 @@ class Trials:
 
     def __init__(self, subject: Subject, data: TrainingData, protocol: Protocol, run: TaskRun) -> None:
         """Plan the trials: every rate with the first seed, then the chosen rate with the others."""
-        self._subject, self._data, self._protocol, self._run = subject, data, protocol, run
+        self._subject, self._data, self._protocol, self._config = subject, data, protocol, run
 
     def choose(self) -> RateChoice:
         """Train at every rate with the first seed and choose by nDCG@10 on the held-out pairs."""
@@ -81,7 +81,7 @@ class Trials:
         number, num_trials = self._place(rate, seed)
 
         def progress(step: int, steps: int) -> None:
-            self._run.progress(f"learning rate {rate:g}, seed {seed}", number * steps + step, num_trials * steps)
+            self._config.progress(f"learning rate {rate:g}, seed {seed}", number * steps + step, num_trials * steps)
 
         embedder = build_embedder(self._subject, self._protocol)
         train = self._data.load_train()
@@ -105,7 +105,7 @@ class Trials:
 
     def _folder(self, rate: float, seed: int) -> Path:
         digest = hashlib.sha256(json.dumps(self._basis(rate, seed), sort_keys=True).encode()).hexdigest()[:12]
-        return self._run.folder / f"lr_{rate:g}-seed_{seed}-{digest}"
+        return self._config.folder / f"lr_{rate:g}-seed_{seed}-{digest}"
 
     def _basis(self, rate: float, seed: int) -> dict[str, Any]:
         """Return all that a trained embedder depends on."""

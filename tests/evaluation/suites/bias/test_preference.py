@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_ettin.evaluation.console import Screen
+from megatron_ettin.evaluation.runner import evaluate
+from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.bias.preference import score_causal, score_masked
 from megatron_ettin.evaluation.suites.bias.shares import preference_result
 from megatron_ettin.evaluation.suites.bias.suite import SUITE
 from megatron_ettin.evaluation.suites.bias.winogender import read_schemas
-from megatron_ettin.evaluation.suites.runner import evaluate
-from megatron_ettin.evaluation.suites.screen import Screen
-from megatron_ettin.evaluation.suites.suite import SuiteOptions
-from tests.evaluation.models import released_model, tokenizer
+from tests.evaluation.saved import save_model
 from tests.evaluation.suites.bias.test_winogender import write_files
-from tests.evaluation.suites.saved import save_model
+from tests.evaluation.tiny_models import released_model, tokenizer
 
 CLS, MASK = 1, 4
 GROUPS = [
@@ -130,30 +130,30 @@ def test_end_to_end(tmp_path: Path, kind: str) -> None:
 
 
 def test_models_of_other_families(tmp_path: Path) -> None:
-    """BERT with its word pieces, GPT-2 without a token that only begins a text."""
+    """BERT with its word chunks, GPT-2 without a token that only begins a text."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     texts = [
         text for schema in read_schemas(write_files(tmp_path / "data" / "bias")) for text in schema.variants.values()
     ]
-    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    chunks = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    chunks.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces.train_from_iterator(
+    chunks.train_from_iterator(
         [*texts, *["he"] * 99], trainers.WordPieceTrainer(vocab_size=200, special_tokens=special)
     )
-    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    chunks.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     named = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     torch.manual_seed(3)
     shape: dict[str, Any] = {"vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertForMaskedLM(transformers.BertConfig(**shape, intermediate_size=16)).eval()
     bert.save_pretrained(tmp_path / "bert")
-    words = transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, **named)
+    words = transformers.PreTrainedTokenizerFast(tokenizer_object=chunks, **named)
     words.save_pretrained(tmp_path / "bert")
     config = transformers.GPT2Config(vocab_size=200, n_embd=16, n_layer=1, n_head=2, bos_token_id=3, eos_token_id=3)
     transformers.GPT2LMHeadModel(config).eval().save_pretrained(tmp_path / "gpt")
-    transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="[SEP]", unk_token="[UNK]").save_pretrained(
+    transformers.PreTrainedTokenizerFast(tokenizer_object=chunks, eos_token="[SEP]", unk_token="[UNK]").save_pretrained(
         tmp_path / "gpt"
     )
     with Screen(io.StringIO()) as screen:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.evaluation.suites.bias.spans import differing_spans, tokens_in
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.suites.bias.preference import differing_spans, tokens_in
 from megatron_ettin.evaluation.suites.bias.winogender import read_schemas, schemas_of_rows
 
 PRONOUNS = {"male": "he", "female": "she", "neutral": "they"}

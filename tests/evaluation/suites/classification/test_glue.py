@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.classification.glue import check_names
 from megatron_ettin.evaluation.suites.classification.suite import SUITE
 from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
-from megatron_ettin.evaluation.suites.suite import SuiteOptions
 
 pytestmark = pytest.mark.slow  # needs the extra [eval], as all of the slow tests may
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suites.classification.data import Split, draw_items, hold_out
 from megatron_ettin.evaluation.suites.classification.local import read_local_task
 from megatron_ettin.evaluation.suites.classification.protocol import Protocol

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
-from megatron_ettin.config.tool_cli import ToolParser
+from megatron_ettin.cli import ToolParser
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import Subject
 from megatron_ettin.evaluation.suites.classification.suite import SUITE
 from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
-from megatron_ettin.evaluation.suites.subject import Subject
 from tests.evaluation.suites.classification.tiny import Memory, build_tasks, release, rows, task_run, write_task
 
 KINDS = ("encoder", "decoder")
@@ -144,8 +144,8 @@ def test_flags_reach_the_protocol() -> None:
     SUITE.add_flags(parser.add_argument)
     given = {"learning-rates": ("1e-3", "2e-3"), "epochs": ("2",), "pooling": ("cls",)}
     told = vars(parser.parse([part for flag, values in given.items() for part in (f"--{SUITE.name}-{flag}", *values)]))
+    from megatron_ettin.evaluation.suite import SuiteOptions
     from megatron_ettin.evaluation.suites.classification.protocol import Protocol
-    from megatron_ettin.evaluation.suites.suite import SuiteOptions
 
     found = Protocol.from_options(SuiteOptions(None, seeds=(7,), extra=told))
     assert (found.epochs, found.pooling, found.max_length, found.train_items) == (2, "cls", 256, 0)

@@ -13,11 +13,11 @@ from typing import Any
 import transformers
 from tokenizers import processors
 
+from megatron_ettin.evaluation.models.subject import Subject, open_subject
+from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
 from megatron_ettin.evaluation.suites.classification.suite import SUITE
 from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
-from megatron_ettin.evaluation.suites.subject import Subject, open_subject
-from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
-from tests.evaluation.models import released_model, tokenizer
+from tests.evaluation.tiny_models import released_model, tokenizer
 
 FILLERS = ["the", "quick", "brown", "lazy", "and", "small", "warm", "over", "jumps", "cat", "window", "sill"]
 SPECIAL = [("[CLS]", 1), ("[SEP]", 2)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.evaluation.suites.subject import Subject, open_subject
+from megatron_ettin.evaluation.models.subject import Subject, open_subject
 from tests.evaluation.suites.generative.tiny import save_model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suites.generative.local import find_local_tasks, read_local_task
 from tests.evaluation.suites.generative.tiny import CHOICES, PAIRS, write_jsonl
 

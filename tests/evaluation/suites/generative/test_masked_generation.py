@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from megatron_ettin.evaluation.suites.generative.encoder_lm import Prompt, generate
 from megatron_ettin.evaluation.suites.generative.masked_frames import Frame
-from megatron_ettin.evaluation.suites.generative.masked_generation import Prompt, generate
 from megatron_ettin.evaluation.suites.generative.masked_scorer import MaskedScorer
-from tests.evaluation.models import released_model, tokenizer
 from tests.evaluation.suites.generative.tiny import CLS, MASK, PAD, SEP, tokens_of
+from tests.evaluation.tiny_models import released_model, tokenizer
 
 TEXTS = ["the quick", "", "over the lazy dog and the", "cat", "the quick brown fox jumps over"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

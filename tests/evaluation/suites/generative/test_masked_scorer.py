@@ -10,8 +10,8 @@ import pytest
 from megatron_ettin.evaluation.suites.generative import masked_scorer
 from megatron_ettin.evaluation.suites.generative.masked_frames import Frame, Hole
 from megatron_ettin.evaluation.suites.generative.masked_scorer import MaskedScorer
-from tests.evaluation.models import released_model
 from tests.evaluation.suites.generative.tiny import CLS, MASK, PAD, SEP, left_to_right, log_prob, pseudo
+from tests.evaluation.tiny_models import released_model
 
 Pair = tuple[list[int], list[int]]
 

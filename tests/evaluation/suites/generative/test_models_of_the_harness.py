@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_ettin.config.errors import ConfigError
-from tests.evaluation.models import released_model, tokenizer
+from megatron_ettin.errors import ConfigError
 from tests.evaluation.suites.generative.tiny import CLS, MASK, SEP, causal, left_to_right, pseudo, tokens_of
+from tests.evaluation.tiny_models import released_model, tokenizer
 
 pytestmark = [pytest.mark.slow]  # importing the harness takes more than the tests
 
@@ -80,7 +80,7 @@ def test_whole_texts_are_scored_from_their_first_token(kind: str) -> None:
     assert found == pytest.approx(score(released_model(kind), [], tokens_of(text)), rel=1e-5)
 
 
-def test_long_whole_text_is_cut_into_pieces_that_fit() -> None:
+def test_long_whole_text_is_cut_into_chunks_that_fit() -> None:
     from megatron_ettin.evaluation.suites.generative.encoder_lm import EncoderLM
 
     model = copy.copy(released_model("encoder"))
@@ -90,14 +90,14 @@ def test_long_whole_text_is_cut_into_pieces_that_fit() -> None:
     tokens, room = tokens_of(text), 10
     assert len(tokens) > room
     (found,) = EncoderLM(model, tokenizer()).loglikelihood_rolling(instances("loglikelihood_rolling", [(text,)]))
-    pieces = [tokens[:room]]
+    chunks = [tokens[:room]]
     for start in range(room, len(tokens), room):
-        pieces.append(tokens[start : start + room])
-    expected = left_to_right(model, [], pieces[0])
-    for index, piece in enumerate(pieces[1:], start=1):
-        # A later piece sees as much of the text before it as still fits; the harness asks for one token at least.
-        before = tokens[: index * room][-(room + 1 - len(piece)) :]
-        shown = [*before, *piece]
+        chunks.append(tokens[start : start + room])
+    expected = left_to_right(model, [], chunks[0])
+    for index, chunk in enumerate(chunks[1:], start=1):
+        # A later chunk sees as much of the text before it as still fits; the harness asks for one token at least.
+        before = tokens[: index * room][-(room + 1 - len(chunk)) :]
+        shown = [*before, *chunk]
         for place in range(len(before), len(shown)):
             visible = shown[max(0, place - (room - 1)) : place]
             expected += left_to_right(model, visible, [shown[place]])
@@ -124,7 +124,7 @@ def test_decoder_with_another_template_sees_cls_once_too(template: str) -> None:
     assert [likelihood for likelihood, _ in found] == pytest.approx(expected, rel=1e-5)
 
 
-def test_decoder_scores_an_answer_longer_than_its_positions_in_pieces() -> None:
+def test_decoder_scores_an_answer_longer_than_its_positions_in_chunks() -> None:
     lm = decoder()
     lm._max_length = 8
     context, ending = tokens_of("the quick"), tokens_of("brown fox jumps over the lazy dog and the small cat")
@@ -132,9 +132,9 @@ def test_decoder_scores_an_answer_longer_than_its_positions_in_pieces() -> None:
     (found,) = lm._loglikelihood_tokens([(None, [CLS, *context], ending)])
     expected, whole = 0.0, [CLS, *context, *ending]
     for start in range(len(whole) - len(ending), len(whole), 4):
-        piece = whole[start : start + 4]
-        shown = whole[: start + len(piece)][-9:]  # eight positions, and the last token is none that is shown
-        expected += after(shown[: len(shown) - len(piece)], piece)
+        chunk = whole[start : start + 4]
+        shown = whole[: start + len(chunk)][-9:]  # eight positions, and the last token is none that is shown
+        expected += after(shown[: len(shown) - len(chunk)], chunk)
     assert found[0] == pytest.approx(expected, rel=1e-5)
     assert lm.progress.num_cut == 1
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import Subject, open_subject
+from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
 from megatron_ettin.evaluation.suites.generative.examinee import ExamSettings
 from megatron_ettin.evaluation.suites.generative.harness import load_tasks
 from megatron_ettin.evaluation.suites.generative.suite import SUITE
 from megatron_ettin.evaluation.suites.generative.task import GenerativeTask
-from megatron_ettin.evaluation.suites.subject import Subject, open_subject
-from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
-from tests.evaluation.models import released_model
 from tests.evaluation.suites.generative.tiny import (
     CHOICES,
     PAIRS,
@@ -30,6 +29,7 @@ from tests.evaluation.suites.generative.tiny import (
     tokens_of,
     write_jsonl,
 )
+from tests.evaluation.tiny_models import released_model
 
 pytestmark = [pytest.mark.slow]  # importing the harness takes more than the tests
 

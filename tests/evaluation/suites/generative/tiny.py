@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from megatron_ettin.evaluation.suites.suite import TaskRun
-from tests.evaluation.models import released_model, tokenizer
+from megatron_ettin.evaluation.suite import TaskRun
+from tests.evaluation.tiny_models import released_model, tokenizer
 
 CLS, SEP, PAD, MASK = 1, 2, 3, 4
 

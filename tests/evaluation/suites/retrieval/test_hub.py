@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suites.retrieval.hub import TRAIN_DATA, HubTraining
 
 pytestmark = pytest.mark.slow  # needs the extra [eval]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.retrieval.pairs import Retrieval, hold_out
-from megatron_ettin.evaluation.suites.suite import SuiteOptions
 from tests.evaluation.suites.retrieval import tiny
 
 TRAIN, TEST = tiny.draw_pairs(100, 1), tiny.draw_pairs(8, 2)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suites.retrieval.hub import HubTraining, find_mteb_tasks
 from megatron_ettin.evaluation.suites.retrieval.mteb_task import MtebTask
 from megatron_ettin.evaluation.suites.retrieval.protocol import Protocol
@@ -67,15 +67,15 @@ def test_scores_are_mtebs(kind: str, training: HubTraining, tmp_path: Path) -> N
 
     subject, task = tiny.release(kind, tmp_path / kind), MtebTask(words_task(), training, PROTOCOL)
     task.check(subject)
-    run = tiny.task_run(tmp_path / "trained")
-    result = task.run(subject, run)
+    config = tiny.task_run(tmp_path / "trained")
+    result = task.run(subject, config)
     assert (task.name, result.main, task.is_local) == ("Words", "ndcg_at_10", False)
     assert result.main_measure.low > 0.4
     assert len(result.items["ndcg_at_10"]) == len(TEST)
 
     told = []
     for seed in PROTOCOL.seeds:
-        folder = Trials(subject, training, PROTOCOL, run).trained(1e-2, seed)
+        folder = Trials(subject, training, PROTOCOL, config).trained(1e-2, seed)
         theirs = mteb.evaluate(load_embedder(folder, PROTOCOL), words_task(), cache=None, show_progress_bar=False)
         told.append(theirs.task_results[0].get_score())
     assert result.main_measure.value == pytest.approx(np.mean(told), abs=1e-5)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_ettin.config.errors import ConfigError
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.subject import open_subject
 from megatron_ettin.evaluation.suites.retrieval.protocol import Protocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import chance_ndcg
-from megatron_ettin.evaluation.suites.subject import open_subject
 from tests.evaluation.suites.classification.tiny import Memory
 from tests.evaluation.suites.retrieval import tiny
 
@@ -88,12 +88,12 @@ def test_metrics_are_those_of_the_ranking(data: Path, tmp_path: Path) -> None:
     from megatron_ettin.evaluation.suites.retrieval.trials import Trials
 
     subject, task = tiny.release("encoder", tmp_path / "encoder"), tiny.build_task(data)
-    run = tiny.task_run(tmp_path / "trained")
+    config = tiny.task_run(tmp_path / "trained")
     embedder = load_embedder(
-        Trials(subject, task.data.training, task.protocol, run).trained(task.protocol.learning_rates[0], 1),
+        Trials(subject, task.data.training, task.protocol, config).trained(task.protocol.learning_rates[0], 1),
         task.protocol,
     )
-    result = task.run(subject, run)
+    result = task.run(subject, config)
     test = task.data.test
     similarities = embed(embedder, test.queries, task.protocol) @ embed(embedder, test.documents, task.protocol).T
     gains = np.zeros_like(similarities)

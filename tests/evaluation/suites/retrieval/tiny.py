@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.evaluation.suites.retrieval.local_task import LocalRetrieval
+from megatron_ettin.evaluation.models.subject import Subject, open_subject
+from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
+from megatron_ettin.evaluation.suites.retrieval.local import LocalRetrieval
 from megatron_ettin.evaluation.suites.retrieval.suite import SUITE
-from megatron_ettin.evaluation.suites.subject import Subject, open_subject
-from megatron_ettin.evaluation.suites.suite import SuiteOptions, TaskRun
 from tests.evaluation.suites.classification.tiny import Memory
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]

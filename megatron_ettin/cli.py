@@ -1,0 +1,113 @@
+"""What the command lines in tools/ share: a parser that suggests, errors in one line, and a line of progress."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import NoReturn, TextIO
+
+from megatron_ettin.errors import ConfigError
+
+
+class ToolParser(argparse.ArgumentParser):
+    """argparse without abbreviations; what is wrong is a ConfigError, and an unknown flag gets the near name."""
+
+    def __init__(self, description: str) -> None:
+        """Describe the tool in a sentence or two."""
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse, or raise ConfigError."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for argument in arguments:
+            flag = argument.split("=", 1)[0]
+            if flag.startswith("--") and flag not in known:
+                raise ConfigError(f"{flag}: unknown flag{suggestion(flag, known)}")
+        return self.parse_args(arguments)
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's complaint into ours."""
+        raise ConfigError(message.removeprefix("argument "))
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Parse a whole number from 0 on, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return int(text)
+
+
+def png_path(text: str) -> str:
+    """Parse the path of a picture, for argparse; another ending would ask for another format."""
+    if not text.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text} does not end in .png")
+    return text
+
+
+class ProgressLine:
+    """Where a long job is: one line that is written over on a terminal, and a line now and then in a log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream``."""
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._seconds_between = 0.2 if self._is_terminal else 30.0
+        self._shown_at = time.monotonic()
+        self._width = 0
+
+    def update(self, text: str) -> None:
+        """Show ``text``, unless the last one was shown only just now."""
+        now = time.monotonic()
+        if now - self._shown_at >= self._seconds_between:
+            self._shown_at = now
+            self._write(text, "\r" if self._is_terminal else "\n")
+
+    def finish(self, text: str) -> None:
+        """Show ``text`` as the last word."""
+        self._write(text, "\n")
+
+    def _write(self, text: str, end: str) -> None:
+        self._stream.write(text.ljust(self._width) + end)  # a shorter text covers the longer one before it
+        self._stream.flush()
+        self._width = len(text) if self._is_terminal else 0
+
+
+def run_tool(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a tool on the command line and exit with what it returns.
+
+    Wrong input and what the system refuses (no permission, no space left) is one line and exit code 2. A stop signal
+    ends the tool as an exception does, so that it takes half-written files away.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        code = main(sys.argv[1:])
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = " ".join((error.strerror or str(error)).split())
+        sys.stderr.write(f"error: {where}{reason}\n")
+        code = 2
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the known name nearest to ``name``, or nothing where none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

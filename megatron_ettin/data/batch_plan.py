@@ -1,0 +1,185 @@
+"""Which rows make a step, and how data-parallel ranks share them.
+
+A step's rows follow those of the step before. Where a step ends depends on where it begins and on the tokens trained
+before it, never on ranks; so a run goes on from its counters alone. The rows of a step are cut into micro-batches,
+likewise without regard to ranks, and micro-batch i goes to data-parallel rank i modulo their number; where that does
+not come out even, the last ranks get one without rows, so that all make the same number of passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+_REMEMBERED_STEPS = 64
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """How large a step and its micro-batches are."""
+
+    rows: int
+    """Of a step; not used where it is told in tokens."""
+    micro_rows: int
+    tokens: int = 0
+    """Of a step, at most; 0 counts rows."""
+    micro_tokens: int = 0
+    """Of a micro-batch, at most; 0 counts rows."""
+    first_size: int = 0
+    """Rows (or tokens) of the first step of a warm-up."""
+    warmup_tokens: int = 0
+    """Tokens over which a step grows to its full size."""
+    counts_closed: bool = True
+    """Whether a run's token counter counts [SEP] behind every chunk, as an encoder's does."""
+
+    @property
+    def size(self) -> int:
+        """Of a full step, in its unit."""
+        return self.tokens or self.rows
+
+    def size_after(self, tokens: int) -> int:
+        """Return the size of a step before which so many tokens were trained."""
+        if tokens >= self.warmup_tokens or self.first_size >= self.size:
+            return self.size
+        return warmed_up_size(self.first_size, self.size, tokens, self.warmup_tokens)
+
+
+def warmed_up_size(first: int, full: int, tokens: int, warmup_tokens: int) -> int:
+    """Return how large a step is ``tokens`` into a warm-up.
+
+    The size grows by 1 at a time, and as many tokens are spent at each size as the size says: it has grown to b when
+    first + (first + 1) + ... + (b - 1) is the same part of the sum up to ``full`` - 1 as tokens are of the warm-up
+    (the warm-up of ModernBERT's packer).
+
+    >>> [warmed_up_size(1, 4, tokens, 60) for tokens in (0, 9, 10, 29, 30, 59)]
+    [1, 1, 2, 2, 3, 3]
+    """
+    whole = full * (full - 1) - first * (first - 1)
+    spent = first * (first - 1) + whole * tokens // warmup_tokens
+    # The largest b with b (b - 1) <= spent.
+    return max(first, min(full - 1, (1 + math.isqrt(1 + 4 * spent)) // 2))
+
+
+class Sizes(Protocol):
+    """Tells the tokens of rows."""
+
+    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> NDArray[np.int64]:
+        """Return the tokens of rows ``start`` to ``stop``."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one step."""
+
+    start: int
+    stop: int
+    tokens_before: int
+    """Trained before the step; -1 where nothing asks for it."""
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class StepPlan:
+    """The rows of each step from a place on."""
+
+    def __init__(
+        self,
+        rule: BatchRule,
+        sizes: Sizes,
+        *,
+        step: int = 0,
+        sample: int = 0,
+        tokens: int = 0,
+        counts_tokens: bool = False,
+    ) -> None:
+        """Begin where a run stands.
+
+        Args:
+            rule: how large steps are.
+            sizes: tells the tokens of rows.
+            step: number of the first step that will be asked for.
+            sample: its first row.
+            tokens: trained before it.
+            counts_tokens: whether ``Step.tokens_before`` is wanted in any case.
+        """
+        self.rule = rule
+        self._sizes = sizes
+        self._needs_tokens = counts_tokens or rule.warmup_tokens > 0
+        self._lock = Lock()
+        before = tokens if self._needs_tokens else -1
+        self._known: OrderedDict[int, Step] = OrderedDict({step: self._from(sample, before)})
+
+    def of(self, step: int) -> Step:
+        """Return the rows of a step; one before the first, or long past, is not known any more."""
+        with self._lock:
+            last = next(reversed(self._known))
+            while last < step:
+                former = self._known[last]
+                tokens = -1
+                if self._needs_tokens:
+                    tokens = former.tokens_before + self._tokens(former.start, former.stop)
+                last += 1
+                self._known[last] = self._from(former.stop, tokens)
+                if len(self._known) > _REMEMBERED_STEPS:
+                    self._known.popitem(last=False)
+            return self._known[step]
+
+    def micro_batches(self, step: int, rank: int, ranks: int) -> list[range]:
+        """Return the rows of each of a data-parallel rank's micro-batches."""
+        return of_rank(self._cut(self.of(step)), rank, ranks)
+
+    def _from(self, start: int, tokens_before: int) -> Step:
+        size = self.rule.size_after(max(0, tokens_before))
+        if not self.rule.tokens:
+            return Step(start, start + size, tokens_before)
+        stop = start
+        left = size
+        while left > 0:
+            # Rows of a stretch at a time: how many fit is not known before they are looked at.
+            sums = np.cumsum(self._sizes.tokens(stop, stop + _LOOK_AHEAD, close_every_piece=True))
+            fitting = int(np.searchsorted(sums, left, side="right"))
+            stop += fitting
+            if fitting < _LOOK_AHEAD:
+                break
+            left -= int(sums[-1])
+        return Step(start, max(stop, start + 1), tokens_before)
+
+    def _tokens(self, start: int, stop: int) -> int:
+        return int(self._sizes.tokens(start, stop, close_every_piece=self.rule.counts_closed).sum())
+
+    def _cut(self, step: Step) -> list[range]:
+        if not self.rule.micro_tokens:
+            every = self.rule.micro_rows
+            return [range(at, min(at + every, step.stop)) for at in range(step.start, step.stop, every)]
+        sizes = self._sizes.tokens(step.start, step.stop, close_every_piece=True).tolist()
+        return cut_by_tokens(step.start, sizes, self.rule.micro_tokens)
+
+
+_LOOK_AHEAD = 1024
+
+
+def cut_by_tokens(start: int, sizes: Sequence[int], limit: int) -> list[range]:
+    """Cut rows into stretches of at most ``limit`` tokens; a longer row is one of its own."""
+    borders, held = [start], 0
+    for number, size in enumerate(sizes, start):
+        if held and held + size > limit:
+            borders.append(number)
+            held = 0
+        held += size
+    return [range(*pair) for pair in pairwise([*borders, start + len(sizes)])]
+
+
+def of_rank(micro_batches: Sequence[range], rank: int, ranks: int) -> list[range]:
+    """Return a data-parallel rank's share; all ranks get the same number, some of which may be empty."""
+    end = micro_batches[-1].stop if micro_batches else 0
+    filled = [*micro_batches, *[range(end, end)] * (-len(micro_batches) % ranks)]
+    return filled[rank::ranks]

@@ -1,0 +1,199 @@
+"""Documents cut into chunks that fit a row, and chunks found again by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped, cut_at_sentences, cut_lengths
+from megatron_ettin.data.splits import Documents
+
+SPECIAL_POSITIONS = 2
+"""Positions of a row that each chunk may need besides its content: [CLS] before and [SEP] behind."""
+
+SEARCH_STEP = 256
+
+_BLOCK_DOCUMENTS = 2**22
+_BLOCK_TOKENS = 2**25
+"""Documents, and their tokens where these are looked at, that are cut at a time."""
+
+
+class Corpus(Protocol):
+    """What is read of a corpus: :class:`IndexedTokens`, or :class:`MappedTokens` for a large one."""
+
+    @property
+    def tokens(self) -> NDArray[np.integer]:
+        """All token ids, one after the other."""
+
+    @property
+    def document_starts(self) -> Any:
+        """Where each document begins, and behind the last entry the end: indexed like an int64 array [D + 1]."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A stretch of one document: what stands between [CLS] and [SEP]."""
+
+    document: int
+    index: int
+    """Number of the chunk in its document, from 0."""
+    tokens: NDArray[np.integer]
+    ends_document: bool
+    source: int = 0
+    """Number of its corpus in the blend."""
+
+
+@dataclass(frozen=True)
+class ChunkTable:
+    """All chunks of some documents, in document order: 2 or 4 bytes a chunk and 4 or 8 a document."""
+
+    documents: Documents
+    """Ascending."""
+    first_chunks: NDArray[np.integer]
+    """Number of each document's first chunk, and behind the last entry the end."""
+    lengths: NDArray[np.integer]
+    """Tokens of each chunk. A document's chunks follow each other without gap from its begin."""
+    dropped: Dropped = field(default_factory=Dropped)
+    source: int = 0
+    coarse: NDArray[np.integer] | None = None
+    """Every SEARCH_STEP-th entry of ``first_chunks``, to look into a table on disk at few places."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def chunk(self, number: int, corpus: Corpus) -> Chunk:
+        """Return one chunk with its tokens."""
+        return self.chunks(np.array([number]), corpus)[0]
+
+    def chunks(self, numbers: NDArray[np.integer], corpus: Corpus) -> list[Chunk]:
+        """Return chunks with their tokens."""
+        places, begins, ends = self._spans(numbers)
+        documents = [self.documents[place] for place in places.tolist()]
+        starts = corpus.document_starts[np.array(documents, dtype=np.int64)].tolist()
+        tokens, lengths, source = corpus.tokens, self.lengths[numbers].tolist(), self.source
+        found = []
+        for document, start, number, begin, end, length in zip(
+            documents, starts, numbers.tolist(), begins.tolist(), ends.tolist(), lengths, strict=True
+        ):
+            if number > begin:
+                start += int(self.lengths[begin:number].sum(dtype=np.int64))
+            content = tokens[start : start + length]
+            found.append(Chunk(int(document), number - begin, content, number + 1 == end, source))
+        return found
+
+    def ends_document(self, numbers: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return which chunks are the last of their documents."""
+        return self._spans(numbers)[2] == numbers + 1
+
+    def _spans(
+        self, numbers: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.integer]]:
+        """Return for each chunk its document's place in the table, first chunk, and the chunk behind its last."""
+        # The last document that begins at or before the chunk; those without chunks begin where the next one does.
+        keys = numbers.astype(self.first_chunks.dtype, copy=False)
+        places = self._last_at_or_before(keys)
+        return places, self.first_chunks[places], self.first_chunks[places + 1]
+
+    def _last_at_or_before(self, keys: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return for each key the last entry of ``first_chunks`` that is not above it."""
+        if self.coarse is None:
+            return self.first_chunks.searchsorted(keys, side="right") - 1
+        begins = (self.coarse.searchsorted(keys, side="right") - 1) * SEARCH_STEP
+        places = begins[:, None] + np.arange(SEARCH_STEP)
+        inside = places < len(self.first_chunks)
+        found = self.first_chunks[np.where(inside, places, 0)] <= keys[:, None]
+        return begins + (found & inside).sum(axis=1) - 1
+
+
+def cut_documents(
+    corpus: Corpus,
+    documents: Documents,
+    seq_length: int,
+    sep_id: int | None,
+    rule: ChunkRule | None = None,
+    *,
+    all_closed: bool | None = None,
+    source: int = 0,
+) -> ChunkTable:
+    """Cut every document into chunks of at most ``seq_length`` positions, [CLS] and [SEP] counted.
+
+    Without a rule nothing is dropped: the last chunk of a document is as short as it comes out. Empty documents have no
+    chunk.
+
+    Args:
+        corpus: the tokens.
+        documents: which of its documents, ascending.
+        seq_length: positions of a row.
+        sep_id: a [SEP] that preprocessing appended to a document is not content; it is left away here and set again
+            when rows are made.
+        rule: how long documents are cut; see :class:`ChunkRule`.
+        all_closed: whether every document ends with ``sep_id``, or none does; None looks at each.
+        source: number of the corpus in the blend.
+    """
+    rule = rule or ChunkRule()
+    content = (rule.size or seq_length) - SPECIAL_POSITIONS
+    narrow = content <= np.iinfo(np.uint16).max
+    counts, lengths, dropped = [], [], Dropped()
+    for block in _blocks(documents, corpus, rule):
+        starts, ends = document_bounds(corpus, block)
+        sizes = ends - starts
+        sizes -= _closed(corpus, sizes, ends, sep_id, all_closed)
+        if rule.sentence_ends is None:
+            found, chunks, lost = cut_lengths(sizes, block, content, rule)
+        else:
+            found, chunks, lost = cut_at_sentences(corpus.tokens, starts, sizes, block, content, rule)
+        counts.append(found.astype(np.int32))
+        lengths.append(chunks.astype(np.uint16 if narrow else np.int32))
+        dropped += lost
+    total = sum(map(len, lengths))
+    first_chunks: NDArray[Any] = np.zeros(len(documents) + 1, np.int32 if total <= np.iinfo(np.int32).max else np.int64)
+    if counts:
+        np.cumsum(np.concatenate(counts), out=first_chunks[1:])
+    joined: NDArray[Any] = np.concatenate([np.zeros(0, np.uint16), *lengths])
+    return ChunkTable(documents, first_chunks, joined, dropped, source)
+
+
+def _blocks(documents: Documents, corpus: Corpus, rule: ChunkRule) -> Sequence[Documents]:
+    """Return the documents in stretches that can be worked on in memory."""
+    if rule.sentence_ends is None or len(documents) == 0:
+        return [documents[at : at + _BLOCK_DOCUMENTS] for at in range(0, len(documents), _BLOCK_DOCUMENTS)]
+    borders, begin = [], 0
+    while begin < len(documents):
+        borders.append(begin)
+        step = min(_BLOCK_DOCUMENTS, len(documents) - begin)
+        # Where tokens are looked at, a block holds so many of them, or one document.
+        offsets = corpus.document_starts[np.asarray(documents[begin : begin + step])]
+        begin += max(1, int(np.searchsorted(offsets, offsets[0] + _BLOCK_TOKENS)))
+    borders.append(len(documents))
+    return [documents[one:other] for one, other in pairwise(borders)]
+
+
+def document_bounds(corpus: Corpus, block: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where some documents begin and end."""
+    if isinstance(block, range):
+        bounds = np.asarray(corpus.document_starts[block.start : block.stop + 1])
+        return bounds[:-1], bounds[1:]
+    return np.asarray(corpus.document_starts[block]), np.asarray(corpus.document_starts[block + 1])
+
+
+def _closed(
+    corpus: Corpus,
+    sizes: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    sep_id: int | None,
+    all_closed: bool | None,
+) -> NDArray[np.bool_]:
+    """Return which documents end with [SEP]."""
+    filled = sizes > 0
+    if sep_id is None or all_closed is False:
+        return np.zeros(len(sizes), dtype=bool)
+    if all_closed:
+        return filled
+    closed = np.zeros(len(sizes), dtype=bool)
+    closed[filled] = corpus.tokens[ends[filled] - 1] == sep_id
+    return closed

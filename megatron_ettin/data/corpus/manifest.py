@@ -1,0 +1,159 @@
+"""What is known of a pair beside the pair itself: how it was made, and sizes and checksums of its parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a pair that was written as one."""
+
+    documents: int
+    sequences: int
+    tokens: int
+    bytes: int
+    """In the .bin."""
+    sha256: str
+    """Of these bytes."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Of one pair."""
+
+    tokenizer_fingerprint: str
+    """See :attr:`TokenizerFiles.encoding_fingerprint`."""
+    tokenizer_file_sha256: str
+    vocab_size: int
+    """One more than the largest id the tokenizer gives."""
+    encoder: str
+    settings: dict[str, Any]
+    """Flags that decide what is written."""
+    inputs: list[list[Any]]
+    """Path and bytes of each file that was read."""
+    skipped: int
+    """Records left out by --on-error skip."""
+    index_sha256: str
+    parts: list[Part]
+
+    @property
+    def documents(self) -> int:
+        """Documents of the pair."""
+        return sum(part.documents for part in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pair."""
+        return sum(part.tokens for part in self.parts)
+
+    def to_json(self) -> str:
+        """Return the file's content."""
+        totals = {"format": 1, "documents": self.documents, "tokens": self.tokens}
+        return json.dumps({**totals, **asdict(self)}, indent=1) + "\n"
+
+    def save(self, prefix: str | Path) -> None:
+        """Write the manifest of a pair."""
+        path = manifest_path(prefix)
+        part = path.with_name(path.name + ".part")
+        part.write_text(self.to_json(), encoding="utf-8")
+        part.replace(path)
+
+    @classmethod
+    def load(cls, prefix: str | Path) -> Manifest | None:
+        """Return the manifest of a pair, None where it has none, as one made by another tool.
+
+        Raises:
+            ConfigError: the file is no manifest.
+        """
+        path = manifest_path(prefix)
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_bytes())
+            if found.pop("format") != 1:
+                raise ValueError
+            del found["documents"], found["tokens"]
+            return cls(**{**found, "parts": [Part(**part) for part in found["parts"]]})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ConfigError(f"{path}: is no manifest of this version; delete it to go without") from None
+
+
+def manifest_path(prefix: str | Path) -> Path:
+    """Return where the manifest of a pair lies."""
+    return Path(f"{prefix}.manifest.json")
+
+
+_INDEX, _COUNT = "--shard-index", "--num-shards"
+
+
+def join_manifests(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> Manifest:
+    """Return the manifest of pairs laid end to end, but for the checksum of its index.
+
+    A setting in which they differ becomes None.
+
+    Raises:
+        ConfigError: they were made with different tokenizers.
+    """
+    first = manifests[0]
+    for manifest, prefix in zip(manifests, prefixes, strict=True):
+        if manifest.tokenizer_fingerprint != first.tokenizer_fingerprint:
+            raise ConfigError(f"--input {prefix}: was made with another tokenizer than {prefixes[0]}")
+    return Manifest(
+        tokenizer_fingerprint=first.tokenizer_fingerprint,
+        tokenizer_file_sha256=first.tokenizer_file_sha256,
+        vocab_size=first.vocab_size,
+        encoder=", ".join(dict.fromkeys(manifest.encoder for manifest in manifests)),
+        settings=_common_settings(manifests),
+        inputs=[list(entry) for entry in dict.fromkeys(tuple(e) for m in manifests for e in m.inputs)],
+        skipped=sum(manifest.skipped for manifest in manifests),
+        index_sha256="",
+        parts=[part for manifest in manifests for part in manifest.parts],
+    )
+
+
+def missing_shares(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> list[str]:
+    """Return in words what lacks where some pairs are shares of one run (``--num-shards``), and what is there twice."""
+    told = []
+    for members in _runs(manifests):
+        indices = [manifests[member].settings[_INDEX] for member in members]
+        count = manifests[members[0]].settings[_COUNT]
+        missing = [index for index in range(count) if index not in indices]
+        if missing:
+            numbers = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            told.append(f"{prefixes[members[0]]} is one of {count} shares; of them not there (from 0): {numbers}")
+        told += [
+            f"{prefixes[member]} is share {index} once more"
+            for place, (member, index) in enumerate(zip(members, indices, strict=True))
+            if index in indices[:place]
+        ]
+    return told
+
+
+def _runs(manifests: Sequence[Manifest]) -> list[list[int]]:
+    """Return the places of the shares of each run; shares of one differ in their number alone."""
+    found: dict[str, list[int]] = {}
+    for place, manifest in enumerate(manifests):
+        if isinstance(manifest.settings.get(_INDEX), int) and isinstance(manifest.settings.get(_COUNT), int):
+            others = {name: value for name, value in manifest.settings.items() if name != _INDEX}
+            key = json.dumps([others, manifest.inputs], sort_keys=True)
+            found.setdefault(key, []).append(place)
+    return [members for members in found.values() if manifests[members[0]].settings[_COUNT] > 1]
+
+
+def _common_settings(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """Return what the settings have in common; all shares of a run are that run."""
+    settings = [dict(manifest.settings) for manifest in manifests]
+    for members in _runs(manifests):
+        if {settings[member][_INDEX] for member in members} == set(range(settings[members[0]][_COUNT])):
+            for member in members:
+                settings[member] |= {_INDEX: 0, _COUNT: 1}
+    names = dict.fromkeys(name for each in settings for name in each)
+    told = {name: [each.get(name) for each in settings] for name in names}
+    return {name: values[0] if all(value == values[0] for value in values) else None for name, values in told.items()}

@@ -1,0 +1,152 @@
+"""A tokenizer folder: what training needs to know of it, and the encoder itself.
+
+Training reads ids and names out of the JSON and never loads the encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron_ettin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+COMPANION_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer.json and the files beside it."""
+
+    path: Path
+    """The tokenizer.json."""
+    content: bytes
+
+    @classmethod
+    def load(cls, model: str | Path) -> TokenizerFiles:
+        """Read a tokenizer.
+
+        Args:
+            model: a folder with tokenizer.json, or that file.
+
+        Raises:
+            ConfigError: there is none, or it is no tokenizer.
+        """
+        path = Path(model)
+        path = path / TOKENIZER_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(f"--tokenizer-model {model}: there is no {path}; give a folder with {TOKENIZER_FILE}")
+        files = cls(path, path.read_bytes())
+        try:
+            files.size, files.special_ids  # noqa: B018  (parse now, so that a broken file is refused here)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ConfigError(f"--tokenizer-model {model}: {path} is no tokenizer of the tokenizers library") from None
+        return files
+
+    @cached_property
+    def _json(self) -> dict[str, Any]:
+        return json.loads(self.content)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        vocabulary = self._json["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram lists (token, score) pairs
+            vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+        return {**vocabulary, **{added["content"]: added["id"] for added in self._json["added_tokens"]}}
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the largest token id."""
+        return max(self._ids.values()) + 1
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of all tokens that the tokenizer marks as special."""
+        return frozenset(added["id"] for added in self._json["added_tokens"] if added["special"])
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of [UNK], None where there is none."""
+        return self._ids.get("[UNK]")
+
+    @property
+    def cls_id(self) -> int | None:
+        """Id of [CLS], None where there is none."""
+        return self._ids.get("[CLS]")
+
+    @property
+    def sep_id(self) -> int | None:
+        """Id of [SEP], None where there is none."""
+        return self._ids.get("[SEP]")
+
+    @property
+    def pad_id(self) -> int | None:
+        """Id of [PAD], None where there is none."""
+        return self._ids.get("[PAD]")
+
+    @property
+    def mask_id(self) -> int | None:
+        """Id of [MASK], None where there is none."""
+        return self._ids.get("[MASK]")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of tokenizer.json."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def added_tokens(self) -> tuple[str, ...]:
+        """Tokens that are looked for in a text before it is split into words."""
+        return tuple(added["content"] for added in self._json["added_tokens"])
+
+    @cached_property
+    def swallowing_tokens(self) -> tuple[str, ...]:
+        """Those of the added tokens that take the white space beside them along."""
+        return tuple(added["content"] for added in self._json["added_tokens"] if added["lstrip"] or added["rstrip"])
+
+    @cached_property
+    def encoding_fingerprint(self) -> str:
+        """SHA-256 of what decides the ids of a text: two files of the same are the same tokenizer for a corpus.
+
+        Left out are the parts that preprocessing never uses: special tokens around a text, cutting, filling, decoding.
+        """
+        used = {name: self._json.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
+        return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
+
+    def folder_files(self) -> dict[str, Path]:
+        """Return the files that make up the tokenizer, by the name they have in a folder of their own."""
+        beside = {name: self.path.with_name(name) for name in COMPANION_FILES}
+        return {TOKENIZER_FILE: self.path, **{name: path for name, path in beside.items() if path.is_file()}}
+
+    @cached_property
+    def encoder(self) -> Tokenizer:
+        """The encoder itself, whole texts in and no filling out.
+
+        Raises:
+            ConfigError: the tokenizers library does not accept the file.
+        """
+        from tokenizers import Tokenizer  # only preprocessing needs it
+
+        try:
+            encoder = Tokenizer.from_buffer(self.content)
+        except Exception as error:  # the library raises plain Exception
+            raise ConfigError(f"--tokenizer-model {self.path}: the tokenizers library says {error}") from None
+        # A tokenizer saved after use as a model's front end may cut and fill texts; documents are neither.
+        encoder.no_truncation()
+        encoder.no_padding()
+        return encoder
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text; no special tokens are added."""
+        return [encoding.ids for encoding in self.encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids, special tokens left out."""
+        return str(self.encoder.decode(ids))

@@ -1,0 +1,91 @@
+"""Where a model that was named on the command line lies: a folder, a revision of a release, or the Hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ettin.cli import suggestion
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluation.models.weights import CONFIG_FILE
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_COMMON_NAMES = frozenset({"hf", "main", "model"})
+"""Last parts of paths that say nothing about which model it is."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's files on this machine."""
+
+    name: str
+    """Fit for a folder's name."""
+    folder: Path
+    revision: str
+    """Empty for main."""
+
+
+def find_model(given: str) -> ModelSource:
+    """Find the files of FOLDER, FOLDER@REVISION, NAME or NAME@REVISION, and fetch them where they are not here.
+
+    A folder's revision is one of a release of ``tools/release.py``; without one such a release is its main.
+
+    Raises:
+        ConfigError: there is no such folder, revision or hub name, or no network to look.
+    """
+    if Path(given).is_dir():
+        return _in_folder(Path(given), "")
+    place, _, revision = given.rpartition("@") if "@" in given else (given, "", "")
+    if Path(place).is_dir():
+        return _in_folder(Path(place), revision)
+    if given.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(place):
+        raise ConfigError(f"--model {given}: there is no such folder, and it is no name on the Hub")
+    return ModelSource(_join(place.replace("/", "--"), revision), _fetch(given, place, revision), revision)
+
+
+def _in_folder(folder: Path, revision: str) -> ModelSource:
+    root = folder.parent if folder.name == "main" and (folder.parent / "revisions").is_dir() else folder
+    if revision:
+        known = sorted(path.name for path in (root / "revisions").glob("*"))
+        if revision not in known:
+            held = f"holds {len(known)} revisions, {known[0]} among them" if known else "is no release with revisions"
+            raise ConfigError(f"--model {folder}@{revision}: {folder} {held}{suggestion(revision, known)}")
+        return ModelSource(_join(_name_of(root), revision), root / "revisions" / revision, revision)
+    is_release = not (folder / CONFIG_FILE).is_file() and (folder / "main" / CONFIG_FILE).is_file()
+    return ModelSource(_name_of(folder), folder / "main" if is_release else folder, "")
+
+
+def _name_of(folder: Path) -> str:
+    """Return the last part of the path that says something; for a revision's folder also which."""
+    parts = [part for part in folder.resolve().parts if part != "/"]
+    if len(parts) > 2 and parts[-2] == "revisions":
+        return _join(parts[-3], parts[-1])
+    telling = [part for part in parts if part not in _COMMON_NAMES]
+    return telling[-1] if telling else "model"
+
+
+def _join(name: str, revision: str) -> str:
+    return f"{name}@{revision.replace('/', '--')}" if revision else name
+
+
+def _fetch(given: str, name: str, revision: str) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=list(_FILES), ignore_patterns=["*/*"])
+        )
+    except errors.RevisionNotFoundError as error:
+        raise ConfigError(f"--model {given}: {name} has no revision {revision} on the Hub") from error
+    except errors.GatedRepoError as error:
+        raise ConfigError(f"--model {given}: the Hub gives it to logged-in users only: hf auth login") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigError(f"--model {given}: there is no such folder, and no model of this name on the Hub") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ConfigError(
+            f"--model {given}: there is no such folder, and the Hub cannot be reached to look for the name"
+        ) from error
+    except (errors.HFValidationError, errors.HfHubHTTPError) as error:
+        raise ConfigError(f"--model {given}: the Hub refuses: {str(error).splitlines()[0]}") from error

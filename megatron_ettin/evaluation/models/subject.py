@@ -1,0 +1,131 @@
+"""A released model to be judged: where it lies, what kind it is, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.errors import ConfigError, one_line
+from megatron_ettin.evaluation.models.kinds import KINDS, Kind, has_head, kind_of
+from megatron_ettin.evaluation.models.source import find_model
+from megatron_ettin.evaluation.models.weights import checksum_of, count_parameters, find_weight_files, read_config
+
+__all__ = ["KINDS", "Kind", "Subject", "load_language_model", "open_subject"]
+
+_CARD_FILE = "README.md"
+_LONGEST_REASON = 300
+"""Characters; some libraries tell of everything that is wrong."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model at one revision, its files on this machine."""
+
+    given: str
+    """As on the command line: FOLDER, NAME or NAME@REVISION."""
+    name: str
+    """Fit for a folder's name, unique for source and revision."""
+    folder: Path
+    """Where transformers loads it from."""
+    revision: str
+    """A revision such as step590532; empty for main."""
+    kind: Kind
+    parameters: int
+    """Distinct weights, a tied matrix counted once."""
+    checksum: str
+    """SHA-256 over the weight files, config.json and tokenizer.json."""
+    has_head: bool
+    """Whether the release holds the prediction head: without it a model can be fine-tuned only."""
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it attends in both directions and was trained last by masking."""
+        return self.kind.startswith("encoder")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what stands in OUTPUT/NAME/model.json."""
+        return {**vars(self), "folder": str(self.folder)}
+
+
+def open_subject(given: str) -> Subject:
+    """Find a model and say what it is, without loading its weights.
+
+    Raises:
+        ConfigError: there is no such folder or hub name, no network for a hub name, or it is no language model.
+    """
+    source = find_model(given)
+    config = read_config(source.folder)
+    card = source.folder / _CARD_FILE
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    kind = kind_of(config, card=text, name=source.name)
+    files = find_weight_files(source.folder)
+    return Subject(
+        given=given,
+        name=source.name,
+        folder=source.folder,
+        revision=source.revision,
+        kind=kind,
+        parameters=count_parameters(files, is_tied=bool(config.get("tie_word_embeddings", True))),
+        checksum=checksum_of(source.folder, files),
+        has_head=has_head(config),
+    )
+
+
+def load_language_model(subject: Subject, device: str = "cpu") -> tuple[Any, Any]:
+    """Return the model with its prediction head, in fp32 and evaluation mode, and its tokenizer.
+
+    Raises:
+        ConfigError: the release holds no head, or transformers would have to make up weights.
+    """
+    check_head(subject)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    auto = AutoModelForMaskedLM if subject.is_encoder else AutoModelForCausalLM
+    with loading_by_transformers(subject):
+        model, loading = auto.from_pretrained(subject.folder, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(subject.folder)
+    check_nothing_missing(subject, loading["missing_keys"])
+    return model.eval().to(device), tokenizer
+
+
+@contextmanager
+def loading_by_transformers(subject: Subject) -> Iterator[None]:
+    """Turn what transformers says of files that it cannot load into one line.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or weights have other shapes than config.json says.
+    """
+    try:
+        yield
+    except ImportError:
+        raise  # says which package is missing
+    except Exception as error:  # transformers and huggingface_hub raise a dozen types for files that are not right
+        told = one_line(error)[:_LONGEST_REASON]
+        if "ignore_mismatched_sizes" in told:  # what it then says is about a table that it has written before
+            told = "its weights have other shapes than config.json says"
+        raise ConfigError(f"--model {subject.given}: transformers cannot load it: {told}") from error
+
+
+def check_nothing_missing(subject: Subject, missing_keys: Collection[str]) -> None:
+    """Raise ConfigError where transformers tells of weights that it did not find.
+
+    A pooler, which BERT's relatives put on the first token and often leave out of their files, is used by no suite.
+    """
+    if missing := sorted(key for key in missing_keys if not key.startswith("pooler.")):
+        raise ConfigError(
+            f"--model {subject.given}: its files lack {len(missing)} weights, {missing[0]} among them; "
+            "transformers would draw them at random"
+        )
+
+
+def check_head(subject: Subject) -> None:
+    """Raise ConfigError where the release holds no prediction head, which this suite needs."""
+    if not subject.has_head:
+        raise ConfigError(
+            f"--model {subject.given}: holds no prediction head, which this suite needs; "
+            "such a model can be fine-tuned only (classification, retrieval)"
+        )

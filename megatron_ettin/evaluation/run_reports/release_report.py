@@ -1,0 +1,106 @@
+"""One trained model and its release, measured against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from megatron_ettin.checkpoint.folder.metrics_file import LossCurve
+from megatron_ettin.evaluation.run_reports.pair_report import ModelReport
+from megatron_ettin.evaluation.run_reports.samples import (
+    Continuation,
+    FilledMask,
+    continue_text,
+    fill_mask,
+    word_to_mask,
+)
+from megatron_ettin.evaluation.run_reports.scoring import ScoredChunk, logit_difference, score_released
+
+_SAMPLE_TOKENS = 24
+_COMPARED_CHUNKS = 8
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What the trainer left behind."""
+
+    name: str
+    """encoder or decoder."""
+    objective: str
+    run_folder: Path
+    curve: LossCurve
+    logits: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+    """Input ids [S] of several texts to logits [S, V] of each, computed from the checkpoint's own tensors."""
+
+
+def report_release(
+    trained: TrainedModel,
+    released_folder: Path,
+    scored: Sequence[ScoredChunk],
+    contents: Sequence[NDArray[np.integer]],
+) -> ModelReport:
+    """Load a released folder with transformers alone and measure it.
+
+    Args:
+        trained: the model that was released.
+        released_folder: what transformers loads.
+        scored: the chunks of the validation split, as the trainer scores them.
+        contents: the tokens of the same chunks, without special tokens and masks.
+
+    Raises:
+        ValueError: the run has no validation loss after its last step.
+    """
+    training, validation = trained.curve.training, trained.curve.validation
+    if not validation or validation[-1].step < training[-1].step:
+        raise ValueError(f"{trained.run_folder} has no validation loss after its last step, {training[-1].step}")
+    model, tokenizer = load_released(released_folder, trained.objective)
+    score = score_released(model, scored)
+    texts = [torch.from_numpy(chunk.tokens_S.astype(np.int64)) for chunk in scored[:_COMPARED_CHUNKS]]
+    differences = (
+        logit_difference(model, text, logits) for text, logits in zip(texts, trained.logits(texts), strict=True)
+    )
+    return ModelReport(
+        name=trained.name,
+        objective=trained.objective,
+        run_folder=str(trained.run_folder),
+        released_folder=str(released_folder),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        steps=validation[-1].step,
+        tokens=validation[-1].tokens,
+        first_loss=training[0].loss,
+        last_loss=training[-1].loss,
+        validation_loss=validation[-1].loss,
+        released_validation_loss=score.loss,
+        scored_tokens=score.scored_tokens,
+        logit_difference=max(differences),
+        tokens_per_second=trained.curve.tokens_per_second,
+        sample=_sample(model, tokenizer, trained.objective, contents),
+    )
+
+
+def load_released(folder: Path, objective: str) -> tuple[Any, Any]:
+    """Return the model, in fp32 and evaluation mode, and the tokenizer of a released folder."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # small models load at once
+    auto: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _sample(
+    model: Any, tokenizer: Any, objective: str, contents: Sequence[NDArray[np.integer]]
+) -> FilledMask | Continuation:
+    """Let the model work on the beginning of the first chunk that is long enough, or of the longest."""
+    tokens_of = next((content for content in contents if len(content) >= _SAMPLE_TOKENS), max(contents, key=len))
+    tokens = tokens_of[:_SAMPLE_TOKENS].tolist()
+    if objective == "mlm":
+        return fill_mask(model, tokenizer, tokens, word_to_mask(tokenizer, tokens))
+    return continue_text(model, tokenizer, tokenizer.decode(tokens))

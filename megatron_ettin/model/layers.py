@@ -1,0 +1,165 @@
+"""The gate of the MLP.
+
+Shapes: I width of each half of the gated MLP on this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
+from torch.nn import functional as F
+
+from megatron_ettin.config.backend import TRANSFORMER_ENGINE
+from megatron_ettin.config.layer_pattern import LayerAttention, MaskKind
+from megatron_ettin.model.attention import PackedDotProductAttention, PackedSelfAttention
+from megatron_ettin.model.compiled import fused
+from megatron_ettin.model.norm import BiasFreeLayerNorm
+
+
+@fused
+def gated_gelu(halves: Tensor) -> Tensor:
+    """Return [..., I]: exact GELU of the first half of the last axis of [..., 2I] times the second half.
+
+    megatron-core's own gate either runs operation by operation or, fused, by the tanh approximation of GELU, as
+    Transformer Engine's does; the architecture has the exact one.
+    """
+    first, second = torch.chunk(halves, 2, dim=-1)
+    return F.gelu(first) * second
+
+
+ResidualAdd = Callable[[tuple[Tensor, Tensor | None], Tensor, float], Tensor]
+
+
+def dropout_add(training: bool, fused: bool) -> ResidualAdd:
+    """Residual connection after attention: the only place of the architecture that drops."""
+    return partial(_dropout_add, training)
+
+
+def plain_add(training: bool, fused: bool) -> ResidualAdd:
+    """Residual connection after the MLP, without dropout."""
+    return _plain_add
+
+
+def _dropout_add(training: bool, output: tuple[Tensor, Tensor | None], residual: Tensor, probability: float) -> Tensor:
+    if not training or probability == 0.0:
+        return residual + output[0]
+    return _drop_and_add(output[0], residual, probability)
+
+
+def _plain_add(output: tuple[Tensor, Tensor | None], residual: Tensor, probability: float) -> Tensor:
+    return residual + output[0]
+
+
+@fused
+def _drop_and_add(output: Tensor, residual: Tensor, probability: float) -> Tensor:
+    return residual + F.dropout(output, p=probability, training=True)
+
+
+_CORE_MASK = {"bidirectional": AttnMaskType.no_mask, "causal": AttnMaskType.causal}
+
+
+def block_spec(
+    transformer_impl: str, pattern: Sequence[LayerAttention], layers: range, mask_kind: MaskKind
+) -> TransformerBlockSubmodules:
+    """Return the spec of one pipeline stage.
+
+    Args:
+        transformer_impl: what layers are built from, as --transformer-impl says; ``auto`` is ``local`` here.
+        pattern: attention of every layer of the model.
+        layers: the layers (0-based) that this stage holds.
+        mask_kind: the objective's mask.
+    """
+    layer_spec = engine_layer_spec if transformer_impl == TRANSFORMER_ENGINE else local_layer_spec
+    specs = [layer_spec(pattern[index], mask_kind, first=index == 0) for index in layers]
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=BiasFreeLayerNorm)
+
+
+def local_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: bool) -> ModuleSpec:
+    """Return the spec of a layer built from PyTorch and megatron-core's parallel matrices.
+
+    The model's first layer has no norm before its attention.
+    """
+    return _layer_spec(
+        attention,
+        mask_kind,
+        input_layernorm=IdentityOp if first else BiasFreeLayerNorm,
+        linear_qkv=ColumnParallelLinear,
+        core_attention=partial(PackedDotProductAttention, window=attention.window),
+        linear_proj=RowParallelLinear,
+        pre_mlp_layernorm=BiasFreeLayerNorm,
+        linear_fc1=ColumnParallelLinear,
+        linear_fc2=RowParallelLinear,
+        canonical_names={},
+    )
+
+
+def engine_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: bool) -> ModuleSpec:
+    """Return the spec of a layer built from Transformer Engine, which must be importable.
+
+    Norms are part of the matrices behind them.
+    """
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+
+    from megatron_ettin.model.te_layers import NormedColumnParallelLinear, engine_attention
+
+    return _layer_spec(
+        attention,
+        mask_kind,
+        input_layernorm=IdentityOp,
+        linear_qkv=TEColumnParallelLinear if first else NormedColumnParallelLinear,
+        core_attention=engine_attention(attention, mask_kind),
+        linear_proj=TERowParallelLinear,
+        pre_mlp_layernorm=IdentityOp,
+        linear_fc1=NormedColumnParallelLinear,
+        linear_fc2=TERowParallelLinear,
+        canonical_names={
+            "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+            "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+        },
+    )
+
+
+def _layer_spec(
+    attention: LayerAttention,
+    mask_kind: MaskKind,
+    *,
+    input_layernorm: Any,
+    linear_qkv: Any,
+    core_attention: Any,
+    linear_proj: Any,
+    pre_mlp_layernorm: Any,
+    linear_fc1: Any,
+    linear_fc2: Any,
+    canonical_names: dict[str, str],
+) -> ModuleSpec:
+    """Put a layer together; ``canonical_names`` maps beginnings of parameter names to those in a checkpoint."""
+    parts = SelfAttentionSubmodules(linear_qkv=linear_qkv, core_attention=core_attention, linear_proj=linear_proj)
+    gated = MLPSubmodules(linear_fc1=linear_fc1, linear_fc2=linear_fc2, activation_func=gated_gelu)
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=input_layernorm,
+            self_attention=ModuleSpec(
+                module=PackedSelfAttention,
+                params={"attn_mask_type": _CORE_MASK[mask_kind], "layer_attention": attention},
+                submodules=parts,
+            ),
+            self_attn_bda=dropout_add,
+            pre_mlp_layernorm=pre_mlp_layernorm,
+            mlp=ModuleSpec(module=MLP, submodules=gated),
+            mlp_bda=plain_add,
+            sharded_state_dict_keys_map=canonical_names,
+        ),
+    )

@@ -1,0 +1,61 @@
+"""What layers take from Transformer Engine; importing this file needs it installed.
+
+Megatron-core wraps its modules; here they get the architecture's norm without a bias, and each layer its own window.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from megatron.core.dist_checkpointing.mapping import ShardedStateDict
+from megatron.core.extensions.transformer_engine import TEDotProductAttention, TELayerNormColumnParallelLinear
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_ettin.config.layer_pattern import LayerAttention, MaskKind
+from megatron_ettin.model.attention import PackedDotProductAttention
+
+
+class NormedColumnParallelLinear(TELayerNormColumnParallelLinear):
+    """LayerNorm and the column-parallel matrix behind it as one module, the norm without a bias.
+
+    Transformer Engine's LayerNorm always has one: it stays at zero, is not trained and not in checkpoints.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build the module with megatron-core's arguments and freeze the bias."""
+        super().__init__(*args, **kwargs)
+        self.layer_norm_bias.requires_grad_(False)
+        self.layer_norm_bias.data.zero_()
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> ShardedStateDict:
+        """Return the parameters as megatron-core saves them, without the bias."""
+        entries = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        entries.pop(f"{prefix}layer_norm_bias")
+        return entries
+
+
+def engine_attention(attention: LayerAttention, mask_kind: MaskKind) -> Callable[..., Any]:
+    """Return what builds a layer's core attention.
+
+    Transformer Engine's own kernels take packed chunks whole or causal, with a window to the left only. A window to
+    both sides it hands on to the flash-attn package; without that it would compute the whole matrix, and PyTorch's
+    flash kernel takes the layer instead.
+    """
+    two_sided = mask_kind == "bidirectional" and attention.window is not None
+    if two_sided and find_spec("flash_attn") is None:
+        return partial(PackedDotProductAttention, window=attention.window)
+    return partial(_windowed, attention.window)
+
+
+def _windowed(window: tuple[int, int] | None, *, config: TransformerConfig, **kwargs: Any) -> TEDotProductAttention:
+    """Build Transformer Engine's attention with one layer's window, which megatron-core reads from its config."""
+    own = copy.copy(config)
+    own.window_size = window
+    own.window_attn_skip_freq = None
+    return TEDotProductAttention(config=own, **kwargs)

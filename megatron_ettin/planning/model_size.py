@@ -1,0 +1,131 @@
+"""Parameters and floating-point operations of a model, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from megatron_ettin.config.layer_pattern import MaskKind, layer_pattern
+from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, stage_layers
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a model by part."""
+
+    embedding: int
+    """Also the output matrix where the two are tied."""
+    attention: int
+    mlp: int
+    norms: int
+    """After the embedding, before attention (but in the first layer) and MLP of each layer, and after the last one."""
+    head: int
+    """Dense matrix and norm."""
+    output_bias: int
+    output_matrix: int
+    """0 where it is the embedding."""
+
+    @property
+    def total(self) -> int:
+        """All of them, the tied matrix counted once."""
+        layers = self.attention + self.mlp + self.norms
+        return self.embedding + layers + self.head + self.output_bias + self.output_matrix
+
+
+def count_parameters(model: ModelConfig) -> ParameterCount:
+    """Count the parameters of a whole model; its vocabulary must be resolved."""
+    assert model.vocab_size > 0
+    hidden, layers = model.hidden_size, model.num_layers
+    return ParameterCount(
+        embedding=model.vocab_size * hidden,
+        attention=layers * _attention_weights(model),
+        mlp=layers * _mlp_weights(model),
+        norms=(2 * layers + 1) * hidden,
+        head=_head_weights(model),
+        output_bias=model.vocab_size,
+        output_matrix=model.vocab_size * hidden if model.untie_embeddings_and_output_weights else 0,
+    )
+
+
+def count_rank_parameters(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
+    """Count what one rank of each pipeline stage holds.
+
+    Tensor parallelism splits the matrices of the layers and the vocabulary (rounded up to 8 rows a rank); norms and
+    the head are whole on every rank. With several stages the last one holds a second copy of the tied matrix; a matrix
+    of the output's own lies there at any number of stages.
+    """
+    tp, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    hidden = model.hidden_size
+    vocabulary_rows = padded_vocab_size(model.vocab_size, tp) // tp
+    split_per_layer = (_attention_weights(model) + _mlp_weights(model)) // tp
+    counts = [layers * (split_per_layer + 2 * hidden) for layers in stage_layers(model.num_layers, stages)]
+    # The embedding's norm stands for the norm that the first layer has not before its attention.
+    counts[0] += vocabulary_rows * hidden
+    counts[-1] += hidden + _head_weights(model) + vocabulary_rows
+    if stages > 1 or model.untie_embeddings_and_output_weights:
+        counts[-1] += vocabulary_rows * hidden
+    return tuple(counts)
+
+
+def count_rank_matrices(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
+    """Count what of :func:`count_rank_parameters` lies in matrices that have no row for each token."""
+    split_per_layer = (_attention_weights(model) + _mlp_weights(model)) // parallel.tensor_model_parallel_size
+    counts = [
+        layers * split_per_layer for layers in stage_layers(model.num_layers, parallel.pipeline_model_parallel_size)
+    ]
+    counts[-1] += model.hidden_size**2
+    return tuple(counts)
+
+
+def _attention_weights(model: ModelConfig) -> int:
+    return 4 * model.hidden_size**2
+
+
+def _mlp_weights(model: ModelConfig) -> int:
+    return 3 * model.hidden_size * model.ffn_hidden_size
+
+
+def _head_weights(model: ModelConfig) -> int:
+    return model.hidden_size**2 + model.hidden_size
+
+
+_FORWARD_AND_BACKWARD = 3
+
+
+def training_flops(model: ModelConfig, mask_kind: MaskKind, lengths: Iterable[int], scored_tokens: int) -> int:
+    """Return the operations of one forward and backward pass.
+
+    Args:
+        model: the shape, its vocabulary resolved.
+        mask_kind: who sees whom.
+        lengths: tokens of each chunk; nothing sees beyond its chunk.
+        scored_tokens: positions whose logits are wanted.
+    """
+    chunks = list(lengths)
+    hidden, ffn = model.hidden_size, model.ffn_hidden_size
+    layer_weights = 4 * hidden * hidden + 3 * hidden * ffn
+    head_weights = hidden * hidden + hidden * model.vocab_size
+    products = 2 * (sum(chunks) * model.num_layers * layer_weights + scored_tokens * head_weights)
+    windows = [layer.window for layer in layer_pattern(model, mask_kind)]
+    pairs_of = {window: sum(seen_pairs(n, window, mask_kind) for n in chunks) for window in set(windows)}
+    attention = 4 * hidden * sum(pairs_of[window] for window in windows)
+    return _FORWARD_AND_BACKWARD * (products + attention)
+
+
+def seen_pairs(length: int, window: tuple[int, int] | None, mask_kind: MaskKind) -> int:
+    """Return how many (query, key) pairs of a chunk see each other.
+
+    >>> seen_pairs(4, None, "bidirectional"), seen_pairs(4, None, "causal"), seen_pairs(4, (1, 1), "bidirectional")
+    (16, 10, 10)
+    """
+    left, right = window or (length, length)
+    if mask_kind == "causal":
+        right = 0
+    return length + _reached(length, left) + _reached(length, right)
+
+
+def _reached(length: int, reach: int) -> int:
+    """Return the sum over all positions of how many neighbours lie within ``reach`` to one side."""
+    reach = min(reach, length - 1)
+    return reach * (reach + 1) // 2 + (length - 1 - reach) * reach

@@ -1,0 +1,185 @@
+"""Files a run reads: present, whole, and fitting each other."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.config.fields import spell
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.data.chunks import document_bounds
+from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.manifest import Manifest
+from megatron_ettin.data.corpus.mapped import MappedTokens, StoredTokens, open_tokens
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.index_cache import Arrays, IndexCache
+from megatron_ettin.data.splits import Documents, split_corpus
+from megatron_ettin.errors import ConfigError
+
+VOCAB_MULTIPLE = 64
+"""A vocabulary that the tokenizer decides is rounded up to a multiple of this, as the published 50,368 is."""
+
+SCANNED_TOKENS = 2**31
+"""The token ids of a corpus up to this size are all looked at, of a larger one evenly spread blocks of this size."""
+
+_BLOCK_TOKENS = 2**22
+_BLOCK_DOCUMENTS = 2**16
+
+_NEEDED_TOKENS = {
+    "mlm": ("cls", "sep", "pad", "mask"),
+    "mntp": ("cls", "sep", "pad", "mask"),
+    "clm": ("cls", "sep", "pad"),
+}
+
+
+def load_tokenizer(config: RunConfig) -> TokenizerFiles | None:
+    """Return the tokenizer, or None where none is named (a dry run).
+
+    Raises:
+        ConfigError: there is no tokenizer, or it lacks a special token that the objective needs.
+    """
+    if not config.data.tokenizer_model:
+        return None
+    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+    for role in _NEEDED_TOKENS[config.training.objective]:
+        if getattr(tokenizer, f"{role}_id") is None:
+            rule = f"has no [{role.upper()}] token, which {spell(config, 'objective')} needs"
+            raise ConfigError(f"{spell(config, 'tokenizer_model')}: {rule}")
+    return tokenizer
+
+
+def resolve_vocabulary(config: RunConfig, tokenizer: TokenizerFiles) -> RunConfig:
+    """Return the run with its vocabulary size known, large enough for the tokenizer.
+
+    Raises:
+        ConfigError: the given size is smaller than the tokenizer's.
+    """
+    if not config.model.vocab_size:
+        return config.with_values({"vocab_size": -(-tokenizer.size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE})
+    if config.model.vocab_size < tokenizer.size:
+        rule = f"{spell(config, 'tokenizer_model')} has {tokenizer.size} tokens, and each needs a row"
+        raise ConfigError(f"{spell(config, 'vocab_size')}: {rule}")
+    return config
+
+
+def check_corpus(config: RunConfig, tokenizer: TokenizerFiles | None) -> None:
+    """Look at the corpora, where some are named.
+
+    Raises:
+        ConfigError: a file is missing or damaged, a split that is needed is empty, or a token id has no embedding row.
+    """
+    if not config.data.data_path:
+        return
+    needed = "validation" if config.training.eval_only else "training"
+    found = found_in_all = 0
+    for source in parse_sources(config.data.data_path):
+        _refuse_suffix(source.path)
+        corpus = open_tokens(source.path)
+        documents = split_corpus(corpus.num_documents, config.data.split, config.data.split_by, source.path)[needed]
+        found += len(documents)
+        found_in_all += corpus.num_documents
+        if len(documents):
+            _refuse_empty(source.path, corpus, documents, needed, tokenizer)
+        elif needed == "training" and (source.weight is not None or source.tokens is not None):
+            rule = f"leaves no document for training out of the {corpus.num_documents} of {source.path}"
+            raise ConfigError(f"{spell(config, 'split')}: {rule}, of which --data-path asks for some")
+        _refuse_other_tokenizer(config, source.path, tokenizer)
+        _refuse_unknown_tokens(config, source.path, corpus, tokenizer)
+    if found == 0:
+        rule = f"leaves no document for {needed} out of the {found_in_all} of {spell(config, 'data_path')}"
+        raise ConfigError(f"{spell(config, 'split')}: {rule}")
+
+
+def _refuse_unknown_tokens(
+    config: RunConfig, prefix: str, corpus: IndexedTokens | MappedTokens, tokenizer: TokenizerFiles | None
+) -> None:
+    """Refuse a corpus with a token id beyond the vocabulary; what was found in a large one is remembered."""
+    limit, owner = config.model.vocab_size, spell(config, "vocab_size")
+    if tokenizer is not None:
+        limit, owner = tokenizer.size, spell(config, "tokenizer_model")
+
+    def look() -> Arrays:
+        assert isinstance(corpus, MappedTokens)
+        return {"largest": np.array([largest_token(corpus.stored_tokens)])}
+
+    if isinstance(corpus, MappedTokens):
+        cache = IndexCache.of_corpus(prefix, config.data.data_cache_path).knowing(looked_at=SCANNED_TOKENS)
+        largest = int(cache.get(look)["largest"][0])
+    else:
+        largest = largest_token(corpus.tokens)
+    if largest >= limit:
+        rule = f"holds token id {largest}, and {owner} has {limit} tokens: it was written with another tokenizer"
+        raise ConfigError(f"--data-path {prefix}: {rule}")
+
+
+def _refuse_empty(
+    prefix: str,
+    corpus: IndexedTokens | MappedTokens,
+    documents: Documents,
+    needed: str,
+    tokenizer: TokenizerFiles | None,
+) -> None:
+    """Refuse a split whose documents hold no token, or only the [SEP] behind an empty text."""
+    closing = -1 if tokenizer is None or tokenizer.sep_id is None else tokenizer.sep_id
+    for at in range(0, len(documents), _BLOCK_DOCUMENTS):
+        starts, ends = document_bounds(corpus, documents[at : at + _BLOCK_DOCUMENTS])
+        if (ends - starts > 1).any() or (corpus.tokens[starts[ends - starts == 1]] != closing).any():
+            return
+    raise ConfigError(f"--data-path {prefix}: all {len(documents)} documents for {needed} are empty")
+
+
+def _refuse_other_tokenizer(config: RunConfig, prefix: str, tokenizer: TokenizerFiles | None) -> None:
+    """Refuse a corpus whose manifest names another tokenizer; one made by another tool has no manifest."""
+    manifest = Manifest.load(prefix)
+    if manifest is None or tokenizer is None:
+        return
+    if manifest.tokenizer_fingerprint != tokenizer.encoding_fingerprint:
+        rule = f"was written with another tokenizer than {spell(config, 'tokenizer_model')} (see its manifest)"
+        raise ConfigError(f"--data-path {prefix}: {rule}")
+
+
+def largest_token(tokens: NDArray[np.integer] | StoredTokens) -> int:
+    """Return the largest token id, or of a corpus above SCANNED_TOKENS the largest of what is looked at."""
+    num_blocks = -(-len(tokens) // _BLOCK_TOKENS)
+    looked_at = min(num_blocks, SCANNED_TOKENS // _BLOCK_TOKENS)
+    starts = np.unique(np.linspace(0, num_blocks - 1, looked_at).astype(np.int64)) * _BLOCK_TOKENS
+    return max((int(tokens[start : start + _BLOCK_TOKENS].max()) for start in starts), default=-1)
+
+
+def check_wandb(config: RunConfig) -> None:
+    """Refuse ``--wandb-project`` where the package is missing.
+
+    Raises:
+        ConfigError: names the flag and what to install.
+    """
+    project = config.checkpoint.wandb_project
+    if project and find_spec("wandb") is None:
+        raise ConfigError(f"--wandb-project {project}: needs the package wandb; pip install 'megatron-ettin[wandb]'")
+
+
+def check_save_folder(config: RunConfig) -> None:
+    """Find out whether ``--save`` can be written, without making it.
+
+    Raises:
+        ConfigError: it is a file, or its nearest existing parent cannot be written.
+    """
+    if not config.checkpoint.save:
+        return
+    save = Path(config.checkpoint.save).absolute()
+    nearest = next(path for path in (save, *save.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{spell(config, 'save')}: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"{spell(config, 'save')}: {nearest} is not writable for this user")
+
+
+def _refuse_suffix(path: str) -> None:
+    prefix = Path(path)
+    if prefix.suffix in (".bin", ".idx") and prefix.is_file():
+        pair = f"{prefix.with_suffix('')}.bin/.idx"
+        raise ConfigError(f"--data-path {path}: leave {prefix.suffix} away, the prefix names the pair {pair}")

@@ -1,0 +1,189 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rich.console import Console, RenderableType
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from megatron_ettin.config.token_counts import format_token_count
+from megatron_ettin.train.telemetry.metrics import Record
+
+
+class Screen(Protocol):
+    """Shows a run; the loop does not know which kind it has."""
+
+    def note(self, text: str) -> None:
+        """Tell something that happens once, in one line."""
+
+    def show(self, record: Record) -> None:
+        """Show the figures of a step."""
+
+    def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
+        """End, with a box of what came out where there is something to tell."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where a run stands and where it ends, in steps or in tokens."""
+
+    unit: Literal["step", "tokens"]
+    """The figure of a record that it counts."""
+    start: int
+    end: int
+
+    def reached(self, record: Record) -> str:
+        """Return how far a record is, and of what."""
+        if self.unit == "step":
+            return f"step {record['step']}/{self.end}"
+        share = record["tokens"] / max(1, self.end)
+        return f"step {record['step']} | {share:.1%} of {format_token_count(self.end)} tokens"
+
+
+def open_screen(*, is_main: bool, goal: Goal, console: Console | None = None) -> Screen:
+    """Return the screen of this rank: one rank speaks, the others are silent.
+
+    Args:
+        is_main: whether this rank speaks.
+        goal: what is already done and what is to do.
+        console: where to write; standard output unless something else is given.
+    """
+    if not is_main:
+        return SilentScreen()
+    console = console or Console(highlight=False)
+    kind = BarScreen if console.is_terminal else LineScreen
+    return kind(console, goal)
+
+
+class SilentScreen:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def show(self, record: Record) -> None:
+        """Do nothing."""
+
+    def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
+        """Do nothing."""
+
+
+class LineScreen:
+    """One line a record, for files and pipes: nothing is folded, cut or coloured."""
+
+    def __init__(self, console: Console, goal: Goal) -> None:
+        self._file = console.file
+        self._pace = _Pace(goal)
+        self._goal = goal
+
+    def note(self, text: str) -> None:
+        """Write a line."""
+        self._file.write(text + "\n")
+        self._file.flush()
+
+    def show(self, record: Record) -> None:
+        """Write the figures as one line."""
+        self.note(f"{self._goal.reached(record)} | {figures(record)} | {self._pace.left(record)} left")
+
+    def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
+        """Write the rows."""
+        if rows:
+            width = max(map(len, rows))
+            self.note("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())]))
+
+
+class BarScreen:
+    """A bar at the foot of the terminal with the latest figures below it; notes scroll by above."""
+
+    def __init__(self, console: Console, goal: Goal) -> None:
+        self._console = console
+        self._pace = _Pace(goal)
+        self._unit = goal.unit
+        self._bar = _BarWithFigures(
+            TextColumn(goal.unit),
+            MofNCompleteColumn(),
+            BarColumn(None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=goal.end, completed=goal.start, left="")
+        self._bar.start()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(Text(text))
+
+    def show(self, record: Record) -> None:
+        """Move the bar and replace the figures."""
+        self._bar.figures = figures(record)
+        self._bar.update(self._task, completed=record[self._unit], left=f"{self._pace.left(record)} left")
+
+    def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
+        """Leave the bar as it stands and print a box."""
+        self._bar.stop()
+        if not rows:
+            return
+        table = Table.grid(padding=(0, 2))
+        for name, value in rows.items():
+            table.add_row(Text(name), Text(value))
+        self._console.print(Panel(table, title=title, expand=False))
+
+
+class _BarWithFigures(Progress):
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.figures)
+
+
+class _Pace:
+    """Tells the time left from how fast this launch has gone so far."""
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+        self._started = time.monotonic()
+
+    def left(self, record: Record) -> str:
+        done = record[self._goal.unit]
+        seconds_each = (time.monotonic() - self._started) / max(1, done - self._goal.start)
+        return format_duration(seconds_each * max(0, self._goal.end - done))
+
+
+_LABELS = {
+    "tokens": ("tokens", "{:,}"),
+    "loss": ("loss", "{:.4f}"),
+    "masked_accuracy": ("masked accuracy", "{:.1%}"),
+    "perplexity": ("perplexity", "{:.2f}"),
+    "validation_loss": ("validation loss", "{:.4f}"),
+    "learning_rate": ("learning rate", "{:.3g}"),
+    "gradient_norm": ("gradient norm", "{:.3f}"),
+    "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "skipped": ("skipped steps", "{}"),
+}
+
+
+def figures(record: Record) -> str:
+    """Return a record's figures in words, without the step."""
+    shown = ((label, form.format(record[name])) for name, (label, form) in _LABELS.items() if name in record)
+    return " | ".join(f"{label} {value}" for label, value in shown)
+
+
+def format_duration(seconds: float) -> str:
+    """Return hours, minutes and seconds as ``1:02:03``, or ``02:03`` below an hour.
+
+    >>> format_duration(3723.4), format_duration(75)
+    ('1:02:03', '01:15')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"

@@ -1,0 +1,143 @@
+"""The folder of a checkpoint: when it may be believed, and what a user is told otherwise."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.checkpoint.folder import layout
+from megatron_ettin.errors import ConfigError
+
+
+def write_step(save: Path, step: int, *, whole: bool = True) -> Path:
+    folder = save / layout.step_folder_name(step)
+    (folder / layout.STATE_FOLDER).mkdir(parents=True)
+    (folder / layout.STATE_FOLDER / "__0_0.distcp").write_bytes(b"x" * 100)
+    layout.write_json_atomic(folder / layout.RUN_FILE, {"format_version": layout.FORMAT_VERSION, "step": step})
+    if whole:
+        layout.mark_whole(folder)
+        layout.point_latest(save, step)
+    return folder
+
+
+def refusal(path: Path, step: int = 0) -> str:
+    with pytest.raises(ConfigError) as caught:
+        layout.resolve_checkpoint(path, step)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_takes_the_latest_whole_step_of_a_save_folder(tmp_path: Path) -> None:
+    write_step(tmp_path, 5)
+    newest = write_step(tmp_path, 10)
+    write_step(tmp_path, 15, whole=False)
+    assert layout.resolve_checkpoint(tmp_path) == newest
+    assert layout.list_steps(tmp_path) == [5, 10]
+    assert [folder.name for folder in layout.half_written_folders(tmp_path)] == ["step_0000015"]
+
+
+def test_takes_the_named_step(tmp_path: Path) -> None:
+    wanted = write_step(tmp_path, 5)
+    write_step(tmp_path, 10)
+    assert layout.resolve_checkpoint(tmp_path, 5) == wanted
+    assert layout.resolve_checkpoint(str(wanted)) == wanted
+    assert layout.resolve_checkpoint(wanted, 5) == wanted
+
+
+def test_steps_beyond_seven_digits_are_found(tmp_path: Path) -> None:
+    write_step(tmp_path, 9_999_999)
+    newest = write_step(tmp_path, 10_000_000)
+    assert layout.resolve_checkpoint(tmp_path) == newest
+
+
+def test_follows_a_link_to_a_step(tmp_path: Path) -> None:
+    write_step(tmp_path, 5)
+    link = tmp_path / "best"
+    link.symlink_to(layout.step_folder_name(5))
+    assert layout.read_run_json(layout.resolve_checkpoint(link))["step"] == 5
+
+
+def test_takes_a_copy_of_a_step_under_any_name(tmp_path: Path) -> None:
+    copy = write_step(tmp_path, 5).rename(tmp_path / "best")
+    assert layout.resolve_checkpoint(copy) == copy
+    assert refusal(copy, 6).startswith("--load-step 6:")
+
+
+def test_names_what_was_found_instead(tmp_path: Path) -> None:
+    write_step(tmp_path, 5)
+    write_step(tmp_path, 7, whole=False)
+    message = refusal(tmp_path, 6)
+    assert message.startswith("--load-step 6:")
+    assert "whole steps: 5" in message
+    assert "half-written: step_0000007" in message
+    assert "half-written" in refusal(tmp_path / layout.step_folder_name(7))
+    assert refusal(tmp_path / layout.step_folder_name(5), 6).startswith("--load-step 6:")
+
+
+def test_refuses_a_folder_without_checkpoints(tmp_path: Path) -> None:
+    assert refusal(tmp_path).startswith(f"--load {tmp_path}: holds no whole checkpoint")
+    assert "no such folder" in refusal(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_names_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    folder = write_step(tmp_path, 5)
+    victim = folder / layout.STATE_FOLDER / "__0_0.distcp"
+    if damage == "missing":
+        victim.unlink()
+    else:
+        os.truncate(victim, 99)
+    assert "state/__0_0.distcp" in refusal(tmp_path)
+
+
+def test_marker_vouches_for_every_file(tmp_path: Path) -> None:
+    folder = write_step(tmp_path, 5)
+    told = json.loads((folder / layout.MARKER_FILE).read_text())["files"]
+    assert told["state/__0_0.distcp"] == {"bytes": 100, "crc32": f"{binascii.crc32(b'x' * 100):08x}"}
+    assert set(told) == {"state/__0_0.distcp", layout.RUN_FILE}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (json.dumps({"format_version": layout.FORMAT_VERSION + 1}), "format 2 is not known"),
+        ("{", "does not describe a checkpoint"),
+        ("[]", "does not describe a checkpoint"),
+        ("{}", "does not describe a checkpoint"),
+    ],
+)
+def test_run_json_of_another_kind_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / layout.RUN_FILE).write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        layout.read_run_json(tmp_path)
+
+
+def test_missing_run_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        layout.read_run_json(tmp_path)
+
+
+def test_later_steps_are_set_aside_and_none_is_lost(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        write_step(tmp_path, step)
+    write_step(tmp_path, 12, whole=False)
+    moved = layout.set_later_aside(tmp_path, 5)
+    assert [path.name for path in moved] == ["step_0000010", "step_0000015"]
+    assert layout.list_steps(tmp_path) == [5]
+    assert json.loads((tmp_path / layout.LATEST_FILE).read_text())["step"] == 5
+    write_step(tmp_path, 10)
+    assert [path.name for path in layout.set_later_aside(tmp_path, 5)] == ["step_0000010.2"]
+    assert layout.read_run_json(layout.resolve_checkpoint(tmp_path / layout.SET_ASIDE_FOLDER, 15))["step"] == 15
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "latest.json"
+    layout.write_json_atomic(path, {"step": 1})
+    with pytest.raises(TypeError):
+        layout.write_json_atomic(path, {"step": object()})
+    assert json.loads(path.read_text()) == {"step": 1}

@@ -1,0 +1,93 @@
+"""Which rows a step takes, and how ranks share them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from megatron_ettin.data.batch_plan import BatchRule, StepPlan, warmed_up_size
+
+
+class Rows:
+    """Rows whose sizes repeat."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = np.array(sizes)
+
+    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> NDArray[np.int64]:
+        return self.sizes[np.arange(start, stop) % len(self.sizes)] - (not close_every_piece)
+
+
+@given(st.integers(0, 5), st.sampled_from([(8, 1), (8, 2), (24, 3), (12, 4)]), st.sampled_from([1, 2, 4]))
+def test_ranks_share_a_step_without_overlap(step: int, sizes: tuple[int, int], ranks: int) -> None:
+    global_batch, micro_batch = sizes[0] * ranks, sizes[1]
+    plan = StepPlan(BatchRule(rows=global_batch, micro_rows=micro_batch), Rows([1]))
+    per_rank = [plan.micro_batches(step, rank, ranks) for rank in range(ranks)]
+    assert all(len(batch) == micro_batch for batches in per_rank for batch in batches)
+    in_order = [sample for batches in zip(*per_rank, strict=True) for batch in batches for sample in batch]
+    assert in_order == list(range(step * global_batch, (step + 1) * global_batch))
+
+
+rules = st.builds(
+    BatchRule,
+    rows=st.integers(1, 30),
+    micro_rows=st.integers(1, 5),
+    tokens=st.sampled_from([0, 50, 400, 5000]),
+    micro_tokens=st.sampled_from([0, 50, 120]),
+    first_size=st.integers(1, 40),
+    warmup_tokens=st.sampled_from([0, 500, 20_000]),
+    counts_closed=st.booleans(),
+)
+
+
+@settings(deadline=None)
+@given(rules, st.lists(st.integers(2, 50), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 11))
+def test_steps_follow_each_other_on_any_ranks_and_after_a_resume(
+    rule: BatchRule, sizes: list[int], ranks: int, resumed: int
+) -> None:
+    rows = Rows(sizes)
+    plan = StepPlan(rule, rows, counts_tokens=True)
+    steps = [plan.of(step) for step in range(12)]
+    assert steps[0].start == 0
+    assert [step.stop for step in steps[:-1]] == [step.start for step in steps[1:]]
+    tokens = 0
+    for number, step in enumerate(steps):
+        assert step.tokens_before == tokens
+        tokens += int(rows.tokens(step.start, step.stop, close_every_piece=rule.counts_closed).sum())
+        per_rank = [plan.micro_batches(number, rank, ranks) for rank in range(ranks)]
+        assert len({len(batches) for batches in per_rank}) == 1, "all ranks make the same number of passes"
+        told = [batch for batches in zip(*per_rank, strict=True) for batch in batches if len(batch)]
+        assert [row for batch in told for row in batch] == list(range(step.start, step.stop))
+        for batch in told:
+            held = rows.tokens(batch.start, batch.stop, close_every_piece=True).sum()
+            assert held <= rule.micro_tokens if rule.micro_tokens else len(batch) <= rule.micro_rows
+        size = rule.size_after(step.tokens_before)
+        if rule.tokens:
+            more = rows.tokens(step.start, step.stop + 1, close_every_piece=True)
+            assert more[:-1].sum() <= size or len(step) == 1
+            assert more.sum() > size, "one row more would not have fitted"
+        else:
+            assert len(step) == size
+    later = steps[resumed]
+    again = StepPlan(rule, rows, step=resumed, sample=later.start, tokens=later.tokens_before, counts_tokens=True)
+    assert [again.of(step) for step in range(resumed, 12)] == steps[resumed:]
+
+
+@pytest.mark.parametrize(
+    ("first", "full", "warmup"), [(1, 8, 1000), (24, 1152, 50_000), (3, 4, 10), (576, 4608, 10**9)]
+)
+def test_warm_up_spends_on_each_size_what_the_size_says(first: int, full: int, warmup: int) -> None:
+    whole = sum(range(first, full))
+    # The size grows to b where the sizes before b have had their shares.
+    for size in {first, first + 1, (first + full) // 2, full - 1} & set(range(first, full)):
+        begins = sum(range(first, size)) * warmup / whole
+        ends = sum(range(first, size + 1)) * warmup / whole
+        for tokens in np.unique(np.linspace(np.ceil(begins), np.ceil(ends) - 1, 5).astype(int)).tolist():
+            if begins <= tokens < ends:
+                assert warmed_up_size(first, full, tokens, warmup) == size
+    rule = BatchRule(rows=full, micro_rows=1, first_size=first, warmup_tokens=warmup)
+    assert rule.size_after(0) == first
+    assert rule.size_after(warmup) == full

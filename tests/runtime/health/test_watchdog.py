@@ -1,0 +1,128 @@
+"""A rank that stands still is named by the others, in a process that would be ended."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from tests.helpers.distributed import run_ranks
+from tests.helpers.runs import tiny_run
+
+TIMEOUT_SECONDS = 2.0
+
+
+def joined() -> Any:
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.health.rendezvous import find_world
+    from megatron_ettin.runtime.process import start_process
+
+    world = find_world(60.0)
+    start_process(tiny_run("mlm"), choose_device("cpu"), world)
+    return world
+
+
+def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tuple[str, float]:
+    """Meet in a barrier to which one rank comes late; return the watchdog's last word and when it came."""
+    import torch.distributed
+
+    from megatron_ettin.runtime.health.watchdog import Watchdog
+
+    world = joined()
+    read_end, write_end = os.pipe()
+    ended: list[float] = []
+    started = time.monotonic()
+    with Watchdog(world, TIMEOUT_SECONDS, lambda code: ended.append(time.monotonic() - started), write_end) as watchdog:
+        watchdog.mark(7, work, limited=limited)
+        if world.rank == late_rank:
+            time.sleep(late_seconds)
+        torch.distributed.barrier()
+    os.close(write_end)
+    with os.fdopen(read_end) as file:
+        return file.read(), ended[0] if ended else 0.0
+
+
+def test_late_rank_is_named_by_those_that_wait() -> None:
+    (told, seconds), (own_word, _) = run_ranks(2, watched, 1, 4.0, "training", False)
+    assert told.startswith("error: rank 0, step 7: no progress for 2 s (--timeout-seconds), training: rank 1 (process ")
+    assert "is late: step 7, training, at " in told
+    assert told.count("\n") == 1
+    assert TIMEOUT_SECONDS < seconds + 0.3 < TIMEOUT_SECONDS + 2.0
+    assert own_word == ""  # busy with what has no limit
+
+
+def test_work_with_a_limit_is_ended_though_nobody_waits() -> None:
+    [(told, _)] = run_ranks(1, watched, 0, 3.0, "training", True)
+    assert "rank 0, step 7: no progress for 2 s" in told
+    assert "test_watchdog.py" in told
+
+
+def test_long_work_without_a_limit_goes_on() -> None:
+    assert run_ranks(1, watched, 0, 3.0, "building", False) == [("", 0.0)]
+
+
+def fall_silent() -> tuple[str, str]:
+    """Rank 1 stops beating while rank 0 works at something long."""
+    import torch.distributed
+
+    from megatron_ettin.runtime.health.watchdog import Watchdog
+
+    world = joined()
+    read_end, write_end = os.pipe()
+    with Watchdog(world, TIMEOUT_SECONDS, lambda code: None, write_end) as watchdog:
+        watchdog.mark(3, "saving")
+        time.sleep(0.5 if world.rank == 1 else 1.0)  # a collective fails only after its rank is gone
+        if world.rank == 1:
+            watchdog._closed.set()  # its threads end, as those of a stopped process
+            time.sleep(4.0)
+            told = ""
+        else:
+            told = watchdog.who_is_gone()
+            time.sleep(4.0)
+    torch.distributed.barrier()
+    os.close(write_end)
+    with os.fdopen(read_end) as file:
+        return file.read(), told
+
+
+def test_silent_rank_is_named_even_while_nobody_waits_for_it() -> None:
+    (last_word, asked), _ = run_ranks(2, fall_silent)
+    assert "rank 1 (process " in asked
+    assert "does not answer, last heard of at step 3, saving" in asked
+    assert "does not answer" in last_word
+
+
+def test_threads_end_with_the_watch() -> None:
+    assert run_ranks(2, threads_after) == [[], []]
+
+
+def threads_after() -> list[str]:
+    from megatron_ettin.runtime.health.watchdog import Watchdog
+
+    world = joined()
+    with Watchdog(world, TIMEOUT_SECONDS):
+        time.sleep(0.2)
+    return [thread.name for thread in threading.enumerate() if thread.name in ("watchdog", "heartbeat")]
+
+
+def come_or_not(absent_rank: int, timeout_seconds: float) -> str:
+    """Meet the others, but for one rank that comes too late; return why the run does not begin."""
+    from megatron_ettin.errors import RunFailure
+    from megatron_ettin.runtime.health.rendezvous import find_world
+    from megatron_ettin.runtime.health.watchdog import Watchdog
+
+    world = find_world(60.0)
+    if world.rank == absent_rank:
+        time.sleep(timeout_seconds + 1.5)
+        return ""
+    try:
+        with Watchdog(world, timeout_seconds):
+            return "met"
+    except RunFailure as failure:
+        return str(failure)
+
+
+def test_rank_that_does_not_come_is_named() -> None:
+    told = "rank 2 (its process is not known here) did not come within 1 s (--timeout-seconds)"
+    assert run_ranks(3, come_or_not, 2, 1.0) == [told, told, ""]

@@ -1,0 +1,113 @@
+"""What the CPU placement redirects, and that it redirects nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helpers.distributed import run_ranks
+
+
+def placements() -> dict[str, Any]:
+    """Use each redirected name as megatron-core does and report where things landed."""
+    import torch
+    from megatron.core.tensor_parallel import random as core_random
+
+    from megatron_ettin.runtime.cpu_placement import (
+        REDIRECTED_IN_CORE_RANDOM,
+        REDIRECTED_IN_TORCH_CUDA,
+        install_cpu_placement,
+    )
+
+    install_cpu_placement()
+    made = {
+        "literal": torch.zeros(2, device="cuda"),
+        "tensor": torch.tensor([1.0], device="cuda"),
+        "numbered": torch.empty(2, device="cuda:1"),
+        "current": torch.ones(2, device=torch.cuda.current_device()),
+        "device object": torch.full((2,), 3.0, device=torch.device("cuda", 0)),
+        "method": torch.zeros(2).cuda(),
+        "to": torch.zeros(2).to("cuda"),
+        "to keyword": torch.zeros(2).to(device="cuda", dtype=torch.float64),
+        "untouched": torch.zeros(2, device="meta"),
+    }
+    torch.cuda.synchronize()
+    torch.cuda.manual_seed(5)
+    state = torch.cuda.get_rng_state()
+    first = torch.rand(3)
+    core_random._set_cuda_rng_state(state)
+    return {
+        "devices": {name: tensor.device.type for name, tensor in made.items()},
+        "types": [torch.zeros(1, dtype=t).type() for t in (torch.float32, torch.bfloat16, torch.float16, torch.int64)],
+        "cast": torch.zeros(1).type(torch.float64).dtype is torch.float64,
+        "same draw": bool((first == torch.rand(3)).all()),
+        "torch.cuda": sorted(REDIRECTED_IN_TORCH_CUDA),
+        "core random": sorted(REDIRECTED_IN_CORE_RANDOM),
+    }
+
+
+def test_redirects_exactly_the_listed_names() -> None:
+    found = run_ranks(1, placements)[0]
+    assert found["devices"].pop("untouched") == "meta"
+    assert set(found["devices"].values()) == {"cpu"}
+    assert found["types"] == [
+        "torch.cuda.FloatTensor",
+        "torch.cuda.BFloat16Tensor",
+        "torch.cuda.HalfTensor",
+        "torch.LongTensor",
+    ]
+    assert found["cast"]
+    assert found["same draw"]
+    assert found["torch.cuda"] == [
+        "current_device",
+        "empty_cache",
+        "get_rng_state",
+        "manual_seed",
+        "set_rng_state",
+        "synchronize",
+    ]
+    assert found["core random"] == ["_get_cuda_rng_state", "_set_cuda_rng_state"]
+
+
+def install_for(version: str) -> None:
+    """Install the placement as if another megatron-core were there."""
+    from megatron_ettin.runtime import cpu_placement
+
+    original, installed = cpu_placement.version, cpu_placement._installed
+    cpu_placement.version, cpu_placement._installed = lambda distribution_name: version, None
+    try:
+        cpu_placement.install_cpu_placement()
+    finally:
+        cpu_placement.version, cpu_placement._installed = original, installed
+
+
+def test_refuses_an_unchecked_core() -> None:
+    with pytest.raises(RuntimeError, match=r"megatron-core 9\.9\.9 is installed"):
+        run_ranks(1, install_for, "9.9.9")
+
+
+def ranks_of_each(tp: int, pp: int) -> dict[str, Any]:
+    """Return this rank's coordinates and two draws: dropout's and the tensor-parallel one."""
+    import torch
+    from megatron.core import tensor_parallel
+
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import start_process
+    from tests.helpers.runs import tiny_run
+
+    config = tiny_run("mlm", tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
+    here = start_process(config, choose_device("cpu"))
+    default = torch.rand(1).item()
+    with tensor_parallel.get_cuda_rng_tracker().fork():
+        inside = torch.rand(1).item()
+    return {**vars(here), "default": default, "inside": inside}
+
+
+def test_random_states_follow_the_layout() -> None:
+    ranks = run_ranks(4, ranks_of_each, 2, 1)
+    by_place = {(r["tp_rank"], r["dp_rank"]): r for r in ranks}
+    for dp in (0, 1):
+        assert by_place[0, dp]["default"] == by_place[1, dp]["default"]
+    assert by_place[0, 0]["default"] != by_place[0, 1]["default"]
+    assert len({r["inside"] for r in ranks}) == 4

@@ -1,0 +1,73 @@
+"""Which losses are spikes, against figures worked out by hand, and what the guard remembers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from megatron_ettin.checkpoint.state import TrainingState
+from megatron_ettin.config.training import TrainingConfig
+from megatron_ettin.train.spikes import SPIKE_LEAST_STEPS, SPIKE_WINDOW_STEPS, StepGuard
+from megatron_ettin.train.step import StepResult, Sums
+
+
+def totals(loss: float) -> Sums:
+    return Sums(loss * 10, 10, 0, 100)
+
+
+def remembering(losses: list[float], **settings: float) -> StepGuard:
+    state = TrainingState.start("mlm")
+    state.recent_losses = losses
+    return StepGuard(replace(TrainingConfig(), **settings), state)  # type: ignore[arg-type]
+
+
+# Half of them 2, half of them 4: the mean is 3, the squares of the deviations sum up to their number, n.
+LOSSES = [2.0, 4.0] * (SPIKE_WINDOW_STEPS // 2)
+DEVIATION = math.sqrt(SPIKE_WINDOW_STEPS / (SPIKE_WINDOW_STEPS - 1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "allowed"), [(3 + 5.99 * DEVIATION, True), (3 + 6.01 * DEVIATION, False), (-100.0, True)]
+)
+def test_spike_is_so_many_deviations_above_the_mean(loss: float, allowed: bool) -> None:
+    assert remembering(LOSSES, skip_loss_spikes=6.0).allows(totals(loss)) is allowed
+    assert remembering(LOSSES).allows(totals(loss))
+
+
+def test_no_step_is_a_spike_before_enough_were_seen() -> None:
+    assert remembering(LOSSES[: SPIKE_LEAST_STEPS - 1], skip_loss_spikes=1.0).allows(totals(1e6))
+    assert not remembering(LOSSES[:SPIKE_LEAST_STEPS], skip_loss_spikes=1.0).allows(totals(1e6))
+
+
+def test_a_loss_that_stays_up_is_trained_on_after_a_few_steps() -> None:
+    guard = remembering([2.0, 2.1] * (SPIKE_WINDOW_STEPS // 2), skip_loss_spikes=6.0)
+    skipped = 0
+    while not guard.allows(totals(5.0)):
+        guard.note(StepResult(totals(5.0), 1.0, applied=False))
+        skipped += 1
+    # With j of n losses a height h above the others the deviation is about h sqrt(j / n): 6 of them reach h at n / 36.
+    assert skipped == math.ceil(SPIKE_WINDOW_STEPS / 36)
+    assert skipped <= TrainingConfig().max_skipped_steps
+
+
+def test_memory_is_the_latest_finite_losses_and_the_skips() -> None:
+    state = TrainingState.start("mlm")
+    guard = StepGuard(replace(TrainingConfig(), skip_loss_spikes=6.0, max_skipped_steps=1), state)
+    for loss in range(SPIKE_WINDOW_STEPS + 3):
+        guard.note(StepResult(totals(float(loss)), 1.0, applied=True))
+    guard.note(StepResult(totals(math.nan), math.nan, applied=False, finite=False))
+    assert state.recent_losses == [float(loss) for loss in range(3, SPIKE_WINDOW_STEPS + 3)]
+    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_spent) == (1, 1, False)
+    guard.note(StepResult(totals(1.0), math.inf, applied=False, finite=False))
+    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_spent) == (2, 2, True)
+    assert "--max-skipped-steps 1" in str(guard.failure())
+    guard.note(StepResult(totals(1.0), 1.0, applied=True))
+    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_spent) == (2, 0, False)
+
+
+def test_losses_are_not_kept_for_nothing() -> None:
+    state = TrainingState.start("mlm")
+    StepGuard(TrainingConfig(), state).note(StepResult(totals(1.0), 1.0, applied=True))
+    assert state.recent_losses == []
