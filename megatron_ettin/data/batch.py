@@ -53,17 +53,17 @@ class PackedTokens:
     """[D + 1], where each chunk begins."""
 
 
-def assemble(chunks: Sequence[Chunk], *, cls_id: int, sep_id: int, close_every_piece: bool) -> PackedTokens:
+def assemble(chunks: Sequence[Chunk], *, cls_id: int, sep_id: int, close_every_chunk: bool) -> PackedTokens:
     """Lay chunks end to end.
 
     Args:
         chunks: in order.
         cls_id: stands before each chunk.
         sep_id: stands behind a chunk that closes.
-        close_every_piece: every chunk closes (encoder); otherwise only one that ends its document (decoder).
+        close_every_chunk: every chunk closes (encoder); otherwise only one that ends its document (decoder).
     """
     contents = np.array([len(chunk.tokens) for chunk in chunks], dtype=np.int64)
-    closed = np.array([close_every_piece or chunk.ends_document for chunk in chunks], dtype=bool)
+    closed = np.array([close_every_chunk or chunk.ends_document for chunk in chunks], dtype=bool)
     lengths = contents + 1 + closed
     cu_seqlens = np.concatenate(([0], np.cumsum(lengths)))
     starts, ends = cu_seqlens[:-1], cu_seqlens[1:]

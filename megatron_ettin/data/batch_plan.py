@@ -37,7 +37,7 @@ class BatchRule:
     """Rows (or tokens) of the first step of a warm-up."""
     warmup_tokens: int = 0
     """Tokens over which a step grows to its full size."""
-    counts_closed: bool = True
+    close_every_chunk: bool = True
     """Whether a run's token counter counts [SEP] behind every chunk, as an encoder's does."""
 
     @property
@@ -71,7 +71,7 @@ def warmed_up_size(first: int, full: int, tokens: int, warmup_tokens: int) -> in
 class Sizes(Protocol):
     """Tells the tokens of rows."""
 
-    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> NDArray[np.int64]:
+    def tokens(self, start: int, stop: int, *, close_every_chunk: bool) -> NDArray[np.int64]:
         """Return the tokens of rows ``start`` to ``stop``."""
 
 
@@ -145,7 +145,7 @@ class StepPlan:
         left = size
         while left > 0:
             # Rows of a stretch at a time: how many fit is not known before they are looked at.
-            sums = np.cumsum(self._sizes.tokens(stop, stop + _LOOK_AHEAD, close_every_piece=True))
+            sums = np.cumsum(self._sizes.tokens(stop, stop + _LOOK_AHEAD, close_every_chunk=True))
             fitting = int(np.searchsorted(sums, left, side="right"))
             stop += fitting
             if fitting < _LOOK_AHEAD:
@@ -154,13 +154,13 @@ class StepPlan:
         return Step(start, max(stop, start + 1), tokens_before)
 
     def _tokens(self, start: int, stop: int) -> int:
-        return int(self._sizes.tokens(start, stop, close_every_piece=self.rule.counts_closed).sum())
+        return int(self._sizes.tokens(start, stop, close_every_chunk=self.rule.close_every_chunk).sum())
 
     def _cut(self, step: Step) -> list[range]:
         if not self.rule.micro_tokens:
             every = self.rule.micro_rows
             return [range(at, min(at + every, step.stop)) for at in range(step.start, step.stop, every)]
-        sizes = self._sizes.tokens(step.start, step.stop, close_every_piece=True).tolist()
+        sizes = self._sizes.tokens(step.start, step.stop, close_every_chunk=True).tolist()
         return cut_by_tokens(step.start, sizes, self.rule.micro_tokens)
 
 

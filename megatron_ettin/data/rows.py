@@ -130,32 +130,32 @@ class RowDataset:
         ends = np.cumsum(counts).tolist()
         return [tuple(chunks[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def row_tokens(self, numbers: NDArray[np.integer], *, close_every_piece: bool) -> NDArray[np.int64]:
+    def row_tokens(self, numbers: NDArray[np.integer], *, close_every_chunk: bool) -> NDArray[np.int64]:
         """Return the tokens of rows (by their stored numbers), [CLS] and [SEP] counted; reads none of them.
 
         Args:
             numbers: of the rows.
-            close_every_piece: see :func:`assemble`.
+            close_every_chunk: see :func:`assemble`.
         """
         numbers, counts = self._chunk_numbers(numbers)
-        closed = 1 if close_every_piece else self._chunks.ends_document(numbers)
+        closed = 1 if close_every_chunk else self._chunks.ends_document(numbers)
         sizes = self._chunks.lengths[numbers].astype(np.int64) + 1 + closed
         sums = np.concatenate(([0], np.cumsum(sizes)))
         ends = np.cumsum(counts)
         return sums[ends] - sums[ends - counts]
 
-    def tokens_before(self, number: int, *, close_every_piece: bool) -> int:
+    def tokens_before(self, number: int, *, close_every_chunk: bool) -> int:
         """Return the tokens of all rows before ``number`` in training; reads lengths only."""
         epochs, place = divmod(number, max(1, self.num_rows))
         total = 0
         if epochs:
-            every = self._sum_tokens(np.arange(self.num_rows), close_every_piece=close_every_piece)
+            every = self._sum_tokens(np.arange(self.num_rows), close_every_chunk=close_every_chunk)
             total = epochs * every
-        return total + self._sum_tokens(self._order(epochs)[:place], close_every_piece=close_every_piece)
+        return total + self._sum_tokens(self._order(epochs)[:place], close_every_chunk=close_every_chunk)
 
-    def _sum_tokens(self, numbers: NDArray[np.integer], *, close_every_piece: bool) -> int:
+    def _sum_tokens(self, numbers: NDArray[np.integer], *, close_every_chunk: bool) -> int:
         parts = (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
-        return sum(int(self.row_tokens(part, close_every_piece=close_every_piece).sum()) for part in parts)
+        return sum(int(self.row_tokens(part, close_every_chunk=close_every_chunk).sum()) for part in parts)
 
     def _chunk_numbers(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
         """Return the chunks of rows one after the other, and how many each has."""

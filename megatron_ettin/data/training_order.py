@@ -57,7 +57,7 @@ class SpecialTokens:
 
     cls_id: int
     sep_id: int
-    close_every_piece: bool
+    close_every_chunk: bool
 
 
 def schema() -> pa.Schema:
@@ -129,7 +129,7 @@ def _table(step: int, first_row: int, rows: list[Row], names: dict[int, str], sp
     import pyarrow as pa
 
     chunks = [chunk for row in rows for chunk in row]
-    packed = assemble(chunks, cls_id=special.cls_id, sep_id=special.sep_id, close_every_piece=special.close_every_piece)
+    packed = assemble(chunks, cls_id=special.cls_id, sep_id=special.sep_id, close_every_chunk=special.close_every_chunk)
     counts = np.array([len(row) for row in rows])
     begins = packed.cu_seqlens[:-1]
     first_of_row = np.repeat(begins[np.cumsum(counts) - counts], counts)

@@ -74,7 +74,7 @@ class TrainingRows:
                 found[place] = row
         return found
 
-    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> NDArray[np.int64]:
+    def tokens(self, start: int, stop: int, *, close_every_chunk: bool) -> NDArray[np.int64]:
         """Return the tokens of rows, [CLS] and [SEP] counted; reads none of them."""
         sources, numbers = self.blend.sources(start, stop)
         found = np.empty(stop - start, np.int64)
@@ -82,10 +82,10 @@ class TrainingRows:
             mine = sources == source
             rows = self.sources[source]
             stored = rows.stored_numbers(numbers[mine])
-            found[mine] = rows.row_tokens(stored, close_every_piece=close_every_piece)
+            found[mine] = rows.row_tokens(stored, close_every_chunk=close_every_chunk)
         return found
 
-    def realised(self, samples: int, *, close_every_piece: bool) -> list[Realised]:
+    def realised(self, samples: int, *, close_every_chunk: bool) -> list[Realised]:
         """Return what the first ``samples`` rows took from each source."""
         shares, counts = self.blend.shares, self.blend.counts(samples)
         return [
@@ -94,7 +94,7 @@ class TrainingRows:
                 requested=float(share),
                 requested_tokens=request.tokens,
                 rows=count,
-                tokens=rows.tokens_before(count, close_every_piece=close_every_piece),
+                tokens=rows.tokens_before(count, close_every_chunk=close_every_chunk),
                 epochs=count / max(1, rows.num_rows),
             )
             for request, rows, share, count in zip(self.requests, self.sources, shares, counts, strict=True)

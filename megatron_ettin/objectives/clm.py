@@ -17,7 +17,7 @@ class CausalLanguageModelling:
     """See what came before in the chunk, predict the next token."""
 
     setting: BatchSetting
-    closes_every_chunk: bool = False
+    close_every_chunk: bool = False
 
     name: ClassVar[str] = "clm"
     mask_kind: ClassVar[MaskKind] = "causal"
@@ -31,7 +31,7 @@ class CausalLanguageModelling:
         setting = self.setting
         chunks = [chunk for row in rows for chunk in row]
         packed = assemble(
-            chunks, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=self.closes_every_chunk
+            chunks, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_chunk=self.close_every_chunk
         )
         scored_K, labels_K = next_token_targets(packed, setting.never_targets)
         return make_batch(

@@ -29,7 +29,7 @@ class MaskedLanguageModelling:
 
     name: ClassVar[str] = "mlm"
     mask_kind: ClassVar[MaskKind] = "bidirectional"
-    closes_every_chunk: ClassVar[bool] = True
+    close_every_chunk: ClassVar[bool] = True
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
         """Build a micro-batch; what is hidden depends on the seed, the global sample numbers and the schedule only."""
@@ -49,7 +49,7 @@ class MaskedLanguageModelling:
         setting = self.setting
         chunks = [chunk for group in groups for chunk in group]
         packed = assemble(
-            chunks, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_piece=self.closes_every_chunk
+            chunks, cls_id=setting.cls_id, sep_id=setting.sep_id, close_every_chunk=self.close_every_chunk
         )
         group_starts = packed.cu_seqlens[np.cumsum([0, *(len(group) for group in groups)])]
         chosen_T, inputs_T = self.masker.mask(packed.tokens_T, packed.content_T, group_starts, generators, probability)

@@ -37,7 +37,7 @@ class Objective(Protocol):
         """Whether a token sees its whole chunk or only what came before."""
 
     @property
-    def closes_every_chunk(self) -> bool:
+    def close_every_chunk(self) -> bool:
         """Whether [SEP] stands behind every chunk, or only where a document ends."""
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
@@ -62,13 +62,13 @@ def build_objective(config: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         pad_multiple=shards * row_multiple(config.backend),
     )
     if config.training.objective == "clm":
-        return CausalLanguageModelling(setting, closes_every_chunk(config))
+        return CausalLanguageModelling(setting, close_every_chunk(config))
     assert config.training.objective in _MASKING
     kind = _MASKING[config.training.objective]
     return kind(setting, build_masker(config.data, tokenizer), config.data)
 
 
-def closes_every_chunk(config: RunConfig) -> bool:
+def close_every_chunk(config: RunConfig) -> bool:
     """Whether [SEP] stands behind every chunk of a document: always with a masking objective."""
     return config.training.objective in _MASKING or config.data.close_every_piece
 

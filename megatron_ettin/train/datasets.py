@@ -80,7 +80,7 @@ def chunk_rule(config: RunConfig, tokenizer: TokenizerFiles) -> ChunkRule:
     return ChunkRule(data.chunk_size, data.chunk_min_size, data.chunk_skip_size, ends)
 
 
-def batch_rule(config: RunConfig, *, counts_closed: bool) -> BatchRule:
+def batch_rule(config: RunConfig, *, close_every_chunk: bool) -> BatchRule:
     """Return how large steps and micro-batches are."""
     training = config.training
     micro = training.micro_batch_size
@@ -93,7 +93,7 @@ def batch_rule(config: RunConfig, *, counts_closed: bool) -> BatchRule:
         micro_tokens=training.micro_batch_tokens,
         first_size=training.batch_warmup_start or micro,
         warmup_tokens=training.batch_warmup_tokens,
-        counts_closed=counts_closed,
+        close_every_chunk=close_every_chunk,
     )
 
 
@@ -107,11 +107,11 @@ def row_notes(rows: TrainingRows) -> list[str]:
     return notes
 
 
-def blend_notes(training: TrainingRows, samples: int, close_every_piece: bool) -> list[str]:
+def blend_notes(training: TrainingRows, samples: int, close_every_chunk: bool) -> list[str]:
     """Return what each source was asked for and has given, a line each; nothing where there is one source."""
     if len(training.sources) < 2:
         return []
-    realised = training.realised(samples, close_every_piece=close_every_piece)
+    realised = training.realised(samples, close_every_chunk=close_every_chunk)
     rows, tokens = (max(1, sum(getattr(each, name) for each in realised)) for name in ("rows", "tokens"))
     return [
         f"{each.name}: asked for {_asked(each)}, gave {each.rows:,} ({each.rows / rows:.4%}), "

@@ -15,7 +15,7 @@ from megatron_ettin.data.fingerprint import changed_causes, order_fingerprint
 from megatron_ettin.data.training_order import Interval, SpecialTokens, write_interval, written_intervals
 from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.objectives.objective import closes_every_chunk
+from megatron_ettin.objectives.objective import close_every_chunk
 from megatron_ettin.train.datasets import batch_rule, build_training_rows, open_corpus
 
 
@@ -105,8 +105,8 @@ def _write(
     run, tokenizer = _run_of(described), known.tokenizer
     assert tokenizer.cls_id is not None
     assert tokenizer.sep_id is not None
-    closes = closes_every_chunk(run)
-    rule = batch_rule(run, counts_closed=closes)
+    closes = close_every_chunk(run)
+    rule = batch_rule(run, close_every_chunk=closes)
     plan = StepPlan(rule, known.rows, step=before.step, sample=before.row, tokens=before.tokens)
     end = _end_of(plan, interval)
     if end != interval.last_row:

@@ -72,7 +72,7 @@ def launch_training(config: RunConfig, notes: Sequence[str], requests: StopReque
             build_batches = partial(step_batches, plan, rows, objective, training.ranks)
             train(session, pinned(build_batches, device), build_schedule(config.optimizer, config.training))
             if training.ranks.is_main:
-                for note in blend_notes(rows, session.state.consumed_samples, objective.closes_every_chunk):
+                for note in blend_notes(rows, session.state.consumed_samples, objective.close_every_chunk):
                     session.screen.note(note)
             session.screen.close(*summary(session))
         if session.stop_reason:

@@ -31,7 +31,7 @@ def plan_steps(
     if state.source_rows:
         rows.blend.remember(state.consumed_samples, state.source_rows)
     return StepPlan(
-        batch_rule(config, counts_closed=objective.closes_every_chunk),
+        batch_rule(config, close_every_chunk=objective.close_every_chunk),
         rows,
         step=state.step,
         sample=state.consumed_samples,

@@ -16,7 +16,7 @@ CHUNKS = [
 
 
 def test_encoder_closes_every_chunk() -> None:
-    packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_piece=True)
+    packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_chunk=True)
     assert packed.tokens_T.tolist() == [CLS, 10, 11, SEP, CLS, 12, SEP, CLS, 13, 14, SEP]
     assert packed.positions_T.tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3]
     assert packed.cu_seqlens.tolist() == [0, 4, 7, 11]
@@ -24,7 +24,7 @@ def test_encoder_closes_every_chunk() -> None:
 
 
 def test_decoder_closes_real_ends_only_and_predicts_within_a_chunk() -> None:
-    packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_piece=False)
+    packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_chunk=False)
     assert packed.tokens_T.tolist() == [CLS, 10, 11, CLS, 12, SEP, CLS, 13, 14, SEP]
     scored, labels = next_token_targets(packed, {CLS, PAD, 13})
     assert packed.tokens_T[scored].tolist() == [CLS, 10, CLS, 12, 13, 14]
@@ -32,7 +32,7 @@ def test_decoder_closes_real_ends_only_and_predicts_within_a_chunk() -> None:
 
 
 def test_filling_is_a_chunk_of_its_own() -> None:
-    packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_piece=False)
+    packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_chunk=False)
     none = np.zeros(0, dtype=np.int64)
     batch = make_batch(packed, inputs_T=packed.tokens_T, scored_K=none, labels_K=none, pad_id=PAD, pad_multiple=4)
     assert batch.tokens_T.tolist() == [*packed.tokens_T, PAD, PAD]
@@ -46,7 +46,7 @@ def test_filling_is_a_chunk_of_its_own() -> None:
 
 def test_no_chunks_leave_one_fill() -> None:
     none = np.zeros(0, dtype=np.int64)
-    packed = assemble([], cls_id=CLS, sep_id=SEP, close_every_piece=True)
+    packed = assemble([], cls_id=CLS, sep_id=SEP, close_every_chunk=True)
     batch = make_batch(packed, inputs_T=none, scored_K=none, labels_K=none, pad_id=PAD, pad_multiple=2)
     assert batch.tokens_T.tolist() == [PAD, PAD]
     assert (batch.cu_seqlens.tolist(), batch.real_tokens) == ([0, 2], 0)

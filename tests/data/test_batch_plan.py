@@ -17,8 +17,8 @@ class Rows:
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = np.array(sizes)
 
-    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> NDArray[np.int64]:
-        return self.sizes[np.arange(start, stop) % len(self.sizes)] - (not close_every_piece)
+    def tokens(self, start: int, stop: int, *, close_every_chunk: bool) -> NDArray[np.int64]:
+        return self.sizes[np.arange(start, stop) % len(self.sizes)] - (not close_every_chunk)
 
 
 @given(st.integers(0, 5), st.sampled_from([(8, 1), (8, 2), (24, 3), (12, 4)]), st.sampled_from([1, 2, 4]))
@@ -39,7 +39,7 @@ rules = st.builds(
     micro_tokens=st.sampled_from([0, 50, 120]),
     first_size=st.integers(1, 40),
     warmup_tokens=st.sampled_from([0, 500, 20_000]),
-    counts_closed=st.booleans(),
+    close_every_chunk=st.booleans(),
 )
 
 
@@ -56,17 +56,17 @@ def test_steps_follow_each_other_on_any_ranks_and_after_a_resume(
     tokens = 0
     for number, step in enumerate(steps):
         assert step.tokens_before == tokens
-        tokens += int(rows.tokens(step.start, step.stop, close_every_piece=rule.counts_closed).sum())
+        tokens += int(rows.tokens(step.start, step.stop, close_every_chunk=rule.close_every_chunk).sum())
         per_rank = [plan.micro_batches(number, rank, ranks) for rank in range(ranks)]
         assert len({len(batches) for batches in per_rank}) == 1, "all ranks make the same number of passes"
         told = [batch for batches in zip(*per_rank, strict=True) for batch in batches if len(batch)]
         assert [row for batch in told for row in batch] == list(range(step.start, step.stop))
         for batch in told:
-            held = rows.tokens(batch.start, batch.stop, close_every_piece=True).sum()
+            held = rows.tokens(batch.start, batch.stop, close_every_chunk=True).sum()
             assert held <= rule.micro_tokens if rule.micro_tokens else len(batch) <= rule.micro_rows
         size = rule.size_after(step.tokens_before)
         if rule.tokens:
-            more = rows.tokens(step.start, step.stop + 1, close_every_piece=True)
+            more = rows.tokens(step.start, step.stop + 1, close_every_chunk=True)
             assert more[:-1].sum() <= size or len(step) == 1
             assert more.sum() > size, "one row more would not have fitted"
         else:

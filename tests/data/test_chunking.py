@@ -116,8 +116,8 @@ def test_lengths_tell_what_batches_hold(packing: str) -> None:
     stored = rows.stored_rows(numbers)
     encoder = [sum(len(chunk.tokens) + 2 for chunk in row) for row in stored]
     decoder = [sum(len(chunk.tokens) + 1 + chunk.ends_document for chunk in row) for row in stored]
-    assert rows.row_tokens(numbers, close_every_piece=True).tolist() == encoder
-    assert rows.row_tokens(numbers, close_every_piece=False).tolist() == decoder
+    assert rows.row_tokens(numbers, close_every_chunk=True).tolist() == encoder
+    assert rows.row_tokens(numbers, close_every_chunk=False).tolist() == decoder
     place = rows.num_rows + 3
     trained = [len(chunk.tokens) + 2 for number in range(place) for chunk in rows.row(number)]
-    assert rows.tokens_before(place, close_every_piece=True) == sum(trained)
+    assert rows.tokens_before(place, close_every_chunk=True) == sum(trained)

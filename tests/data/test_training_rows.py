@@ -76,7 +76,7 @@ def test_any_stretch_is_that_of_the_whole(prefixes: dict[str, str]) -> None:
 
 def test_targets_in_tokens_are_met_in_tokens(prefixes: dict[str, str]) -> None:
     rows = build(f"3K {prefixes['books']} 1K {prefixes['web']}", packing="none")
-    realised = rows.realised(2000, close_every_piece=True)
+    realised = rows.realised(2000, close_every_chunk=True)
     tokens = [each.tokens for each in realised]
     assert tokens[0] / tokens[1] == pytest.approx(3, rel=0.02)
     counted = [0, 0]
@@ -85,7 +85,7 @@ def test_targets_in_tokens_are_met_in_tokens(prefixes: dict[str, str]) -> None:
     assert tokens == counted
     assert [each.rows for each in realised] == np.bincount(names(rows, 0, 2000)).tolist()
     np.testing.assert_array_equal(
-        rows.tokens(5, 40, close_every_piece=False),
+        rows.tokens(5, 40, close_every_chunk=False),
         [sum(len(p.tokens) + 1 + p.ends_document for p in row) for row in rows.rows(5, 40)],
     )
 

@@ -39,7 +39,7 @@ def fixed_plan(config: RunConfig) -> Any:
 class NoSizes:
     """Stands where nothing may ask for the sizes of rows."""
 
-    def tokens(self, start: int, stop: int, *, close_every_piece: bool) -> Any:
+    def tokens(self, start: int, stop: int, *, close_every_chunk: bool) -> Any:
         raise AssertionError
 
 

@@ -56,7 +56,7 @@ def test_same_content_in_the_same_order(rows: RowDataset, tokenizer: TokenizerFi
     assert encoder.real_tokens == len(encoder.tokens_T)
 
 
-def test_a_decoder_may_close_every_piece(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
+def test_a_decoder_may_close_every_chunk(rows: RowDataset, tokenizer: TokenizerFiles) -> None:
     given = [rows.row(sample) for sample in range(8)]
     chunks = [chunk for row in given for chunk in row]
     cut = sum(not chunk.ends_document for chunk in chunks)

@@ -63,7 +63,7 @@ def test_what_each_source_was_asked_for_and_gave_is_told_in_tokens(
 ) -> None:
     paths = [f"{folder}/{name}/text" for name in ("books", "web")]
     _, rows = make(folder, f"{amounts[0]} {paths[0]} {amounts[1]} {paths[1]}")
-    found = [NOTE.fullmatch(note) for note in blend_notes(rows, 500, close_every_piece=True)]
+    found = [NOTE.fullmatch(note) for note in blend_notes(rows, 500, close_every_chunk=True)]
     given = rows.rows(0, 500)
     tokens = np.bincount([row[0].source for row in given], [sum(len(p.tokens) + 2 for p in row) for row in given])
     for number, note in enumerate(found):
@@ -76,7 +76,7 @@ def test_what_each_source_was_asked_for_and_gave_is_told_in_tokens(
         assert note[7] == f"{count / rows.sources[number].num_rows:.2f}"
     assert found[0] is not None
     assert found[0][2].startswith(asked)
-    assert blend_notes(make(folder, paths[0])[1], 500, close_every_piece=True) == []
+    assert blend_notes(make(folder, paths[0])[1], 500, close_every_chunk=True) == []
 
 
 def test_sources_of_the_same_name_are_told_apart(folder: Path) -> None:
