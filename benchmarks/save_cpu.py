@@ -53,10 +53,9 @@ class Saves:
 
         places = {"save": str(folder), "async_save": in_background, "keep_last_checkpoints": 1}
         config = training.config.with_values(places)
-        parts = (training.model, training.optimizer, training.ranks, training.device)
         self._state = TrainingState.start("mlm")
         self._saved: list[str] = []
-        self._saver = Saver(config, *parts, tokenizer_files={}, tell=self._saved.append)
+        self._saver = Saver(config, training.parts, tokenizer_files={}, tell=self._saved.append)
 
     def once(self) -> tuple[float, float]:
         """Save; return seconds that training waited and seconds until the checkpoint was whole."""

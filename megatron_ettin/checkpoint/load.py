@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 from megatron.core import dist_checkpointing
-from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 
-from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER, held, read_run_json
+from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER, held
 from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry, restore_random_state
 from megatron_ettin.checkpoint.save import OPTIMIZER_STEPS_KEY
-from megatron_ettin.checkpoint.state import Layout, TrainingState, layout_from_description, state_from_description
+from megatron_ettin.checkpoint.state import (
+    Layout,
+    TrainedParts,
+    TrainingState,
+    layout_from_description,
+    state_from_description,
+)
 from megatron_ettin.checkpoint.tensors import (
     OPTIMIZER_PREFIX,
     copy_weights,
@@ -23,9 +29,7 @@ from megatron_ettin.checkpoint.tensors import (
     weight_entries,
 )
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.process import seed_process
-from megatron_ettin.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -38,42 +42,46 @@ class LoadResult:
     """What a user should know: one line each."""
 
 
-def load_training(
-    folder: Path, model: MegatronModule, optimizer: MegatronOptimizer, seed: int, ranks: Ranks, device: Device
-) -> LoadResult:
-    """Take up training from one checkpoint; collective over the world.
+def load_training(folder: Path, described: Mapping[str, Any], parts: TrainedParts, seed: int) -> LoadResult:
+    """Restore model, optimizer and random states from one checkpoint; collective over the world.
 
-    At the layout that it was written at, every random state is restored too and training goes on to the bit. At
-    another one dropout draws anew, from ``seed`` and the step. A checkpoint of weights alone (an imported model) gets
-    a fresh optimizer and begins at step 0.
+    Under the layout that wrote the checkpoint, training resumes bit for bit. Under another one, dropout draws from
+    ``seed`` and the step. A checkpoint of weights alone (an imported model) gets a new optimizer and starts at step 0.
+
+    Args:
+        folder: the checkpoint.
+        described: its ``run.json``.
+        parts: what is filled.
+        seed: of the run.
 
     Raises:
         ConfigError: the checkpoint's tensors are not those of this model.
     """
-    described = read_run_json(folder)
     state = state_from_description(described)
     steps = _optimizer_steps(folder)
     if steps is None:
-        load_afresh(folder, model, optimizer)
+        load_afresh(folder, parts)
         fresh = TrainingState.start(described["objective"], parent=str(folder), former=state.lineage)
         return LoadResult(fresh, (f"{folder} holds weights only: a fresh optimizer starts at step 0",))
-    same_layout = layout_from_description(described) == Layout.of(ranks, device.type)
-    objects = {RANDOM_STATE_KEY: random_state_entry(ranks)} if same_layout else {}
-    loaded = load_training_entries(model, optimizer, steps, lambda entries: _read(folder, entries | objects))
+    same_layout = layout_from_description(described) == Layout.of(parts.ranks, parts.device.type)
+    objects = {RANDOM_STATE_KEY: random_state_entry(parts.ranks)} if same_layout else {}
+    loaded = load_training_entries(
+        parts.model, parts.optimizer, steps, lambda entries: _read(folder, entries | objects)
+    )
     if same_layout:
         restore_random_state(loaded[RANDOM_STATE_KEY])
         return LoadResult(state, ())
-    seed_process(seed + state.step, ranks)
+    seed_process(seed + state.step, parts.ranks)
     return LoadResult(state, (f"{folder} was written at another layout: dropout goes on with new draws",))
 
 
-def load_afresh(folder: Path, model: MegatronModule, optimizer: MegatronOptimizer) -> None:
+def load_afresh(folder: Path, parts: TrainedParts) -> None:
     """Read the weights into a model and an optimizer that has made no step; collective over the world.
 
     Raises:
         ConfigError: the checkpoint's tensors are not those of this model.
     """
-    load_fresh_entries(model, optimizer, lambda entries: _read(folder, entries))
+    load_fresh_entries(parts.model, parts.optimizer, lambda entries: _read(folder, entries))
 
 
 def load_weights(folder: Path, model: MegatronModule) -> None:

@@ -7,15 +7,12 @@ from pathlib import Path
 from threading import Thread
 
 import torch.distributed
-from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.transformer.module import MegatronModule
 
 from megatron_ettin.checkpoint.folder.retention import retire, sweep
 from megatron_ettin.checkpoint.save import StagedCheckpoint, attempt_write, commit_checkpoint, stage_checkpoint
-from megatron_ettin.checkpoint.state import TrainingState
+from megatron_ettin.checkpoint.state import TrainedParts, TrainingState
 from megatron_ettin.checkpoint.writer import HostBuffers, WrittenPart
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.ranks import Ranks
 
 
@@ -30,10 +27,7 @@ class Saver:
     def __init__(
         self,
         config: RunConfig,
-        model: MegatronModule,
-        optimizer: MegatronOptimizer,
-        ranks: Ranks,
-        device: Device,
+        parts: TrainedParts,
         tokenizer_files: Mapping[str, bytes],
         tell: Callable[[str], None],
     ) -> None:
@@ -41,20 +35,16 @@ class Saver:
 
         Args:
             config: says where to save, how, and what to keep.
-            model: this rank's stage.
-            optimizer: its optimizer.
-            ranks: this rank's coordinates.
-            device: where it computes.
+            parts: what is saved.
             tokenizer_files: kept beside the weights.
             tell: called with a line about each checkpoint once it is whole.
         """
         self._config = config
-        self._parts = (model, optimizer, ranks, device)
-        self._ranks = ranks
-        self._device = device
+        self._parts = parts
+        self._ranks = parts.ranks
         self._tokenizer_files = tokenizer_files
         self._tell = tell
-        self._buffers = HostBuffers(pinned=device.type == "cuda") if config.checkpoint.async_save else None
+        self._buffers = HostBuffers(pinned=parts.device.type == "cuda") if config.checkpoint.async_save else None
         self._under_way: _Write | None = None
         self._sweeper: Thread | None = None
 
@@ -68,7 +58,7 @@ class Saver:
         save = Path(self._config.checkpoint.save)
         if self._sweeper is not None:
             self._sweeper.join()  # what it deletes is room for this one
-        staged = stage_checkpoint(save, self._config, state, *self._parts, buffers=self._buffers)
+        staged = stage_checkpoint(save, self._config, state, self._parts, buffers=self._buffers)
         self._under_way = _Write(staged, self._ranks)
         if self._buffers is None:
             self._under_way.run()
@@ -108,7 +98,7 @@ class Saver:
             self._sweeper.join()
 
     def _all_ranks(self, answer: bool) -> bool:
-        answers = torch.tensor(int(answer), device=self._device.torch_device)
+        answers = torch.tensor(int(answer), device=self._parts.device.torch_device)
         torch.distributed.all_reduce(answers, torch.distributed.ReduceOp.MIN)
         return bool(answers.item())
 

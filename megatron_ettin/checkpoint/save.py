@@ -15,8 +15,6 @@ from typing import Any
 import torch.distributed
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import is_main_replica
-from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.transformer.module import MegatronModule
 
 from megatron_ettin.checkpoint.folder.layout import (
     RUN_FILE,
@@ -28,12 +26,11 @@ from megatron_ettin.checkpoint.folder.layout import (
     write_json_atomic,
 )
 from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry
-from megatron_ettin.checkpoint.state import Layout, TrainingState, describe_run
+from megatron_ettin.checkpoint.state import Layout, TrainedParts, TrainingState, describe_run
 from megatron_ettin.checkpoint.tensors import Entries, optimizer_steps, training_entries
 from megatron_ettin.checkpoint.writer import HostBuffers, StateWriter, WrittenPart
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import RunFailure
-from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.ranks import Ranks
 
 OPTIMIZER_STEPS_KEY = "optimizer_steps"
@@ -54,10 +51,7 @@ def stage_checkpoint(
     save: Path,
     config: RunConfig,
     state: TrainingState,
-    model: MegatronModule,
-    optimizer: MegatronOptimizer,
-    ranks: Ranks,
-    device: Device,
+    parts: TrainedParts,
     buffers: HostBuffers | None = None,
 ) -> StagedCheckpoint:
     """Settle what the checkpoint of ``state.step`` holds; collective over the world.
@@ -68,18 +62,18 @@ def stage_checkpoint(
     Raises:
         RunFailure: on all ranks, when the disk has no room.
     """
-    folder = save / step_folder_name(state.step)
+    folder, ranks = save / step_folder_name(state.step), parts.ranks
     if ranks.is_main:
         save.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-    entries = training_entries(model, optimizer)
+    entries = training_entries(parts.model, parts.optimizer)
     check_room(save, state.step, entries)
     if ranks.is_main:
         (folder / STATE_FOLDER).mkdir(parents=True)
     torch.distributed.barrier()
-    writer = _stage_state(folder / STATE_FOLDER, entries, optimizer, ranks, buffers)
+    writer = _stage_state(folder / STATE_FOLDER, entries, parts, buffers)
     # A copy too: counters and lists go on while the tensors are written.
-    description = deepcopy(describe_run(config, state, Layout.of(ranks, device.type)))
+    description = deepcopy(describe_run(config, state, Layout.of(ranks, parts.device.type)))
     return StagedCheckpoint(folder, state.step, description, writer)
 
 
@@ -118,12 +112,10 @@ def commit_checkpoint(
     return staged.folder
 
 
-def _stage_state(
-    folder: Path, entries: Entries, optimizer: MegatronOptimizer, ranks: Ranks, buffers: HostBuffers | None
-) -> StateWriter:
+def _stage_state(folder: Path, entries: Entries, parts: TrainedParts, buffers: HostBuffers | None) -> StateWriter:
     content: dict[str, Any] = dict(entries)
-    content[RANDOM_STATE_KEY] = random_state_entry(ranks)
-    content[OPTIMIZER_STEPS_KEY] = optimizer_steps(optimizer)
+    content[RANDOM_STATE_KEY] = random_state_entry(parts.ranks)
+    content[OPTIMIZER_STEPS_KEY] = optimizer_steps(parts.optimizer)
     writer = StateWriter(buffers)
     dist_checkpointing.save(content, str(folder), sharded_strategy=writer)
     return writer

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.transformer.module import MegatronModule
+
 from megatron_ettin.checkpoint.folder.layout import FORMAT_VERSION
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.ranks import Ranks
 
 _PACKAGES = ("megatron-ettin", "megatron-core", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class TrainedParts:
+    """The objects of one rank whose state a checkpoint stores, and where they live."""
+
+    model: MegatronModule
+    """This rank's pipeline stage, without its wrappers."""
+    optimizer: MegatronOptimizer
+    ranks: Ranks
+    device: Device
 
 
 @dataclass
@@ -107,7 +123,7 @@ def describe_run(config: RunConfig, state: TrainingState, layout: Layout) -> dic
     }
 
 
-def state_from_description(described: dict[str, Any]) -> TrainingState:
+def state_from_description(described: Mapping[str, Any]) -> TrainingState:
     """Return the counters that a ``run.json`` tells."""
     return TrainingState(
         step=described["step"],
@@ -124,7 +140,7 @@ def state_from_description(described: dict[str, Any]) -> TrainingState:
     )
 
 
-def layout_from_description(described: dict[str, Any]) -> Layout | None:
+def layout_from_description(described: Mapping[str, Any]) -> Layout | None:
     """Return the layout that a ``run.json`` tells, or None where no ranks wrote it (an imported model)."""
     layout = described.get("layout")
     return Layout(**layout) if layout else None

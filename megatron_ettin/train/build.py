@@ -9,6 +9,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megatron_ettin.checkpoint.state import TrainedParts
 from megatron_ettin.config.layer_pattern import MaskKind
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.core_config import build_core_config
@@ -36,6 +37,11 @@ class Training:
     optimizer: MegatronOptimizer
     stopwatch: Stopwatch
     """Marks where this rank's part of a step ends and its wait for the others begins."""
+
+    @property
+    def parts(self) -> TrainedParts:
+        """What a checkpoint stores and restores."""
+        return TrainedParts(self.model, self.optimizer, self.ranks, self.device)
 
 
 def build_training(config: RunConfig, mask_kind: MaskKind, device: Device, ranks: Ranks) -> Training:

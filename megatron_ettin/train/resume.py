@@ -47,10 +47,10 @@ def take_up(training: Training) -> LoadResult:
     if kind is Continuation.RESUME:
         return _resume(training, folder, described, notes)
     if kind is Continuation.NEXT_PHASE:
-        notes += _load(training, folder).notes
+        notes += _load(training, folder, described).notes
         seed_process(settings.seed, training.ranks)  # dropout does not go on with the former phase's draws
     else:
-        load_afresh(folder, training.model, training.optimizer)
+        load_afresh(folder, training.parts)
     former = state_from_description(described).lineage
     state = TrainingState.start(settings.objective, parent=str(folder), former=former, phase=settings.phase)
     was = "--objective {} --phase {}".format(*trained_as(described))
@@ -61,7 +61,7 @@ def take_up(training: Training) -> LoadResult:
 def _resume(training: Training, folder: Path, described: dict[str, Any], before: tuple[str, ...]) -> LoadResult:
     """Go on to the bit; where the checkpoint lies in ``--save``, it becomes the latest step there."""
     save = Path(training.config.checkpoint.save)
-    found = _load(training, folder)
+    found = _load(training, folder, described)
     notes = [*before, f"loaded {folder}: step {found.state.step}, {found.state.consumed_tokens:,} tokens", *found.notes]
     changed = changed_settings(described["config"], training.config)
     notes += [f"changed since then: {changed}"] * bool(changed)
@@ -71,9 +71,8 @@ def _resume(training: Training, folder: Path, described: dict[str, Any], before:
     return LoadResult(found.state, tuple(notes))
 
 
-def _load(training: Training, folder: Path) -> LoadResult:
-    seed = training.config.training.seed
-    return load_training(folder, training.model, training.optimizer, seed, training.ranks, training.device)
+def _load(training: Training, folder: Path, described: dict[str, Any]) -> LoadResult:
+    return load_training(folder, described, training.parts, training.config.training.seed)
 
 
 def find_undamaged(config: RunConfig, ranks: Ranks) -> tuple[Path, tuple[str, ...]]:

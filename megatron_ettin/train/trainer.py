@@ -68,10 +68,9 @@ class Session:
     def __post_init__(self) -> None:
         self._first_step = self.state.step
         self.guard = StepGuard(self.config.training, self.state)
-        here = (self.training.ranks, self.training.device)
-        self._stragglers = Stragglers(*here, self.config.parallel.straggler_threshold)
-        parts = (self.training.model, self.training.optimizer, *here)
-        self._saver = Saver(self.config, *parts, self.tokenizer_files, tell=self.screen.note)
+        threshold = self.config.parallel.straggler_threshold
+        self._stragglers = Stragglers(self.training.ranks, self.training.device, threshold)
+        self._saver = Saver(self.config, self.training.parts, self.tokenizer_files, tell=self.screen.note)
 
     @property
     def config(self) -> RunConfig:

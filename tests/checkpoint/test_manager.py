@@ -72,8 +72,7 @@ def begin(save: str, told: list[str], *, in_background: bool = True, **overrides
     training, state = start(Case(0, save=save, overrides=tuple(overrides.items())))
     config = training.config.with_values({"save": save, "async_save": in_background})
     training.config = config
-    parts = (training.model, training.optimizer, training.ranks, training.device)
-    return training, Saver(config, *parts, tokenizer_files={"tokenizer.json": b"{}"}, tell=told.append), state
+    return training, Saver(config, training.parts, tokenizer_files={"tokenizer.json": b"{}"}, tell=told.append), state
 
 
 def go_on(training: Any, state: Any, steps: int) -> None:

@@ -194,7 +194,7 @@ def begin_anew(case: Case, folder: str) -> tuple[int, str]:
     from megatron_ettin.checkpoint.tensors import optimizer_steps
 
     training, state = start(case)
-    load_afresh(Path(folder), training.model, training.optimizer)
+    load_afresh(Path(folder), training.parts)
     return optimizer_steps(training.optimizer), str(save_training(Path(case.save), training, state))
 
 

@@ -36,15 +36,14 @@ def start(case: Case) -> Any:
 
 def launch(case: Case) -> dict[str, Any]:
     """Train from ``case.load`` (or from fresh weights) to step ``case.steps``; return what can be compared."""
+    from megatron_ettin.checkpoint.folder.layout import read_run_json
     from megatron_ettin.checkpoint.load import LoadResult, load_training
 
     training, state = start(case)
     config = training.config
-    parts = (training.model, training.optimizer)
-    here = (training.ranks, training.device)
     found = LoadResult(state, ())
     if case.load:
-        found = load_training(Path(case.load), *parts, config.training.seed, *here)
+        found = load_training(Path(case.load), read_run_json(Path(case.load)), training.parts, config.training.seed)
     state, folder, losses = found.state, "", []
     for stop in sorted({case.save_at or case.steps, case.steps}):
         for result in train_steps(training, range(state.step, stop)):

@@ -71,6 +71,5 @@ def save_training(save: Path, training: Any, state: Any, tokenizer_files: Mappin
     from megatron_ettin.checkpoint.save import attempt_write, commit_checkpoint, stage_checkpoint
 
     ranks = training.ranks
-    parts = (training.model, training.optimizer, ranks, training.device)
-    staged = stage_checkpoint(save, training.config, state, *parts)
+    staged = stage_checkpoint(save, training.config, state, training.parts)
     return commit_checkpoint(staged, attempt_write(staged, ranks), ranks, tokenizer_files or {})
