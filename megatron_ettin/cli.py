@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from multiprocessing import parent_process
 from typing import NoReturn, TextIO
 
 from megatron_ettin.errors import ConfigError
@@ -105,6 +108,18 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def end_with_parent() -> None:
+    """End this worker process as soon as its parent has died, even if the parent was killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Release every checkpoint of a model's runs: folders for Hugging Face, a table of all, and the upload to the Hub."""
+"""Release every checkpoint of a model's runs: Hugging Face folders, a table of them, and the upload to the Hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from megatron_ettin.cli import ToolParser, run_tool
-from megatron_ettin.release.plan.request import add_release_flags, request_of
+from megatron_ettin.release.plan.request import add_release_flags, plan_lines, request_of
 
 EXIT_CHECK_FAILED = 3
 
@@ -14,8 +14,8 @@ EXIT_CHECK_FAILED = 3
 def build_parser() -> ToolParser:
     """Return the command line."""
     parser = ToolParser(
-        "Convert every whole checkpoint into a revision (step N, ext N, decay N by phase; main is the last). "
-        "Broken off, the same command goes on: what is finished is verified by checksum and kept."
+        "Convert every complete checkpoint into a revision (step N, ext N, decay N by phase; main is the last). "
+        "After an interruption the same command resumes: finished revisions are verified by checksum and kept."
     )
     add_release_flags(parser)
     return parser
@@ -26,8 +26,6 @@ def main(arguments: Sequence[str]) -> int:
     flags = build_parser().parse(arguments)
     request = request_of(flags)
     if flags.dry_run:
-        from megatron_ettin.release.plan.report import plan_lines
-
         print("\n".join(plan_lines(request)))
         return 0
     from megatron_ettin.release.build import build_release
@@ -35,14 +33,14 @@ def main(arguments: Sequence[str]) -> int:
 
     check = not flags.no_check
     try:
-        build_release(request, workers=flags.workers, check=check, overwrite=flags.overwrite, note=print)
+        build_release(request, workers=flags.workers, check=check, overwrite=flags.overwrite, log=print)
     except RevisionFailed as failure:
         sys.stderr.write(f"error: {failure}\n")
         return EXIT_CHECK_FAILED
     if request.targets:
-        from megatron_ettin.release.upload import push_targets
+        from megatron_ettin.release.upload import upload_all
 
-        push_targets(request.targets, private=flags.private, note=print)
+        upload_all(request.targets, private=flags.private, log=print)
     return 0
 
 

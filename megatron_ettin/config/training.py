@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.options import option
 
-PHASES = ("pretrain", "extend", "decay", "cross")
+REVISION_PREFIXES = {"pretrain": "step", "extend": "ext", "decay": "decay", "cross": "cross"}
+"""Phase -> prefix of its checkpoints' names on the Hub (``step590532``), in the order of training."""
+
+PHASES = tuple(REVISION_PREFIXES)
 """The recipe's three phases in order, and the training of a finished model under another objective."""
 
 

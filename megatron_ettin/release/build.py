@@ -1,4 +1,4 @@
-"""A release from its runs: revisions, main, and what is released beside them."""
+"""Build a release from its runs: revisions, main branch, raw checkpoints and training order."""
 
 from __future__ import annotations
 
@@ -9,78 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.folder.layout import MARKER_FILE, write_json_atomic
+from megatron_ettin.convert.export import CARD_FILE
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import link_tree, new_folder
-from megatron_ettin.release.convert import Note, convert_revisions
+from megatron_ettin.release.convert import Log, convert_revisions
 from megatron_ettin.release.main_folder import write_main_folder
-from megatron_ettin.release.manifest import FileRecord, Manifest, fingerprint, read_manifest, record_files
+from megatron_ettin.release.manifest import FileRecord, RevisionManifest, fingerprint, read_manifest, record_files
 from megatron_ettin.release.plan.layout import ReleaseFolder
 from megatron_ettin.release.plan.request import ReleaseRequest
 from megatron_ettin.release.plan.revisions import Revision
 
 _FORMAT_VERSION = 1
-
-
-def build_release(request: ReleaseRequest, *, workers: int, check: bool, overwrite: bool, note: Note) -> None:
-    """Make or complete a release; what a former attempt finished is verified and kept.
-
-    Raises:
-        ConfigError: the folder is no release or one made otherwise, a checkpoint is wrong, or the disk refuses.
-        RevisionFailed: a converted model computes something else than its checkpoint.
-    """
-    folder, revisions, options = request.folder, request.revisions, request.options
-    _refuse_another(request, overwrite=overwrite)
-    try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-        with folder.locked():
-            write_json_atomic(folder.about, {"format_version": _FORMAT_VERSION, "options": asdict(options)})
-            convert_revisions(revisions, folder, options, workers=workers, check=check, note=note)
-            if request.raw:
-                add_raw_checkpoints(folder, revisions)
-            order = add_training_order(folder, request.training_orders, license=options.license)
-            write_main_folder(folder, [(r, _manifest(folder, r)) for r in revisions], options, order)
-    except OSError as error:
-        raise ConfigError(f"--save {folder.root}: {error.strerror or error}") from error
-
-
-def _manifest(folder: ReleaseFolder, revision: Revision) -> Manifest:
-    manifest = read_manifest(folder.manifest(revision.name))
-    assert manifest is not None, revision.name
-    return manifest
-
-
-def _refuse_another(request: ReleaseRequest, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something else: other files, other options, other checkpoints under a revision."""
-    folder, root = request.folder, request.folder.root
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return
-    former = _former_options(folder)
-    if former is None:
-        raise ConfigError(f"--save {root}: exists and is no release; choose a new folder")
-    if overwrite:
-        return
-    wanted = asdict(request.options)
-    changed = [name for name in wanted if former.get(name) != wanted[name]]
-    if changed:
-        told = f"{changed[0]} {former.get(changed[0])!r}, now {wanted[changed[0]]!r}"
-        raise ConfigError(f"--save {root}: holds a release made with {told}; --overwrite makes it anew")
-    for revision in request.revisions:
-        manifest = read_manifest(folder.manifest(revision.name))
-        if manifest is not None and manifest.source != fingerprint(revision.checkpoint):
-            told = f"{revision.name} of another checkpoint than {revision.checkpoint}"
-            raise ConfigError(f"--save {root}: holds {told}; --overwrite makes it anew")
-
-
-def _former_options(folder: ReleaseFolder) -> Mapping[str, Any] | None:
-    try:
-        options = json.loads(folder.about.read_text(encoding="utf-8"))["options"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return options if isinstance(options, dict) else None
-
-
-CARD_FILE = "README.md"
-_CARD = """---
+_TRAINING_ORDER_CARD = """---
 license: {license}
 ---
 
@@ -91,22 +31,88 @@ megatron_ettin; `training_order.json` in the model's repository lists every file
 """
 
 
-def add_raw_checkpoints(folder: ReleaseFolder, revisions: Sequence[Revision]) -> None:
-    """Put every distributed checkpoint into the release, whole; those that are there stay."""
+def build_release(request: ReleaseRequest, *, workers: int, check: bool, overwrite: bool, log: Log) -> None:
+    """Build or complete a release; revisions that an earlier run finished are verified and kept.
+
+    Raises:
+        ConfigError: the folder is not this release, a checkpoint is damaged, or writing fails.
+        RevisionFailed: a converted model's logits differ from its checkpoint's.
+    """
+    folder, revisions, options = request.folder, request.revisions, request.options
+    if not overwrite:
+        _check_same_release(request)
+    elif not _is_empty(folder.root):
+        _read_options(folder)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        with folder.locked():
+            write_json_atomic(folder.about, {"format_version": _FORMAT_VERSION, "options": asdict(options)})
+            convert_revisions(revisions, folder, options, workers=workers, check=check, log=log)
+            if request.raw:
+                _add_raw_checkpoints(folder, revisions)
+            order = _add_training_order(folder, request.training_orders, license=options.license)
+            write_main_folder(folder, [(r, _manifest(folder, r)) for r in revisions], options, order)
+    except OSError as error:
+        raise ConfigError(f"--save {folder.root}: {error.strerror or error}") from error
+
+
+def _manifest(folder: ReleaseFolder, revision: Revision) -> RevisionManifest:
+    manifest = read_manifest(folder.manifest(revision.name))
+    assert manifest is not None, revision.name
+    return manifest
+
+
+def _check_same_release(request: ReleaseRequest) -> None:
+    """Reject a folder with other files, other options, or other checkpoints under the names of these revisions."""
+    folder, root = request.folder, request.folder.root
+    if _is_empty(root):
+        return
+    previous, wanted = _read_options(folder), asdict(request.options)
+    changed = next((name for name in wanted if previous.get(name) != wanted[name]), None)
+    if changed is not None:
+        difference = f"{changed} {previous.get(changed)!r}, now {wanted[changed]!r}"
+        raise ConfigError(f"--save {root}: contains a release made with {difference}; --overwrite rebuilds it")
+    for revision in request.revisions:
+        manifest = read_manifest(folder.manifest(revision.name))
+        if manifest is not None and manifest.source != fingerprint(revision.checkpoint):
+            difference = f"{revision.name} of a checkpoint other than {revision.checkpoint}"
+            raise ConfigError(f"--save {root}: contains {difference}; --overwrite rebuilds it")
+
+
+def _is_empty(root: Path) -> bool:
+    return not root.exists() or (root.is_dir() and not any(root.iterdir()))
+
+
+def _read_options(folder: ReleaseFolder) -> Mapping[str, Any]:
+    """Return the options that a release was made with.
+
+    Raises:
+        ConfigError: the folder is not a release.
+    """
+    try:
+        options = json.loads(folder.about.read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigError(f"--save {folder.root}: exists and is not a release; choose a new folder")
+    return options
+
+
+def _add_raw_checkpoints(folder: ReleaseFolder, revisions: Sequence[Revision]) -> None:
+    """Link every distributed checkpoint that the release does not contain yet."""
     for revision in revisions:
         target = folder.raw / revision.name
-        if (target / MARKER_FILE).is_file():
-            continue
-        with new_folder(target, overwrite=False, known_by=MARKER_FILE) as partial:
-            link_tree(revision.checkpoint, partial)
+        if not (target / MARKER_FILE).is_file():
+            with new_folder(target, overwrite=False, known_by=MARKER_FILE) as partial:
+                link_tree(revision.checkpoint, partial)
 
 
-def add_training_order(folder: ReleaseFolder, orders: Mapping[str, Path], *, license: str) -> dict[str, FileRecord]:
-    """Put the training order into the release and return its files by path; {} where there is none."""
+def _add_training_order(folder: ReleaseFolder, orders: Mapping[str, Path], *, license: str) -> dict[str, FileRecord]:
+    """Link the training order and return its files by path; {} if no run has exported one."""
     if not orders:
         return {}
     with new_folder(folder.training_order, overwrite=True, known_by=CARD_FILE) as partial:
-        (partial / CARD_FILE).write_text(_CARD.format(license=license), encoding="utf-8")
+        (partial / CARD_FILE).write_text(_TRAINING_ORDER_CARD.format(license=license), encoding="utf-8")
         for name, path in orders.items():
             (partial / name).mkdir()
             link_tree(path, partial / name)

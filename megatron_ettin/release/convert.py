@@ -1,34 +1,33 @@
-"""Checkpoints become model folders, several at a time; what a former attempt finished is verified and kept."""
+"""Convert checkpoints to model folders in parallel; revisions that an earlier run finished are verified and kept."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context, parent_process
-from typing import Any
+from multiprocessing import get_context
 
 import torch
 
+from megatron_ettin.cli import end_with_parent
 from megatron_ettin.convert.export import CheckFailed, export_checkpoint
 from megatron_ettin.convert.options import ExportOptions
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.release.manifest import Manifest, fingerprint, read_manifest, record_files, revision_facts
+from megatron_ettin.release.manifest import RevisionManifest, fingerprint, read_manifest, record_files, revision_facts
 from megatron_ettin.release.plan.layout import ReleaseFolder
 from megatron_ettin.release.plan.revisions import Revision
 
-Note = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One revision to be made."""
+    """One revision to convert."""
 
     revision: Revision
     folder: ReleaseFolder
@@ -37,12 +36,7 @@ class _Job:
 
 
 class RevisionFailed(Exception):
-    """A converted model computes something else than its checkpoint; that revision was not kept."""
-
-
-def options_of(revision: Revision, options: ExportOptions) -> ExportOptions:
-    """Return the options of one revision; its card tells how to load it."""
-    return replace(options, revision=revision.name)
+    """A converted model's logits differ from its checkpoint's; the revision was not kept."""
 
 
 def convert_revisions(
@@ -52,75 +46,68 @@ def convert_revisions(
     *,
     workers: int,
     check: bool,
-    note: Note,
+    log: Log,
 ) -> None:
-    """Make every model folder that is not there yet, ``workers`` at a time; several work in processes of their own.
+    """Write the missing model folders, ``workers`` at a time; more than one worker means a process each.
 
     Raises:
-        ConfigError: a checkpoint or the disk refuses. What is finished stays.
+        ConfigError: a checkpoint is damaged or writing fails. Finished revisions are kept.
         RevisionFailed: a model failed its check.
     """
-    _drop_half_made(folder)
-    jobs = [_Job(revision, folder, options_of(revision, options), check) for revision in revisions]
+    _remove_partial_folders(folder)
+    jobs = [_Job(revision, folder, replace(options, revision=revision.name), check) for revision in revisions]
     workers = min(workers, len(jobs))
     if workers == 1:
         for job in jobs:
-            note(_outcome(job, partial(_make, job)))
+            log(_outcome(job, partial(_convert, job)))
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads,)) as pool:
-        futures = {pool.submit(_make, job): job for job in jobs}
+        futures = {pool.submit(_convert, job): job for job in jobs}
         try:
             for future in as_completed(futures):
-                note(_outcome(futures[future], future.result))
+                log(_outcome(futures[future], future.result))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _outcome(job: _Job, result: Callable[[], str]) -> str:
-    """Return what was done for a revision, or raise what a user should read."""
+    """Return the line that reports a revision, or raise its failure as one line."""
     try:
         return f"{job.revision.name}: {result()}"
     except CheckFailed as failure:
         raise RevisionFailed(f"revision {job.revision.name}: {failure}") from failure
     except BrokenProcessPool as error:
-        rule = "a process was killed, perhaps for memory; fewer --workers need less, and what is finished is kept"
-        raise ConfigError(f"--save {job.folder.root}: {rule}") from error
+        reason = "a worker process was killed, perhaps for memory; fewer --workers need less, finished revisions stay"
+        raise ConfigError(f"--save {job.folder.root}: {reason}") from error
 
 
-def _make(job: _Job) -> str:
-    """Verify or make one revision and say which."""
+def _convert(job: _Job) -> str:
+    """Verify or convert one revision and report which."""
     target, path = job.folder.revision(job.revision.name), job.folder.manifest(job.revision.name)
     source = fingerprint(job.revision.checkpoint)
-    former = read_manifest(path)
-    if former is not None and (former.source, former.options) == (source, asdict(job.options)):
-        if target.is_dir() and record_files(target) == former.files:
+    previous = read_manifest(path)
+    outcome = "converted"
+    if previous is not None and (previous.source, previous.options) == (source, asdict(job.options)):
+        if target.is_dir() and record_files(target) == previous.files:
             return "verified, was finished before"
-        word = "damaged, converted again"
-    else:
-        word = "converted"
+        outcome = "damaged, converted again"
     path.unlink(missing_ok=True)
     result = export_checkpoint(job.revision.checkpoint, target, options=job.options, overwrite=True, check=job.check)
-    facts: dict[str, Any] = revision_facts(job.revision)
-    Manifest(facts, source, asdict(job.options), result.num_parameters, record_files(target)).write(path)
-    return f"{word}, {result.num_bytes / 1e6:,.1f} MB"
+    files = record_files(target)
+    facts = revision_facts(job.revision)
+    RevisionManifest(facts, source, asdict(job.options), result.num_parameters, files).write(path)
+    return f"{outcome}, {result.num_bytes / 1e6:,.1f} MB"
 
 
-def _drop_half_made(folder: ReleaseFolder) -> None:
-    """Take away what killed processes left; the folder is locked, so nobody works on them."""
-    for half_made in folder.revision("").glob(".*.*"):
-        shutil.rmtree(half_made, ignore_errors=True)
+def _remove_partial_folders(folder: ReleaseFolder) -> None:
+    """Delete what killed processes left; the release is locked, so no process is writing there."""
+    for partial_folder in folder.revision("").glob(".*.*"):
+        shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def _start_worker(threads: int) -> None:
-    """Prepare a process: a stop signal lets it finish its revision, and it does not outlive its parent."""
+    """Set up a worker: it finishes its revision on a stop signal, and does not outlive its parent."""
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()

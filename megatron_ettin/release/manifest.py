@@ -1,4 +1,4 @@
-"""What a finished revision is: what it was made from and the checksum of each of its files."""
+"""The manifest of a finished revision: its checkpoint, its options, and the checksum of each of its files."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ _WEIGHTS_SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file."""
+    """Size and checksum of one file."""
 
     bytes: int
     sha256: str
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """One revision."""
+class RevisionManifest:
+    """One finished revision, as manifests/NAME.json stores it."""
 
     revision: Mapping[str, Any]
-    """The fields of :class:`Revision` but for the place of its checkpoint."""
+    """The fields of :class:`Revision` without the checkpoint's path."""
     source: str
     """Fingerprint of the checkpoint."""
     options: Mapping[str, Any]
-    """What the model folder was asked to be."""
+    """The fields of ``ExportOptions``."""
     num_parameters: int
     files: Mapping[str, FileRecord]
     """By path in the model folder."""
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the weights' file; of several files, that of their checksums as ``sha256sum`` lists them."""
+        """SHA-256 of the weight file; of several files, that of their list as ``sha256sum`` prints it."""
         weights = {name: file.sha256 for name, file in sorted(self.files.items()) if name.endswith(_WEIGHTS_SUFFIX)}
         if len(weights) == 1:
             return next(iter(weights.values()))
         return hashlib.sha256("".join(f"{sha}  {name}\n" for name, sha in weights.items()).encode()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write the manifest as JSON, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, asdict(self))
 
 
-def read_manifest(path: Path) -> Manifest | None:
-    """Return a manifest, or None where there is none that can be understood."""
+def read_manifest(path: Path) -> RevisionManifest | None:
+    """Return a manifest, or None if it is missing or damaged."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: FileRecord(**file) for name, file in told.pop("files").items()}
-        return Manifest(files=files, **told)
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: FileRecord(**file) for name, file in fields.pop("files").items()}
+        return RevisionManifest(files=files, **fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def revision_facts(revision: Revision) -> dict[str, Any]:
-    """Return what a manifest keeps of a revision."""
+    """Return the fields of a revision that a manifest stores."""
     facts = asdict(revision)
     del facts["checkpoint"]
     return facts
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Return what tells one checkpoint from another: its description and the sizes that its marker vouches for."""
+    """Return a SHA-256 that identifies a checkpoint: of its run.json and of the marker with its file sizes."""
     digest = hashlib.sha256()
     for name in (RUN_FILE, MARKER_FILE):
         digest.update((checkpoint / name).read_bytes())
@@ -78,6 +78,6 @@ def fingerprint(checkpoint: Path) -> str:
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
-    """Return size and checksum of every file in a folder by its path there."""
+    """Return size and checksum of every file below a folder by its relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}

@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on the loopback device: repositories, branches, commits and LFS objects, kept in memory.
 
-Speaks what huggingface_hub's client speaks when it uploads with git LFS and downloads again. Files of a few bytes are
-committed as they are; larger ones must come through LFS, and what arrives is checked against the hash that was told.
+Implements the requests of huggingface_hub's client for uploads with git LFS and for downloads. Small files are
+committed directly; larger ones must come through LFS, and their content is checked against the announced hash.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LoopbackHub:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.uploads: list[str] = []
-        """Hash of every LFS object that was received, as often as it was."""
+        """Hash of every received LFS object, once for each time it was received."""
         self.num_commits = 0
         self.refuse_uploads_after: int | None = None
         self.tokens: set[str | None] = set()
@@ -72,12 +72,12 @@ class LoopbackHub:
         self._server.server_close()
 
     def branch(self, repository: str, branch: str) -> dict[str, bytes]:
-        """Return the files of a branch; ``repository`` begins with ``datasets/`` where it is one."""
+        """Return the files of a branch; ``repository`` starts with ``datasets/`` if it is one."""
         return {name: blob.content for name, blob in self.repositories[repository].files[branch].items()}
 
 
 class _Refused(Exception):
-    """An answer that is an error."""
+    """Status and content of an error response."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def do_POST(self) -> None:
         self._answer(self._post)
@@ -107,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.tokens.add(self.headers.get("Authorization"))
             try:
                 status, content = 200, handle(headers)
-            except _Refused as refusal:
-                status, content = refusal.args
+            except _Refused as refused:
+                status, content = refused.args
         sent = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(sent)), **headers}.items():
@@ -131,45 +131,45 @@ class _Handler(BaseHTTPRequestHandler):
         parts = self.path_parts
         if parts[-1] == "batch":
             return self._lfs_batch()
-        told: dict[str, Any] = json.loads(self.body) if parts[-2:-1] != ["commit"] else {}
+        request: dict[str, Any] = json.loads(self.body) if parts[-2:-1] != ["commit"] else {}
         if parts == ["api", "repos", "create"]:
-            return self._create(told)
+            return self._create(request)
         if parts == ["api", "validate-yaml"]:
-            assert told["content"].startswith("---\nlicense: ")
+            assert request["content"].startswith("---\nlicense: ")
             return {"errors": [], "warnings": []}
         name, repository = self._repository()
         action, branch = parts[4], parts[5]
         if action == "branch":
-            return self._create_branch(repository, branch, told["startingPoint"])
+            return self._create_branch(repository, branch, request["startingPoint"])
         if action == "preupload":
-            modes = [(file["path"], "regular" if file["size"] <= REGULAR_BYTES else "lfs") for file in told["files"]]
+            modes = [(file["path"], "regular" if file["size"] <= REGULAR_BYTES else "lfs") for file in request["files"]]
             return {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes]}
         assert action == "commit", self.path
         return self._commit(name, repository, branch)
 
-    def _create(self, told: dict[str, Any]) -> Any:
-        prefix = "datasets/" if told.get("type") == "dataset" else ""
-        name = f"{prefix}{told['organization']}/{told['name']}"
+    def _create(self, request: dict[str, Any]) -> Any:
+        prefix = "datasets/" if request.get("type") == "dataset" else ""
+        name = f"{prefix}{request['organization']}/{request['name']}"
         if name in self.hub.repositories:
             raise _Refused(409, {"error": "You already created this repo", "url": f"{self.hub.address}/{name}"})
-        self.hub.repositories[name] = Repository(private=told.get("visibility") == "private")
+        self.hub.repositories[name] = Repository(private=request.get("visibility") == "private")
         return {"url": f"{self.hub.address}/{name}", "name": name}
 
     def _create_branch(self, repository: Repository, branch: str, start: str) -> Any:
         if branch in repository.files:
             raise _Refused(409, {"error": "Reference already exists"})
-        assert start == repository.commits["main"][-1], "branches begin at the first commit"
+        assert start == repository.commits["main"][-1], "branches start at the first commit"
         repository.commits[branch], repository.files[branch] = [start], {}
         return {}
 
     def _lfs_batch(self) -> Any:
-        told = json.loads(self.body)
-        assert told["operation"] == "upload"
+        request = json.loads(self.body)
+        assert request["operation"] == "upload"
         answers = []
-        for wanted in told["objects"]:
-            answer = {"oid": wanted["oid"], "size": wanted["size"]}
-            if wanted["oid"] not in self.hub.objects:
-                answer["actions"] = {"upload": {"href": f"{self.hub.address}/storage/{wanted['oid']}"}}
+        for item in request["objects"]:
+            answer = {"oid": item["oid"], "size": item["size"]}
+            if item["oid"] not in self.hub.objects:
+                answer["actions"] = {"upload": {"href": f"{self.hub.address}/storage/{item['oid']}"}}
             answers.append(answer)
         return {"transfer": "basic", "objects": answers}
 
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repository(self) -> tuple[str, Repository]:
         if len(self.path_parts) < 4:
-            raise _Refused(404, {"error": f"{self.path} is not known here"})
+            raise _Refused(404, {"error": f"{self.path} is unknown"})
         _, kind, organization, name = self.path_parts[:4]
         key = f"{'' if kind == 'models' else f'{kind}/'}{organization}/{name}"
         if key not in self.hub.repositories:
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _tree_entry(name: str, blob: Blob) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "path": name, "size": len(blob.content), "oid": blob.git_id}
     if blob.is_lfs:
-        # The id of what git itself holds, a pointer, which is not that of the content.
+        # git stores a pointer file, whose id is not that of the content.
         pointer = hashlib.sha1(blob.sha256.encode()).hexdigest()
         entry |= {"oid": pointer, "lfs": {"oid": blob.sha256, "size": len(blob.content), "pointerSize": 134}}
     return entry

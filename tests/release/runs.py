@@ -1,4 +1,4 @@
-"""Finished runs of several phases, made without training."""
+"""Finished runs of several phases, written without training."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def write_run(
     steps: Sequence[int] = (10, 20),
     trained_by: str = "",
 ) -> None:
-    """Write a run's folder with a checkpoint for each step, all of different weights, and its metrics.
+    """Write a run's folder with a checkpoint of different weights for each step, and its metrics.
 
     Args:
         save: the new folder.
-        objective: whose classes its weights are made with.
+        objective: whose model classes the weights have.
         phase: of the recipe.
-        steps: one checkpoint each.
-        trained_by: the objective that it tells, where that is another one.
+        steps: one checkpoint for each.
+        trained_by: the objective in run.json, if it is another one.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A release: every checkpoint of every phase, verified instead of made again, whole or refused."""
+"""tools/release.py: one revision for each checkpoint, resumed after a kill, and refused input."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_every_checkpoint_becomes_a_revision_and_the_second_time_is_verified(
+def test_every_checkpoint_becomes_a_revision_and_a_second_run_verifies_them(
     tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert release.main(arguments(runs[::-1], tmp_path / "out", "--license", "apache-2.0")) == 0
@@ -55,10 +55,10 @@ def test_every_checkpoint_becomes_a_revision_and_the_second_time_is_verified(
     assert sorted(p.name for p in (tmp_path / "out" / "revisions").iterdir()) == sorted(names)
     table = list(csv.DictReader((tmp_path / "out" / "main" / "CHECKPOINTS.csv").open()))
     assert list(table[0]) == ["revision", "phase", "step", "tokens", "learning_rate", "loss", "checksum"]
-    assert [row["revision"] for row in table] == names, "in the order of training, whatever order was given"
+    assert [row["revision"] for row in table] == names, "in the order of training, not of the flags"
     assert [row["tokens"] for row in table] == ["10000", "20000", "5000", "3000"]
     assert (float(table[1]["learning_rate"]), float(table[1]["loss"])) == (0.02, 4.8)
-    assert table[3]["loss"] == "", "nothing was logged by then"
+    assert table[3]["loss"] == "", "nothing was logged up to that step"
     for row in table:
         weights = tmp_path / "out" / "revisions" / row["revision"] / "model.safetensors"
         assert row["checksum"] == file_sha256(weights)
@@ -84,15 +84,15 @@ def test_every_checkpoint_becomes_a_revision_and_the_second_time_is_verified(
     assert files(tmp_path / "out") == before
 
 
-def test_a_run_by_mntp_becomes_encoders_without_head(tmp_path: Path) -> None:
+def test_mntp_checkpoints_become_encoders_without_head(tmp_path: Path) -> None:
     from transformers import AutoModel
 
     write_run(tmp_path / "cross", phase="cross", steps=(4,), trained_by="mntp")
     assert release.main(arguments([tmp_path / "cross"], tmp_path / "out")) == 0
     for folder in (tmp_path / "out" / "main", tmp_path / "out" / "revisions" / "cross4"):
         assert json.loads((folder / "config.json").read_text())["architectures"] == ["ModernBertModel"]
-        model, told = AutoModel.from_pretrained(folder, output_loading_info=True)
-        assert (type(model).__name__, any(told.values())) == ("ModernBertModel", False)
+        model, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
+        assert (type(model).__name__, any(loading.values())) == ("ModernBertModel", False)
         card = (folder / "README.md").read_text()
         assert "pipeline_tag: feature-extraction" in card
         assert "| cross | mntp | 4 | 4,000 (4K) | a/step_1 |" in card
@@ -100,7 +100,7 @@ def test_a_run_by_mntp_becomes_encoders_without_head(tmp_path: Path) -> None:
     assert [(row["revision"], row["phase"]) for row in table] == [("cross4", "cross")]
 
 
-def test_nothing_private_is_in_a_release(tmp_path: Path, runs: list[Path]) -> None:
+def test_release_contains_no_private_paths(tmp_path: Path, runs: list[Path]) -> None:
     assert release.main(arguments(runs[1:], tmp_path / "out", "--no-check")) == 0
     text = [p.read_text() for p in (tmp_path / "out" / "main").rglob("*") if p.suffix in (".md", ".yaml", ".json")]
     assert not any("/home/me" in part or str(tmp_path) in part for part in text)
@@ -114,46 +114,48 @@ def test_nothing_private_is_in_a_release(tmp_path: Path, runs: list[Path]) -> No
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_a_killed_release_goes_on_and_what_was_damaged_is_made_again(
+def test_killed_release_resumes_and_damaged_revisions_are_converted_again(
     tmp_path: Path, runs: list[Path], workers: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    assert release.main(arguments(runs, whole, "--no-check")) == 0
+    uninterrupted, out = tmp_path / "uninterrupted", tmp_path / "out"
+    assert release.main(arguments(runs, uninterrupted, "--no-check")) == 0
     command = [sys.executable, "tools/release.py", *arguments(runs, out, "--no-check"), "--workers", workers]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     while not list((out / "manifests").glob("*.json")) and process.poll() is None:
         time.sleep(0.005)
-    helpers = psutil.Process(process.pid).children(recursive=True)
+    workers_left = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not psutil.wait_procs(helpers, timeout=30)[1], "nobody outlives the tool"
+    assert not psutil.wait_procs(workers_left, timeout=30)[1], "no worker outlives the tool"
     finished = {path.stem for path in (out / "manifests").glob("*.json")}
-    assert finished, "the first one was just finished"
+    assert finished, "the first revision was finished"
     (out / "revisions" / ".ext5.1.partial").mkdir()
     damaged = out / "revisions" / min(finished) / "config.json"
     damaged.write_text(damaged.read_text() + " ")
     capsys.readouterr()
     assert release.main(arguments(runs, out, "--no-check")) == 0
     assert f"{min(finished)}: damaged, converted again" in capsys.readouterr().out
-    assert files(out) == files(whole)
+    assert files(out) == files(uninterrupted)
 
 
-def test_a_run_that_went_on_adds_its_new_checkpoints(
+def test_new_checkpoints_are_added_to_a_release(
     tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert release.main(arguments(runs[:1], tmp_path / "out", "--no-check")) == 0
     capsys.readouterr()
     assert release.main(arguments(runs[:2], tmp_path / "out", "--no-check")) == 0
-    told = capsys.readouterr().out
-    assert "step10: verified" in told
-    assert "ext5: converted" in told
+    output = capsys.readouterr().out
+    assert "step10: verified" in output
+    assert "ext5: converted" in output
     main, newest = (load_file(tmp_path / "out" / n / "model.safetensors") for n in ("main", "revisions/ext5"))
     assert all(main[name].equal(newest[name]) for name in newest)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_several_processes_make_the_same(tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_workers_write_the_same_files(
+    tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert release.main(arguments(runs[:2], tmp_path / "one", "--no-check")) == 0
     assert release.main([*arguments(runs[:2], tmp_path / "two", "--no-check"), "--workers", "2"]) == 0
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -164,7 +166,7 @@ def test_several_processes_make_the_same(tmp_path: Path, runs: list[Path], capsy
         release.main([*arguments(runs[:2], tmp_path / "two", "--no-check"), "--workers", "2"])
 
 
-def test_raw_checkpoints_and_the_training_order_go_along(tmp_path: Path, runs: list[Path]) -> None:
+def test_raw_checkpoints_and_training_order_are_added(tmp_path: Path, runs: list[Path]) -> None:
     order = runs[1] / "training_order"
     order.mkdir()
     (order / "step_0000001.parquet").write_bytes(b"PAR1")
@@ -173,13 +175,13 @@ def test_raw_checkpoints_and_the_training_order_go_along(tmp_path: Path, runs: l
         assert release.main(arguments(runs[1:], tmp_path / "out", *more)) == 0
     for name, source in {"ext5": runs[1] / "step_0000005", "decay3": runs[2] / "step_0000003"}.items():
         assert files(tmp_path / "out" / "raw" / name) == files(source)
-    told = json.loads((tmp_path / "out" / "main" / "training_order.json").read_text())
+    listing = json.loads((tmp_path / "out" / "main" / "training_order.json").read_text())
     copied = tmp_path / "out" / "training_order" / "extend" / "step_0000001.parquet"
-    assert told["files"] == {"extend/step_0000001.parquet": {"bytes": 4, "sha256": file_sha256(copied)}}
+    assert listing["files"] == {"extend/step_0000001.parquet": {"bytes": 4, "sha256": file_sha256(copied)}}
     assert (tmp_path / "out" / "training_order" / "README.md").read_text().startswith("---\nlicense: mit\n---")
 
 
-def test_a_dry_run_lists_all_and_needs_no_torch(tmp_path: Path, runs: list[Path]) -> None:
+def test_dry_run_lists_everything_without_torch(tmp_path: Path, runs: list[Path]) -> None:
     blocked = BLOCKED.replace("runpy, sys\n", "runpy, sys\nsys.modules['torch'] = sys.modules['transformers'] = None\n")
     shown = subprocess.run(
         [
@@ -216,55 +218,55 @@ WRONG: dict[str, tuple[Any, list[str], str]] = {
         [],
         "damaged, state/.metadata is missing",
     ),
-    "two of one name": (lambda t: None, ["--load", "{t}/extend", "{t}/extend"], "is revision ext5, as"),
+    "two of one name": (lambda t: None, ["--load", "{t}/extend", "{t}/extend"], "is revision ext5, and so is"),
     "other objective": (lambda t: write_run(t / "clm", "clm"), ["--load", "{t}/clm", "{t}/extend"], "one objective"),
     "other phase": (lambda t: write_run(t / "odd", phase="warm"), ["--load", "{t}/odd"], "phase 'warm' is none of"),
-    "another folder": (lambda t: mark_foreign(t / "out"), [], "exists and is no release"),
+    "another folder": (lambda t: mark_foreign(t / "out"), [], "exists and is not a release"),
     "repository": (lambda t: None, ["--push-to-hub", "noname"], "--push-to-hub noname: must be ORG/NAME"),
     "licence": (lambda t: None, ["--license", "My own"], "--license My own"),
-    "order": (lambda t: None, ["--training-order", "{t}/extend"], "holds no .parquet files"),
+    "order": (lambda t: None, ["--training-order", "{t}/extend"], "has no .parquet files"),
     "workers": (lambda t: None, ["--workers", "0"], "--workers"),
 }
 
 
-@pytest.mark.parametrize(("damage", "flags", "named"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_is_refused_before_anything_is_written(
-    tmp_path: Path, runs: list[Path], damage: Any, flags: list[str], named: str
+@pytest.mark.parametrize(("damage", "flags", "message"), WRONG.values(), ids=WRONG.keys())
+def test_invalid_input_is_refused_before_writing(
+    tmp_path: Path, runs: list[Path], damage: Any, flags: list[str], message: str
 ) -> None:
     damage(tmp_path)
     before = files(tmp_path)
     with pytest.raises(ConfigError) as refusal:
         release.main([*arguments(runs, tmp_path / "out"), *(flag.format(t=tmp_path) for flag in flags)])
-    assert named in str(refusal.value)
+    assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert files(tmp_path) == before
 
 
-def test_a_disk_that_refuses_is_one_line_and_leaves_nothing_half_made(tmp_path: Path, runs: list[Path]) -> None:
+def test_full_disk_is_one_line_and_leaves_nothing_partial(tmp_path: Path, runs: list[Path]) -> None:
     out = tmp_path / "out"
     refused = run("tools/release.py", *arguments(runs[1:2], out, "--no-check"), largest_file=200_000)
-    told = f"error: --save {out / 'revisions' / 'ext5'}: File too large\n"
-    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", told)
+    message = f"error: --save {out / 'revisions' / 'ext5'}: File too large\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", message)
     assert list((out / "revisions").iterdir()) == []
     assert not (out / "main").exists()
-    assert release.main(arguments(runs[1:2], out, "--no-check")) == 0, "the same command goes on"
+    assert release.main(arguments(runs[1:2], out, "--no-check")) == 0, "the same command resumes"
 
 
-def test_another_release_is_replaced_only_when_asked(tmp_path: Path, runs: list[Path]) -> None:
+def test_another_release_is_replaced_only_with_overwrite(tmp_path: Path, runs: list[Path]) -> None:
     out = tmp_path / "out"
     assert release.main(arguments(runs[1:2], out, "--no-check")) == 0
-    with pytest.raises(ConfigError, match="holds a release made with dtype '', now 'bfloat16'; --overwrite"):
+    with pytest.raises(ConfigError, match="contains a release made with dtype '', now 'bfloat16'; --overwrite"):
         release.main(arguments(runs[1:2], out, "--no-check", "--dtype", "bfloat16"))
     assert release.main(arguments(runs[1:2], out, "--no-check", "--dtype", "bfloat16", "--overwrite")) == 0
     assert json.loads((out / "main" / "config.json").read_text())["dtype"] == "bfloat16"
     shutil.rmtree(runs[1])
     write_run(tmp_path / "again", phase="extend", steps=(5, 6))
     runs[1] = tmp_path / "again"
-    with pytest.raises(ConfigError, match="holds ext5 of another checkpoint than"):
+    with pytest.raises(ConfigError, match="contains ext5 of a checkpoint other than"):
         release.main(arguments(runs[1:2], out, "--no-check", "--dtype", "bfloat16"))
 
 
-def test_a_model_that_fails_its_check_exits_3_and_is_not_kept(
+def test_model_that_fails_its_check_exits_3_and_is_not_kept(
     tmp_path: Path, runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from megatron_ettin.convert.check import CheckResult
@@ -276,30 +278,30 @@ def test_a_model_that_fails_its_check_exits_3_and_is_not_kept(
 
     monkeypatch.setattr(convert, "export_checkpoint", fail)
     assert release.main(arguments(runs[1:2], tmp_path / "out")) == 3
-    told = capsys.readouterr().err
-    assert told.startswith("error: revision ext5: the exported logits differ by 0.5")
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: revision ext5: the exported logits differ by 0.5")
+    assert error.count("\n") == 1
     assert not (tmp_path / "out" / "main").exists()
     assert not (tmp_path / "out" / "manifests").exists()
 
 
-def test_the_checksum_of_several_files_is_that_of_their_list(tmp_path: Path, runs: list[Path]) -> None:
+def test_checksum_of_sharded_weights_is_that_of_their_list(tmp_path: Path, runs: list[Path]) -> None:
     from megatron_ettin.release.build import build_release
     from megatron_ettin.release.plan.request import request_release
 
     options = ExportOptions(shard_bytes=200_000)
     request = request_release(runs[1:2], tmp_path / "out", options)
-    build_release(request, workers=1, check=False, overwrite=False, note=lambda text: None)
+    build_release(request, workers=1, check=False, overwrite=False, log=lambda text: None)
     manifest = read_manifest(tmp_path / "out" / "manifests" / "ext5.json")
     assert manifest is not None
-    listed = subprocess.run(
+    printed = subprocess.run(
         "sha256sum model-*.safetensors | sha256sum", shell=True, cwd=tmp_path / "out" / "revisions" / "ext5",
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert manifest.checksum == listed.stdout.split()[0]
+    assert manifest.checksum == printed.stdout.split()[0]
 
 
-def test_figures_are_those_of_the_step(tmp_path: Path, runs: list[Path]) -> None:
+def test_loss_is_the_one_last_logged_up_to_the_step(tmp_path: Path, runs: list[Path]) -> None:
     revisions = find_revisions(runs)
     assert [r.loss for r in revisions] == [4.9, 4.8, 4.95, None]
     assert replace(revisions[0], name="other").order == (0, 10)

@@ -1,4 +1,4 @@
-"""Uploading with huggingface_hub's own client to a Hub on the loopback device: LFS objects, branches, going on."""
+"""Uploading with huggingface_hub's own client to a Hub on the loopback device: LFS objects, branches, resuming."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ PUSH_ONLY = """
 import sys
 from pathlib import Path
 from megatron_ettin.convert.options import ExportOptions
-from megatron_ettin.release.upload import push_targets
+from megatron_ettin.release.upload import upload_all
 from megatron_ettin.release.plan.request import request_release
 from megatron_ettin.cli import run_tool
 run, out, license, raw = sys.argv[1:]
 request = request_release(
     [Path(run)], Path(out), ExportOptions(license=license, repository="me/it"), raw=bool(raw), push=True
 )
-run_tool(lambda arguments: len(push_targets(request.targets, private=bool(raw), note=print)) * 0)
+run_tool(lambda arguments: len(upload_all(request.targets, private=bool(raw), log=print)) * 0)
 """
-"""The last step of the tool alone: it needs no torch."""
+"""Only the upload of the tool, which runs without torch."""
 
 
 def release_and_push(
@@ -80,7 +80,7 @@ def release_and_push(
     out = run_folder.parent / "out"
     options = ExportOptions(license=license, repository="me/it")
     request = request_release([run_folder], out, options, raw=raw, push=True)
-    build_release(request, workers=1, check=False, overwrite=True, note=lambda text: None)
+    build_release(request, workers=1, check=False, overwrite=True, log=lambda text: None)
     given = (str(run_folder), str(out), license, "raw" if raw else "")
     return client(hub.address, out.parent / "home", "-c", PUSH_ONLY, *given)
 
@@ -90,7 +90,7 @@ def local(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(300)
-def test_every_branch_holds_its_revision_and_a_second_push_sends_nothing(hub: LoopbackHub, run_folder: Path) -> None:
+def test_every_branch_holds_its_revision_and_a_second_upload_sends_nothing(hub: LoopbackHub, run_folder: Path) -> None:
     first = push(hub, run_folder)
     assert first.returncode == 0, first.stderr
     out = run_folder.parent / "out"
@@ -101,7 +101,7 @@ def test_every_branch_holds_its_revision_and_a_second_push_sends_nothing(hub: Lo
         assert all(hub.repositories["me/it"].files[branch][name].is_lfs for name in large)
     one, other = (hub.branch("me/it", branch)["model.safetensors"] for branch in ("step10", "step20"))
     assert one != other
-    assert len(hub.uploads) == len(set(hub.uploads)), "main's weights are step20's, which were there"
+    assert len(hub.uploads) == len(set(hub.uploads)), "main's weights are those of step20, which are on the Hub already"
     assert "Bearer hf_secret" in hub.tokens
     assert 'revision="step10"' in hub.branch("me/it", "step10")["README.md"].decode()
     assert 'from_pretrained("me/it")' in hub.branch("me/it", "main")["README.md"].decode()
@@ -115,7 +115,7 @@ def test_every_branch_holds_its_revision_and_a_second_push_sends_nothing(hub: Lo
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_transformers_loads_what_was_pushed(hub: LoopbackHub, run_folder: Path) -> None:
+def test_transformers_loads_uploaded_revisions(hub: LoopbackHub, run_folder: Path) -> None:
     assert release_and_push(hub, run_folder).returncode == 0
     program = (
         "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
@@ -129,13 +129,13 @@ def test_transformers_loads_what_was_pushed(hub: LoopbackHub, run_folder: Path) 
     assert loaded.stdout.splitlines() == ["0.1 [0, 5, 1]", "0.2 [0, 5, 1]", "0.2 [0, 5, 1]"]
 
 
-def test_an_upload_that_was_refused_midway_goes_on(hub: LoopbackHub, run_folder: Path) -> None:
+def test_interrupted_upload_resumes(hub: LoopbackHub, run_folder: Path) -> None:
     hub.refuse_uploads_after = 1
-    broken = release_and_push(hub, run_folder)
-    assert broken.returncode == 2
-    (line,) = [line for line in broken.stderr.splitlines() if line.startswith("error: ")]
+    interrupted = release_and_push(hub, run_folder)
+    assert interrupted.returncode == 2
+    (line,) = [line for line in interrupted.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: --push-to-hub me/it: ")
-    assert line.endswith("run it again to go on")
+    assert line.endswith("run the command again to resume")
     assert hub.branch("me/it", "step10")["model.safetensors"]
     assert "main" not in hub.repositories["me/it"].files or not hub.branch("me/it", "main")
     sent = set(hub.uploads)
@@ -147,7 +147,7 @@ def test_an_upload_that_was_refused_midway_goes_on(hub: LoopbackHub, run_folder:
         assert hub.branch("me/it", branch) == local(run_folder.parent / "out" / folder), branch
 
 
-def test_only_what_changed_is_sent_and_what_is_gone_is_removed(hub: LoopbackHub, run_folder: Path) -> None:
+def test_only_changed_files_are_sent_and_extra_files_are_removed(hub: LoopbackHub, run_folder: Path) -> None:
     assert release_and_push(hub, run_folder).returncode == 0
     uploads = list(hub.uploads)
     again = release_and_push(hub, run_folder, license="mit")
@@ -171,10 +171,10 @@ def test_raw_checkpoints_and_training_order_become_datasets(hub: LoopbackHub, ru
     assert any(name.endswith(".distcp") for name in local(out / "raw"))
 
 
-def test_a_hub_out_of_reach_is_one_line(run_folder: Path) -> None:
-    with LoopbackHub() as gone:
+def test_unreachable_hub_is_one_line(run_folder: Path) -> None:
+    with LoopbackHub() as closed:
         pass
-    failed = release_and_push(gone, run_folder)
+    failed = release_and_push(closed, run_folder)
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1].startswith("error: --push-to-hub me/it: ")
     assert "Traceback" not in failed.stderr

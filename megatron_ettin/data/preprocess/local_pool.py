@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from megatron_ettin.cli import end_with_parent
 from megatron_ettin.data.preprocess.readers.records import Task
 from megatron_ettin.data.preprocess.worker import Event, Job, Lent, encode_part, process_task, read_lent
 from megatron_ettin.errors import ConfigError
@@ -119,7 +118,7 @@ def _serve(job: Job, connection: Connection, others: Sequence[Connection], hungr
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in others:
         other.close()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     while True:
         task, done, lent = connection.recv()
         try:
@@ -132,11 +131,3 @@ def _serve(job: Job, connection: Connection, others: Sequence[Connection], hungr
         except (ConfigError, OSError) as error:
             connection.send(error)
         connection.send(None)
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent is gone, even if that was killed and could not say so."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
