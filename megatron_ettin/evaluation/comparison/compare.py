@@ -1,4 +1,4 @@
-"""From a folder of results to a folder with the figures and the report."""
+"""Read a folder of results, and write the comparison's figures and report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT_FILE = "report.md"
 
 @dataclass(frozen=True)
 class Written:
-    """What a comparison left behind."""
+    """The report and the files of a comparison."""
 
     report: str
     """The text of report.md."""
@@ -33,31 +33,31 @@ class Written:
 
 
 def read_comparison(results: Path, names: Sequence[str] = ()) -> Comparison:
-    """Compare the models of a folder.
+    """Compare the models in a folder.
 
     Args:
         results: the folder that ``tools/evaluate.py`` wrote.
-        names: folders of the models to compare; all where there are none. Revisions belong to their model's name.
+        names: the models to compare, by folder; a name without revision includes all its revisions. By default all.
 
     Raises:
-        ConfigError: the folder holds no results, a file in it is damaged, a name is unknown, or two models are of one
+        ConfigError: the folder has no results, a file in it is damaged, a name is unknown, or two models are of one
             kind and size.
     """
-    found = _read(results, names)
-    models = final_models(found)
+    evaluated = _read(results, names)
+    models = final_models(evaluated)
     panels = [suite_panel(suite, models) for suite in FIGURE_1]
-    return Comparison(models, panels, *find_differences(models), find_curves(found))
+    return Comparison(models, panels, *find_differences(models), find_curves(evaluated))
 
 
 def write_comparison(comparison: Comparison, output: Path) -> Written:
-    """Draw the figures and write report.md beside them; each file is there whole or not at all."""
+    """Draw the figures and write report.md next to them, each file atomically."""
     models = comparison.models
     figures = {"figure1": draw_scaling(comparison.panels, models)}
     figures |= {"figure2": draw_pronouns(models), "figure3": draw_gotcha(models)}
     if comparison.curves:
         figures[LEARNING_CURVE] = draw_learning(comparison.curves)
     else:
-        for suffix in FIGURE_SUFFIXES:  # a former comparison's would look like one of this
+        for suffix in FIGURE_SUFFIXES:  # one of an earlier comparison would not match this report
             (output / f"{LEARNING_CURVE}{suffix}").unlink(missing_ok=True)
     files = [path for stem, figure in figures.items() for path in save_figure(figure, output / stem)]
     text = report_text(comparison)
@@ -69,12 +69,12 @@ def write_comparison(comparison: Comparison, output: Path) -> Written:
 def _read(results: Path, names: Sequence[str]) -> list[ComparedModel]:
     if not results.is_dir():
         raise ConfigError(f"{results}: there is no such folder")
-    # A model that failed everywhere has a folder too; it should not stand in another one's way.
-    models = [compared_model(told) for told in read_results(results) if any(told.suites.values())]
+    # A model whose every task failed has a folder too.
+    models = [compared_model(model) for model in read_results(results) if any(model.suites.values())]
     if not models:
-        raise ConfigError(f"{results} holds no results: nothing was finished there")
+        raise ConfigError(f"{results} contains no results: no task was finished there")
     known = {model.name for model in models} | {model.source for model in models}
     for name in names:
         if name not in known:
-            raise ConfigError(f"--model {name}: {results} holds no results of it{suggestion(name, sorted(known))}")
+            raise ConfigError(f"--model {name}: {results} contains no results of it{suggestion(name, sorted(known))}")
     return [model for model in models if not names or model.name in names or model.source in names]

@@ -1,4 +1,4 @@
-"""Scores over the training of one model, from the revisions of its release."""
+"""Learning curves: the scores of a model's revisions over its training."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SUITES = ("classification", "retrieval", "generative", "bias", "intrinsic")
 _PANELS_A_ROW = 3
 Fill = Literal["full", "none", "left", "right", "top", "bottom"]
 _FILLS: Sequence[Fill] = ("full", "none", "left", "right", "top", "bottom")
-"""Of markers, to tell models of one kind apart."""
+"""Marker fills that distinguish models of one kind."""
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The revisions of one model that were measured."""
+    """The evaluated revisions of one model."""
 
     source: str
     revisions: Sequence[ComparedModel]
@@ -36,13 +36,13 @@ class LearningCurve:
 
     @property
     def label(self) -> str:
-        """Kind, size and name."""
+        """Kind, size and name for the legend."""
         model = self.revisions[0]
         return f"{model.kind} {size_name(model.parameters)} ({self.source})"
 
 
 def find_curves(models: Sequence[ComparedModel]) -> list[LearningCurve]:
-    """Return the models of which several revisions were measured; main is left out where it is one of them."""
+    """Return a curve for each model with several evaluated revisions; main is dropped if it equals one of them."""
     curves = []
     for (source, _), revisions in sources(models).items():
         named = {model.checksum for model in revisions if model.revision}
@@ -57,26 +57,26 @@ Unit = Literal["tokens", "steps", "revisions"]
 
 @dataclass(frozen=True)
 class TrainingAxis:
-    """Where revisions stand on the horizontal axis: a common one for all curves."""
+    """Positions of revisions on the horizontal axis that all curves share."""
 
     unit: Unit
     places: Mapping[str, float]
     """By the model's name."""
     names: Sequence[str] = ()
-    """Of the revisions at 0, 1, 2, ..., where there is no other unit."""
+    """Labels of the positions 0, 1, 2, ..., if the unit is revisions."""
 
 
 def training_axis(curves: Sequence[LearningCurve]) -> TrainingAxis:
-    """Place revisions by tokens where their releases tell them, by steps within one phase, else by their order.
+    """Place revisions by tokens if all are known, by steps if all are of one phase, and otherwise by their order.
 
-    Steps count from the beginning of a phase, so over several phases their numbers alone give no common axis.
+    Steps count from the start of a phase, so steps of different phases have no common axis.
     """
     models = [model for curve in curves for model in curve.revisions]
     if all(model.tokens is not None for model in models):
         return TrainingAxis("tokens", {model.name: float(model.tokens or 0) for model in models})
     steps = {model.name: re.fullmatch(r"([a-z]+)(\d+)", model.revision) for model in models}
-    if all(steps.values()) and len({told[1] for told in steps.values() if told}) == 1:
-        return TrainingAxis("steps", {name: float(told[2]) for name, told in steps.items() if told})
+    if all(steps.values()) and len({match[1] for match in steps.values() if match}) == 1:
+        return TrainingAxis("steps", {name: float(match[2]) for name, match in steps.items() if match})
     ordered = sorted({(model.order, model.revision or "main") for model in models})
     place = {revision: float(index) for index, (_, revision) in enumerate(ordered)}
     places = {model.name: place[model.revision or "main"] for model in models}
@@ -84,14 +84,14 @@ def training_axis(curves: Sequence[LearningCurve]) -> TrainingAxis:
 
 
 def curve_panels(curves: Sequence[LearningCurve]) -> list[Panel]:
-    """Return a panel for each suite that a revision was put to, over all revisions."""
+    """Return a panel over all revisions for each suite with scores."""
     models = [model for curve in curves for model in curve.revisions]
     panels = [intrinsic_panel(models) if suite == "intrinsic" else suite_panel(suite, models) for suite in _SUITES]
     return [panel for panel in panels if panel.scores]
 
 
 def draw_learning(curves: Sequence[LearningCurve]) -> Figure:
-    """Draw the score of each suite over training, a line a model; bands are the 95% intervals."""
+    """Draw the score of each suite over training, one line per model with its 95% band."""
     panels, axis = curve_panels(curves), training_axis(curves)
     columns = max(1, min(_PANELS_A_ROW, len(panels)))
     rows = max(1, -(-len(panels) // columns))
@@ -133,7 +133,7 @@ def _draw_curve(axes: Axes, curve: LearningCurve, panel: Panel, axis: TrainingAx
 
 
 def _fill(curves: Sequence[LearningCurve], index: int) -> Fill:
-    """Return the markers' filling: another one for each further model of the same kind."""
+    """Return the marker fill, which differs among models of the same kind."""
     before = sum(curve.revisions[0].kind == curves[index].revisions[0].kind for curve in curves[:index])
     return _FILLS[before % len(_FILLS)]
 

@@ -1,4 +1,4 @@
-"""The look of the comparison's figures, and how they get to the disk."""
+"""Colours and styles of the comparison's figures, and writing them to disk."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from megatron_ettin.files import whole_file
 
 FIGURE_SUFFIXES = (".png", ".pdf")
 QUIET = "#5f6368"
-"""Of words that are not about a line."""
+"""Colour of text and lines that belong to no model."""
 
 
 @dataclass(frozen=True)
 class KindLook:
-    """How a kind of model is drawn; markers and dashes tell kinds apart without colour."""
+    """How a kind of model is drawn; markers and dashes distinguish the kinds without colour."""
 
     color: str
     marker: str
@@ -36,7 +36,7 @@ LOOKS: Mapping[Kind, KindLook] = {
 
 
 def finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
-    """Label axes and give them the look of all pictures."""
+    """Label axes and apply the common style."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
@@ -45,8 +45,8 @@ def finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def say_nothing_here(axes: Axes, text: str) -> None:
-    """Say in an empty panel why it is empty."""
+def label_empty_panel(axes: Axes, text: str) -> None:
+    """Write into an empty panel why it is empty."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -55,7 +55,7 @@ def say_nothing_here(axes: Axes, text: str) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and PDF; the same figure makes the same bytes."""
+    """Write a figure as PNG and PDF; equal figures give equal bytes."""
     paths = [stem.with_name(stem.name + suffix) for suffix in FIGURE_SUFFIXES]
     for path in paths:
         metadata: dict[str, Any] = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}

@@ -1,4 +1,4 @@
-"""The models of a comparison: which are of one size, which are revisions of one source, which stand for a kind."""
+"""The models of a comparison, grouped by size and by source, and the final model of each source."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ettin.config.training import REVISION_PREFIXES
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.models.kinds import KINDS, Kind
 from megatron_ettin.evaluation.results import ModelResults, TaskResult
 
 SAME_SIZE = 1.05
-"""Models whose parameters differ by less than this factor count as one size: a head more or less is no other size."""
+"""Models whose parameter counts differ by less than this factor are of one size; a head does not make another size."""
 
-_PHASES = ("step", "ext", "decay", "cross")
-"""What a revision's name begins with, in the order of training."""
-_REVISION = re.compile(rf"({'|'.join(_PHASES)})(\d+)")
+_PREFIXES = tuple(REVISION_PREFIXES.values())
+_REVISION = re.compile(rf"({'|'.join(_PREFIXES)})(\d+)")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ComparedModel:
     """One model at one revision with its results."""
 
     name: str
-    """Of its folder of results."""
+    """The name of its folder of results."""
     kind: Kind
     parameters: int
     source: str
@@ -34,34 +34,34 @@ class ComparedModel:
     revision: str
     """Empty for main."""
     tokens: int | None
-    """Of all phases of its training; None where nothing tells."""
+    """Of all phases of its training; None if unknown."""
     checksum: str
     suites: Mapping[str, Mapping[str, TaskResult]]
     settings: Mapping[str, Mapping[str, Mapping[str, Any]]]
     local: Mapping[str, frozenset[str]]
-    """By suite, the tasks of the user's own files."""
+    """By suite, the tasks that were read from local files."""
 
     def has_local(self, suite: str, task: str) -> bool:
-        """Whether this model was put to a file of the user's: its name says nothing about what is in it then."""
+        """Whether this model was evaluated on a local file, whose name says nothing about its content."""
         return task in self.local.get(suite, ())
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts the revisions of one source in the order of training; main, and names that tell nothing, come last."""
-        told = _REVISION.fullmatch(self.revision)
-        return (_PHASES.index(told[1]), int(told[2])) if told else (len(_PHASES), 0)
+        """Key that sorts revisions in the order of training; main and other names come last."""
+        match = _REVISION.fullmatch(self.revision)
+        return (_PREFIXES.index(match[1]), int(match[2])) if match else (len(_PREFIXES), 0)
 
 
 def compared_model(results: ModelResults) -> ComparedModel:
-    """Read what a comparison needs of a model's results.
+    """Return a model with its results, checked.
 
     Raises:
-        ConfigError: the description lacks something or holds what cannot be.
+        ConfigError: model.json lacks a field or has an invalid one.
     """
-    told = results.model
+    description = results.model
     try:
-        kind, parameters, folder = told["kind"], int(told["parameters"]), Path(told["folder"])
-        checksum = str(told["checksum"])
+        kind, parameters, folder = description["kind"], int(description["parameters"]), Path(description["folder"])
+        checksum = str(description["checksum"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{results.name}/model.json is damaged: {type(error).__name__} {error}") from error
     if kind not in KINDS or parameters < 1:
@@ -85,8 +85,8 @@ def compared_model(results: ModelResults) -> ComparedModel:
 
 
 def _tokens_of(folder: Path, revision: str) -> int | None:
-    """Return the tokens of a revision and all phases before it, as CHECKPOINTS.csv of its release tells them."""
-    places = (folder, folder.parent.parent / "main")  # of main, of one of a release's revisions
+    """Return the tokens of a revision and all phases before it, from its release's CHECKPOINTS.csv; None if unknown."""
+    places = (folder, folder.parent.parent / "main")  # of main, of a revision
     table = next((place / "CHECKPOINTS.csv" for place in places if (place / "CHECKPOINTS.csv").is_file()), None)
     if table is None:
         return None
@@ -94,9 +94,9 @@ def _tokens_of(folder: Path, revision: str) -> int | None:
         with table.open(encoding="utf-8", newline="") as file:
             rows = [(row["revision"], row["phase"], int(row["tokens"])) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # the table is an extra: without it the order of training is enough
+        return None  # a figure can use the order of training instead
     ends: dict[str, int] = {}
-    for name, phase, tokens in rows:  # in the order of training; each phase counts its own tokens
+    for name, phase, tokens in rows:  # in the order of training; each phase counts from zero
         ends[phase] = tokens
         if name == revision or (not revision and name == rows[-1][0]):
             return sum(ends.values())
@@ -104,7 +104,7 @@ def _tokens_of(folder: Path, revision: str) -> int | None:
 
 
 def size_groups(models: Sequence[ComparedModel]) -> list[list[ComparedModel]]:
-    """Return the models by size, from the smallest; kinds of one size are in the paper's order."""
+    """Return the models of each size, smallest size first; the kinds of one size are in the paper's order."""
     groups: list[list[ComparedModel]] = []
     for model in sorted(models, key=lambda model: model.parameters):
         if groups and model.parameters <= SAME_SIZE * groups[-1][0].parameters:
@@ -116,18 +116,18 @@ def size_groups(models: Sequence[ComparedModel]) -> list[list[ComparedModel]]:
 
 def sources(models: Sequence[ComparedModel]) -> dict[tuple[str, Kind], list[ComparedModel]]:
     """Return the revisions of each source in the order of training."""
-    found: dict[tuple[str, Kind], list[ComparedModel]] = {}
+    revisions: dict[tuple[str, Kind], list[ComparedModel]] = {}
     for model in sorted(models, key=lambda model: (model.source, model.order)):
-        found.setdefault((model.source, model.kind), []).append(model)
-    return found
+        revisions.setdefault((model.source, model.kind), []).append(model)
+    return revisions
 
 
 def final_models(models: Sequence[ComparedModel]) -> list[ComparedModel]:
-    """Return one model for each source: main, or the last revision that was measured.
+    """Return one model for each source: main, or else its last evaluated revision.
 
     Raises:
-        ConfigError: two sources are of one kind and size. Which one should stand for the kind is the user's to say: a
-            mean over them would hide how much runs differ.
+        ConfigError: two sources are of one kind and size; a mean over them would hide how much runs differ, so the
+            user has to choose one.
     """
     finals = [revisions[-1] for revisions in sources(models).values()]
     for group in size_groups(finals):

@@ -1,4 +1,4 @@
-"""What the Ettin paper (Weller et al. 2025, arXiv 2507.11412) reports, in percent, to stand beside own figures."""
+"""What the Ettin paper (Weller et al. 2025, arXiv 2507.11412) reports, in percent, for comparison."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SIZES: Mapping[str, int] = {
     "400m": 395_881_664,
     "1b": 1_031_314_112,
 }
-"""Parameters by the size's name, the tied embedding counted once."""
+"""Parameters by the name of the size, the tied embedding counted once."""
 
 
 def size_name(parameters: int) -> str:
-    """Return what a size is called: by the paper if it is one of its own, else a short count such as 1.2m."""
+    """Return the paper's name of a size if it is within 1% of one of its sizes, else a short count such as 1.2m."""
     for name, published in SIZES.items():
         if abs(parameters / published - 1) < 0.01:
             return name
@@ -31,13 +31,13 @@ def size_name(parameters: int) -> str:
 
 @dataclass(frozen=True)
 class PublishedTask:
-    """One of the paper's tasks, and how it is called here."""
+    """One of the paper's tasks, and its names in the suites."""
 
     title: str
-    """As the paper heads its column."""
+    """The heading of its column in the paper."""
     suite: str
     names: frozenset[str]
-    """Names of the same task on the same data with the same metric: the hub's, the harness's, mteb's."""
+    """Names of the same task on the same data with the same metric, on the Hub, in lm-eval or in mteb."""
 
 
 GENERATIVE: Mapping[str, PublishedTask] = {
@@ -89,7 +89,7 @@ class PublishedLine:
     scores: Sequence[float]
     """In the order of :data:`SIZES`."""
     exact: bool = False
-    """Also printed in a table of the paper; the others are read off its figure, to about half a point."""
+    """Whether a table of the paper has the scores; otherwise they are read off its figure, to about half a point."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PublishedPanel:
 
     title: str
     tasks: Sequence[PublishedTask]
-    """What its score is the mean of."""
+    """The tasks that its scores are means of."""
     lines: Mapping[Kind, PublishedLine]
 
 
@@ -139,7 +139,7 @@ FIGURE_1: Mapping[str, PublishedPanel] = {
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """One figure of one model of the paper."""
+    """One score of one model of the paper."""
 
     size: str
     kind: Kind
@@ -148,7 +148,7 @@ class PublishedScore:
 
 
 def published_scores(suite: str, task: str) -> list[PublishedScore]:
-    """Return the paper's figures for a task by one of its names, from the smallest model to the largest; [] if none."""
+    """Return the paper's scores in a task, smallest model first; [] if it has none."""
     if suite == "classification" and task in SST2.names:
         return [PublishedScore(size, "encoder", sst2, True) for size, (sst2, _) in ENCODERS.items()]
     if suite == "generative":

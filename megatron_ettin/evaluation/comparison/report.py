@@ -1,4 +1,4 @@
-"""The comparison as text: tables as the paper's, and which differences are more than noise."""
+"""The report of a comparison: tables in the paper's form, and the differences that exceed noise."""
 
 from __future__ import annotations
 
@@ -19,34 +19,33 @@ from megatron_ettin.evaluation.comparison.tables import (
     measure_text,
     score_table,
 )
-from megatron_ettin.evaluation.models.kinds import Kind
 
 LEARNING_CURVE = "learning_curve"
-"""The stem of the figure that is there only where revisions were measured."""
+"""The name of the figure that is drawn only if revisions were evaluated."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything the report tells of."""
+    """The content of the report."""
 
     models: Sequence[ComparedModel]
     """One for each kind and size."""
     panels: Sequence[Panel]
-    """Of Figure 1."""
+    """The panels of Figure 1."""
     differences: Sequence[Difference] = ()
     untested: Sequence[Untested] = ()
     curves: Sequence[LearningCurve] = field(default=())
 
 
 def report_text(comparison: Comparison) -> str:
-    """Return the report as Markdown; the figures lie beside it."""
+    """Return the report as Markdown; it links to the figures in the same folder."""
     models = comparison.models
     lines = ["# Encoders and decoders compared", "", *_summary_lines(comparison), ""]
     lines += _figure_lines("figure1", "scores over model size")
     lines += ["Error bars are 95% intervals.", ""]
     lines += [*(line for panel in comparison.panels for line in _panel_lines(panel)), ""]
     lines += ["## Which differences exceed noise", "", *_difference_lines(comparison), ""]
-    lines += ["## Scores", "", *_SCORES_SAID, ""]
+    lines += ["## Scores", "", *_SCORES_NOTE, ""]
     for title, suites in (
         ("Classification and retrieval", ("classification", "retrieval")),
         ("Generative", ("generative",)),
@@ -62,27 +61,27 @@ def report_text(comparison: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-_SCORES_SAID = [
-    "In percent, with 95% intervals. Rows in italics are the paper's, where it has the same task; `~` marks",
-    "what was read off a figure, to about half a point. The paper's protocol may be another.",
+_SCORES_NOTE = [
+    "In percent, with 95% intervals. Rows in italics are the paper's, where it has the same task; `~` marks scores",
+    "that were read off a figure, to about half a point. The paper's protocol may differ.",
 ]
-_NOISE_SAID = [
-    "Brackets hold the 95% interval of a difference alone: paired bootstrap over items, widened by the spread over",
-    "seeds where a model was fine-tuned with several. A difference is said to exceed noise when this interval leaves",
-    "0 out and a sign-flip test of the paired items, too, finds chance unlikely with all comparisons counted: Holm's",
-    f"adjusted p is below {LEVEL:g}, so the chance of even one false claim among them is below {LEVEL:.0%}. Noise here",
-    "is that of other items and, where several seeds were run, of other seeds of fine-tuning. Each model was",
-    "pretrained once; what pretraining it again with another seed would change is not in it.",
+_NOISE_NOTE = [
+    "Brackets contain the 95% interval of a difference alone: paired bootstrap over items, widened by the spread over",
+    "seeds where a model was fine-tuned with several. A difference exceeds noise when this interval excludes 0 and a",
+    f"sign-flip test of the paired items has a p-value below {LEVEL:g} after Holm's adjustment for all comparisons, so",
+    f"that the probability of even one false claim among them is below {LEVEL:.0%}. Noise is the choice of items and,",
+    "where several seeds were run, of the fine-tuning seed. Each model was pretrained once: the effect of another",
+    "pretraining seed is not included.",
 ]
 
 
 def _summary_lines(comparison: Comparison) -> list[str]:
-    told = [
+    groups = [
         f"{size_name(group[0].parameters)} ({', '.join(model.kind for model in group)})"
         for group in size_groups(comparison.models)
     ]
-    number, sizes = len(comparison.models), len(told)
-    return [f"{number} model{'s' * (number > 1)} in {sizes} size{'s' * (sizes > 1)}: {'; '.join(told)}."]
+    number, sizes = len(comparison.models), len(groups)
+    return [f"{number} model{'s' * (number > 1)} in {sizes} size{'s' * (sizes > 1)}: {'; '.join(groups)}."]
 
 
 def _figure_lines(stem: str, alternative: str) -> list[str]:
@@ -100,12 +99,12 @@ def _bias_lines(models: Sequence[ComparedModel]) -> list[str]:
 def _panel_lines(panel: Panel) -> list[str]:
     if not panel.scores:
         return [f"- {panel.suite}: {' '.join(panel.missing.split())}"]
-    told = f"- {panel.suite}: {panel.title}"
+    line = f"- {panel.suite}: {panel.title}"
     if len(panel.tasks) > 3 and not panel.same_tasks:
-        told += f" ({', '.join(panel.tasks)})"
+        line += f" ({', '.join(panel.tasks)})"
     if panel.published and not panel.same_tasks:
-        told += f"; the published scores are of another task ({panel.published.title}) and do not compare with these"
-    return [told]
+        line += f"; the published scores are of another task ({panel.published.title}) and do not compare with these"
+    return [line]
 
 
 def _difference_lines(comparison: Comparison) -> list[str]:
@@ -118,10 +117,10 @@ def _difference_lines(comparison: Comparison) -> list[str]:
     beyond = sum(difference.exceeds_noise for difference in differences)
     number = len(differences)
     lines = [
-        f"{number} comparison{'s' * (number > 1)}: all pairs of kinds of one size in every task that both have, on the "
-        f"same items. {beyond} exceed{'s' * (beyond == 1)} noise.",
+        f"{number} comparison{'s' * (number > 1)}: all pairs of kinds of one size in every common task, on the same "
+        f"items. {beyond} exceed{'s' * (beyond == 1)} noise.",
         "",
-        *_NOISE_SAID,
+        *_NOISE_NOTE,
         "",
     ]
     beyond_rows = [[*_where(one), one.in_words(), _p_text(one.adjusted)] for one in differences if one.exceeds_noise]
@@ -134,9 +133,9 @@ def _difference_lines(comparison: Comparison) -> list[str]:
     if beyond_rows:
         lines += ["### Exceeding noise", "", *markdown_table([*_WHERE, "finding", "adjusted p"], beyond_rows)]
     if other_rows:
-        said = "Not exceeding it. An interval that leaves 0 out would count if it were the only comparison made."
+        note = "An interval here that excludes 0 would count if it were the only comparison made."
         table = markdown_table([*_WHERE, "pair", "points", "adjusted p"], other_rows)
-        lines += [*([""] if beyond_rows else []), "### No difference that exceeds noise", "", said, "", *table]
+        lines += [*([""] if beyond_rows else []), "### No difference that exceeds noise", "", note, "", *table]
     return [*lines, *_untested_lines(comparison)]
 
 
@@ -148,24 +147,20 @@ def _where(one: Difference) -> list[str]:
     return [size_name(one.first.parameters), one.suite, task]
 
 
-def _of(one: Difference) -> tuple[str, Kind, Kind]:
-    return one.suite, one.first.kind, one.second.kind
-
-
 def _tally_lines(differences: Sequence[Difference]) -> list[str]:
-    """Return for each pair of kinds in how many comparisons of a suite which one is above, over all sizes."""
+    """Return for each pair of kinds and suite how many differences exceed noise in either direction, over all sizes."""
     suites = list(dict.fromkeys(one.suite for one in differences))
     pairs = list(dict.fromkeys((one.first.kind, one.second.kind) for one in differences))
     rows = []
     for first, second in pairs:
         cells = []
         for suite in suites:
-            told = [
+            pair = [
                 one for one in differences if (one.suite, one.first.kind, one.second.kind) == (suite, first, second)
             ]
-            above = sum(one.exceeds_noise and one.points.value > 0 for one in told)
-            below = sum(one.exceeds_noise and one.points.value < 0 for one in told)
-            cells.append(f"{above} above, {below} below, {len(told) - above - below} neither" if told else NOTHING)
+            above = sum(one.exceeds_noise and one.points.value > 0 for one in pair)
+            below = sum(one.exceeds_noise and one.points.value < 0 for one in pair)
+            cells.append(f"{above} above, {below} below, {len(pair) - above - below} neither" if pair else NOTHING)
         rows.append([f"{first} against {second}", *cells])
     return markdown_table(["over all sizes and tasks", *suites], rows)
 
@@ -178,21 +173,21 @@ def _untested_lines(comparison: Comparison) -> list[str]:
     if not comparison.untested:
         return []
     reasons = Counter((one.suite, one.task, one.reason) for one in comparison.untested)
-    told = [
+    lines = [
         f"- {suite} {task}, {count} pair{'s' * (count > 1)}: {reason}"
         for (suite, task, reason), count in reasons.items()
     ]
-    return ["", "Not tested:", "", *told]
+    return ["", "Not tested:", "", *lines]
 
 
 def _unlike_lines(models: Sequence[ComparedModel]) -> list[str]:
-    """Say in which tasks models were measured in different ways, so that their rows do not compare."""
-    tasks = sorted({(suite, task) for model in models for suite, told in model.suites.items() for task in told})
-    tasks = [(suite, task) for suite, task in tasks if suite != "intrinsic"]  # its settings are those of all files
+    """Return the tasks that were measured with unlike settings, whose rows do not compare."""
+    tasks = sorted({(suite, task) for model in models for suite, of in model.suites.items() for task in of})
+    tasks = [(suite, task) for suite, task in tasks if suite != "intrinsic"]  # its settings name each model's files
     lines = []
     for suite, task in tasks:
-        having = [model for model in models if task in model.suites.get(suite, {})]
-        if unlike := unlike_settings(suite, task, having):
+        evaluated = [model for model in models if task in model.suites.get(suite, {})]
+        if unlike := unlike_settings(suite, task, evaluated):
             lines.append(f"- {suite} {task}: models were measured with unlike settings ({', '.join(unlike)})")
     return ["Not to be compared across rows:", "", *lines, ""] if lines else []
 

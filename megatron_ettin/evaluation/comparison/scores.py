@@ -1,4 +1,4 @@
-"""What a suite comes to for one model, so that models can stand in one panel."""
+"""One score of a suite for each model, for the panels of the figures."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import FIGURE_1, PublishedPanel, PublishedTask
 from megatron_ettin.evaluation.results import Measure, TaskResult
 
-_NO_SHARES = ("loss", "perplexity", "bits", "byte", "nats")
-"""Words in the names of metrics that are no share of 1."""
+_NOT_SHARES = ("loss", "perplexity", "bits", "byte", "nats")
+"""Parts of the names of metrics that are not shares of 1."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One suite over several models: a score for each of them, and what it is the mean of."""
+    """The scores of several models in one suite, and the tasks that they are means of."""
 
     suite: str
     title: str
     tasks: Sequence[str]
     scores: Mapping[str, Measure]
-    """In the panel's unit, by the model's name; models that lack the suite are not in it."""
+    """In the panel's unit, by the model's name; models without results of the suite are left out."""
     missing: str = ""
-    """Why there are no scores, where there are none."""
+    """Why there are no scores; empty if there are."""
     published: PublishedPanel | None = None
-    """The paper's panel of this suite."""
+    """The paper's panel for this suite."""
     same_tasks: bool = False
-    """Whether the paper's scores are of the same tasks, so that both may stand on one axis."""
+    """Whether the paper's scores are of the same tasks and may share an axis."""
     unit: str = "score (%)"
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of 1 (or a correlation), to be told in percent; more is better."""
-    return not any(word in metric.lower() for word in _NO_SHARES)
+    """Whether a metric is a share of 1 (or a correlation), shown in percent; higher is better."""
+    return not any(word in metric.lower() for word in _NOT_SHARES)
 
 
 def in_percent(measure: Measure) -> Measure:
@@ -43,7 +43,7 @@ def in_percent(measure: Measure) -> Measure:
 
 
 def scored_tasks(model: ComparedModel, suite: str) -> dict[str, TaskResult]:
-    """Return the tasks of a suite whose main metric is a share and is defined."""
+    """Return the tasks of a suite whose main metric is a share with a defined value."""
     return {
         task: result
         for task, result in model.suites.get(suite, {}).items()
@@ -52,34 +52,34 @@ def scored_tasks(model: ComparedModel, suite: str) -> dict[str, TaskResult]:
 
 
 def suite_panel(suite: str, models: Sequence[ComparedModel]) -> Panel:
-    """Return the score of a suite for all models that have it.
+    """Return the scores of all models that have results of a suite.
 
-    It is the paper's own choice of tasks where all models have these, and the mean of the tasks that all of them have
-    otherwise: a mean over more tasks for one model than for another compares nothing.
+    A score is the mean over the paper's tasks if all models have these, and otherwise over the tasks that all models
+    have in common: means over different tasks are not comparable.
     """
-    found = {model.name: scored_tasks(model, suite) for model in models}
-    found = {name: tasks for name, tasks in found.items() if tasks}
-    shared = sorted(set.intersection(*map(set, found.values()))) if found else []
+    results = {model.name: scored_tasks(model, suite) for model in models}
+    results = {name: tasks for name, tasks in results.items() if tasks}
+    shared = sorted(set.intersection(*map(set, results.values()))) if results else []
     published = FIGURE_1.get(suite)
     hub_tasks = [task for task in shared if not any(model.has_local(suite, task) for model in models)]
-    paper = _papers_choice(published, hub_tasks)
+    paper = _paper_tasks(published, hub_tasks)
     tasks = paper or shared
-    scores = {name: mean_of([results[task].main_measure for task in tasks]) for name, results in found.items() if tasks}
-    title = published.title if published and paper else _title(tasks, [found[name] for name in scores])
-    missing = "" if scores else (f"no task of {suite}\nthat all models have" if found else f"no {suite} results")
+    scores = {name: mean_of([of[task].main_measure for task in tasks]) for name, of in results.items() if tasks}
+    title = published.title if published and paper else _title(tasks, [results[name] for name in scores])
+    missing = "" if scores else (f"no task of {suite}\nthat all models have" if results else f"no {suite} results")
     return Panel(suite, title, tasks, scores, missing, published, same_tasks=bool(paper))
 
 
 def intrinsic_panel(models: Sequence[ComparedModel]) -> Panel:
-    """Return the bits per byte of every model under the objective of its kind, or the losses where those are not known.
+    """Return the bits per byte of every model under the objective of its kind, or its loss if those are unknown.
 
-    Bits of a masked token are fewer than those of a next one, as more is known of its surroundings: encoders compare
-    with encoders and decoders with decoders only.
+    A masked token has more context than a next token and costs fewer bits, so encoders compare with encoders only, and
+    decoders with decoders.
     """
-    told = {model.name: result.metrics for model in models if (result := _under_own_objective(model))}
+    results = {model.name: result.metrics for model in models if (result := _under_own_objective(model))}
     for metric, unit in (("bits_per_byte", "bits per byte"), ("validation_loss", "loss (nats a token)")):
-        if told and all(metric in metrics for metrics in told.values()):
-            scores = {name: metrics[metric] for name, metrics in told.items()}
+        if results and all(metric in metrics for metrics in results.values()):
+            scores = {name: metrics[metric] for name, metrics in results.items()}
             return Panel("intrinsic", f"{metric_title(metric)}, own objective", [], scores, unit=unit)
     return Panel("intrinsic", "", [], {}, "no intrinsic results")
 
@@ -91,7 +91,7 @@ def _under_own_objective(model: ComparedModel) -> TaskResult | None:
 def mean_of(measures: Sequence[Measure]) -> Measure:
     """Return the mean of several tasks' measures in percent with its interval.
 
-    Tasks are independent, so the distances to their bounds add up as the roots of squares do.
+    The tasks are taken as independent: distances to their bounds add in quadrature.
     """
     value = sum(measure.value for measure in measures) / len(measures)
     below = math.sqrt(sum((measure.value - measure.low) ** 2 for measure in measures)) / len(measures)
@@ -99,8 +99,8 @@ def mean_of(measures: Sequence[Measure]) -> Measure:
     return in_percent(Measure(value, value - below, value + above))
 
 
-def _papers_choice(published: PublishedPanel | None, tasks: Sequence[str]) -> list[str]:
-    """Return the names under which all of the paper's tasks are among these; [] when one is missing."""
+def _paper_tasks(published: PublishedPanel | None, tasks: Sequence[str]) -> list[str]:
+    """Return the names that the paper's tasks have among these; [] if one of them is missing."""
     if published is None:
         return []
     names = [_name_of(known, tasks) for known in published.tasks]
@@ -119,6 +119,6 @@ def _title(tasks: Sequence[str], results: Sequence[Mapping[str, TaskResult]]) ->
 
 
 def metric_title(metric: str) -> str:
-    """Return a metric's name as figures and tables head it: ``ndcg_at_10`` is nDCG@10."""
+    """Return a metric's name for figures and tables: ``ndcg_at_10`` becomes nDCG@10."""
     known = {"f1": "F1", "acc": "accuracy", "acc_norm": "normalized accuracy", "matthews": "Matthews' correlation"}
     return known.get(metric, metric.replace("ndcg", "nDCG").replace("_at_", "@").replace("_", " "))

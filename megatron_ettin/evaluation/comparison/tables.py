@@ -1,4 +1,4 @@
-"""Markdown tables of results, as the paper has them: a row a model, a column a task, the paper's rows in italics."""
+"""Markdown tables of results in the paper's form: a row per model, a column per task, the paper's rows in italics."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NOTHING = "-"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table; a bar in a cell does not end it."""
+    """Return the lines of a table, with bars in cells escaped."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
 def measure_text(measure: Measure | None, digits: int = 1) -> str:
-    """Return a figure with its interval: ``79.5 [78.1, 80.9]``."""
+    """Return a value with its interval: ``79.5 [78.1, 80.9]``."""
     if measure is None or not math.isfinite(measure.value):
         return NOTHING
     if not (math.isfinite(measure.low) and math.isfinite(measure.high)):
@@ -31,14 +31,14 @@ def measure_text(measure: Measure | None, digits: int = 1) -> str:
 
 
 def in_table_order(models: Sequence[ComparedModel]) -> list[ComparedModel]:
-    """Return the models by kind, and of one kind by size."""
+    """Return the models sorted by kind, then by size."""
     return sorted(models, key=lambda model: (KINDS.index(model.kind), model.parameters))
 
 
 def score_table(suites: Sequence[str], models: Sequence[ComparedModel]) -> list[str]:
-    """Return a table of all tasks of some suites, in percent, with a mean for each suite that has several tasks.
+    """Return a table of all tasks of some suites, in percent, with the mean of each suite that has several tasks.
 
-    The mean stands for models that have all of its tasks. The paper's models follow, where it has the same tasks.
+    Only models with all tasks of a suite have its mean. The paper's models follow if it has one of the tasks.
     """
     tasks = {suite: sorted({task for model in models for task in scored_tasks(model, suite)}) for suite in suites}
     columns = [(suite, task) for suite in suites for task in tasks[suite]]
@@ -55,8 +55,8 @@ def score_table(suites: Sequence[str], models: Sequence[ComparedModel]) -> list[
             for suite, task in columns
         ]
         for suite in means:
-            whole = [scored[suite][task].main_measure for task in tasks[suite] if task in scored[suite]]
-            cells.append(measure_text(mean_of(whole)) if len(whole) == len(tasks[suite]) else NOTHING)
+            measures = [scored[suite][task].main_measure for task in tasks[suite] if task in scored[suite]]
+            cells.append(measure_text(mean_of(measures)) if len(measures) == len(tasks[suite]) else NOTHING)
         if any(cell != NOTHING for cell in cells):
             rows.append([model.name, model.kind, size_name(model.parameters), *cells])
     return markdown_table(header, rows + _published_rows(columns, len(means), models))
@@ -70,7 +70,7 @@ def _heading(suite: str, task: str, models: Sequence[ComparedModel]) -> str:
 def _published_rows(
     columns: Sequence[tuple[str, str]], num_means: int, models: Sequence[ComparedModel]
 ) -> list[list[str]]:
-    """Return a row for each of the paper's models that has a figure in one of the columns."""
+    """Return a row for each of the paper's models with a score in one of the columns."""
     cells: dict[tuple[Kind, str], dict[int, PublishedScore]] = {}
     for index, (suite, task) in enumerate(columns):
         if not any(model.has_local(suite, task) for model in models):
@@ -121,10 +121,10 @@ def intrinsic_table(models: Sequence[ComparedModel]) -> list[str]:
     )
     rows = []
     for model in in_table_order(models):
-        told = model.suites.get("intrinsic", {})
-        if told:
+        results = model.suites.get("intrinsic", {})
+        if results:
             cells = [
-                _intrinsic_text(told[task].metrics.get(metric) if task in told else None, metric)
+                _intrinsic_text(results[task].metrics.get(metric) if task in results else None, metric)
                 for task, metric in columns
             ]
             rows.append([model.name, model.kind, size_name(model.parameters), *cells])

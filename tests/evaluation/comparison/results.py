@@ -1,4 +1,4 @@
-"""Results as tools/evaluate.py leaves them, of models that never were."""
+"""Results of invented models, in the form that tools/evaluate.py writes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def result(
     half_width: float = 0.02,
     details: Mapping[str, Any] | None = None,
 ) -> TaskResult:
-    """A task whose score is the mean of its items, give or take ``half_width``."""
+    """A task whose score is the mean of its items, plus or minus ``half_width``."""
     value = float(np.mean(items))
     measure = Measure(value, value - half_width, value + half_width)
     return TaskResult({metric: measure}, metric, {metric: list(items)}, details or {})
 
 
 def answers(share: float, count: int = 400, shift: int = 0) -> list[float]:
-    """Right and wrong items, so many of them right; another shift gets others right."""
+    """Right and wrong items with the given share of right ones; another shift makes other items right."""
     right = round(share * count)
     return np.roll([1.0] * right + [0.0] * (count - right), shift).tolist()
 
@@ -70,10 +70,10 @@ def write_model(
     checksum: str = "",
     local: bool = False,
 ) -> Path:
-    """Write one model's folder, as ``docs/evaluation.md`` tells its form."""
+    """Write one model's folder in the form that ``docs/evaluation.md`` describes."""
     model = output / name
     model.mkdir(parents=True)
-    told = {
+    description = {
         "given": name,
         "name": name,
         "folder": folder,
@@ -83,7 +83,7 @@ def write_model(
         "checksum": checksum or name,
         "has_head": True,
     }
-    (model / "model.json").write_text(json.dumps(told))
+    (model / "model.json").write_text(json.dumps(description))
     for suite, tasks in suites.items():
         items = model / "items" / suite
         items.mkdir(parents=True)
@@ -93,7 +93,7 @@ def write_model(
             task: {**of_task.summary(), "settings": settings or {"seeds": [1]}, "local": local}
             for task, of_task in tasks.items()
         }
-        (model / f"{suite}.json").write_text(json.dumps({"suite": suite, "model": told, "tasks": summaries}))
+        (model / f"{suite}.json").write_text(json.dumps({"suite": suite, "model": description, "tasks": summaries}))
     return model
 
 
@@ -103,11 +103,11 @@ _ADVANTAGE = {
     "encoder-from-decoder": (0.05, 0.05, 0.01),
     "decoder-from-encoder": (0.03, 0.0, 0.04),
 }
-"""Over the weakest kind, in classification, retrieval and the generative tasks."""
+"""Advantage over the weakest kind in classification, retrieval and generative tasks."""
 
 
 def plausible_suites(kind: str, level: float, tasks: Mapping[str, Sequence[str]]) -> dict[str, dict[str, TaskResult]]:
-    """All suites of one model; ``level`` from 0 to 1 says how good it is."""
+    """All suites of one model; ``level``, from 0 to 1, is its quality."""
     gains = dict(zip(("classification", "retrieval", "generative"), _ADVANTAGE[kind], strict=True))
     metrics = {"classification": "accuracy", "retrieval": "ndcg_at_10", "generative": "acc"}
     suites = {

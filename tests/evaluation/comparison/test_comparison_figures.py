@@ -1,4 +1,4 @@
-"""What the figures hold, read back from matplotlib's own objects."""
+"""The content of the figures, read back from matplotlib's objects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAPERS = {"classification": ["mnli"], "retrieval": ["MSMARCO"], "generative": ["
 
 
 def read(folder: Path) -> list[ComparedModel]:
-    return [compared_model(told) for told in read_results(folder)]
+    return [compared_model(model) for model in read_results(folder)]
 
 
 def scaling(models: Sequence[ComparedModel]) -> Figure:
@@ -37,8 +37,8 @@ def scaling(models: Sequence[ComparedModel]) -> Figure:
 
 
 def titled(figure: Figure, beginning: str) -> Axes:
-    (found,) = [axes for axes in figure.axes if axes.get_title().startswith(beginning)]
-    return found
+    (match,) = [axes for axes in figure.axes if axes.get_title().startswith(beginning)]
+    return match
 
 
 def published_lines(axes: Axes) -> dict[str, list[float]]:
@@ -73,7 +73,7 @@ def two_sizes(tmp_path: Path) -> list[ComparedModel]:
     return read(tmp_path)
 
 
-def test_four_lines_over_size_with_error_bars(two_sizes: list[ComparedModel]) -> None:
+def test_four_lines_have_error_bars(two_sizes: list[ComparedModel]) -> None:
     axes = titled(scaling(two_sizes), "classification\nmean of rte, sst2")
     assert axes.get_xscale() == "log"
     drawn = {bar.get_label(): bar for bar in axes.containers if isinstance(bar, ErrorbarContainer)}
@@ -83,21 +83,21 @@ def test_four_lines_over_size_with_error_bars(two_sizes: list[ComparedModel]) ->
     assert heights(line) == pytest.approx([62.0, 71.0])
     segments = [segment[:, 1] for segment in bars.get_segments()]
     assert np.allclose(segments, [[62 - np.sqrt(2), 62 + np.sqrt(2)], [71 - np.sqrt(2), 71 + np.sqrt(2)]])
-    assert places(line) == pytest.approx([1_210_000, 2_840_000], rel=0.05), "moved aside a little, no more"
+    assert places(line) == pytest.approx([1_210_000, 2_840_000], rel=0.05), "shifted slightly, no more"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1.2m", "2.8m"]
 
 
-def test_kinds_are_told_apart_without_colour_and_without_hiding_each_other(two_sizes: list[ComparedModel]) -> None:
+def test_kinds_are_distinct_without_colour_and_do_not_overlap(two_sizes: list[ComparedModel]) -> None:
     axes = titled(scaling(two_sizes), "retrieval")
     lines = data_lines(axes)
     assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 4
     assert len({line.get_marker() for line in lines}) == 4
-    beside = np.sort([places(line)[0] for line in lines])
-    assert (np.diff(np.log(beside)) > 0.01).all()
+    shifted = np.sort([places(line)[0] for line in lines])
+    assert (np.diff(np.log(shifted)) > 0.01).all()
     assert len({look.color for look in LOOKS.values()}) == 4
 
 
-def test_scores_of_other_tasks_do_not_share_an_axis_with_the_papers(two_sizes: list[ComparedModel]) -> None:
+def test_scores_of_other_tasks_have_a_separate_axis(two_sizes: list[ComparedModel]) -> None:
     figure = scaling(two_sizes)
     for suite, panel in FIGURE_1.items():
         assert published_lines(titled(figure, suite)) == {}
@@ -106,7 +106,7 @@ def test_scores_of_other_tasks_do_not_share_an_axis_with_the_papers(two_sizes: l
         assert below.get_xlim() != titled(figure, suite).get_xlim()
 
 
-def test_scores_of_the_same_task_stand_beside_the_papers(tmp_path: Path) -> None:
+def test_scores_of_the_same_task_share_the_papers_axis(tmp_path: Path) -> None:
     for kind in KINDS:
         write_model(tmp_path, kind, kind, SIZES["32m"], plausible_suites(kind, 0.5, PAPERS))
     figure = scaling(read(tmp_path))
@@ -115,7 +115,7 @@ def test_scores_of_the_same_task_stand_beside_the_papers(tmp_path: Path) -> None
     assert len(data_lines(axes)) == 4
     assert [text.get_text() for text in axes.get_xticklabels()] == list(SIZES)
     exact = [line for line in axes.get_lines() if line.get_label() == "_published encoder"]
-    assert exact[0].get_markerfacecolor() == LOOKS["encoder"].color, "printed figures are filled"
+    assert exact[0].get_markerfacecolor() == LOOKS["encoder"].color, "scores from a table have filled markers"
     eye_read = [line for line in axes.get_lines() if line.get_label() == "_published decoder"]
     assert eye_read[0].get_markerfacecolor() == "white"
     assert [axes.get_title() for axes in figure.axes if axes.get_title().startswith("published")] == [
@@ -130,12 +130,12 @@ def test_one_model_with_one_suite(tmp_path: Path) -> None:
     figure = scaling(models)
     assert {"no retrieval results", "no generative results"} <= set(texts(figure))
     (line,) = data_lines(titled(figure, "classification"))
-    assert places(line) == pytest.approx([5000]), "alone, it stands where it belongs"
+    assert places(line) == pytest.approx([5000]), "a single model is not shifted"
     assert "no bias results" in texts(draw_pronouns(models))
     assert "no bias results" in texts(draw_gotcha(models))
 
 
-def test_pronouns_beside_baselines(two_sizes: list[ComparedModel]) -> None:
+def test_pronouns_are_drawn_with_baselines(two_sizes: list[ComparedModel]) -> None:
     figure = draw_pronouns(two_sizes)
     assert [axes.get_title() for axes in figure.axes] == list(KINDS)
     for axes in figure.axes:
@@ -147,13 +147,13 @@ def test_pronouns_beside_baselines(two_sizes: list[ComparedModel]) -> None:
         expected = [[patch.get_height() for patch in bars[f"_baseline {gender}"]] for gender in GENDERS]
         assert np.allclose(expected, [[60, 55], [40, 45], [0, 0]])
         assert np.allclose([heights(line) for line in axes.get_lines() if line.get_linestyle() == ":"], 100 / 3)
-        assert axes.get_ylim()[1] >= 60, "baselines are in the picture"
+        assert axes.get_ylim()[1] >= 60, "baselines are inside the figure"
         names = [text.get_text() for text in axes.get_xticklabels()]
         assert names == ["1.2m", "2.8m", "occupation\nmajority", "occupation\nshare"]
     assert {*GENDERS, "chance", "baseline"} == set(texts(figure))
 
 
-def test_baselines_of_unlike_sentences_are_not_drawn(tmp_path: Path) -> None:
+def test_baselines_of_different_sentences_are_not_drawn(tmp_path: Path) -> None:
     write_model(tmp_path, "a", "encoder", 1000, {"bias": {"winogender": bias(0.5, 0.3, 0.4)}})
     other = bias(0.5, 0.3, 0.4)
     other.details["baselines"]["occupation share"]["male"] = 0.6
@@ -161,7 +161,7 @@ def test_baselines_of_unlike_sentences_are_not_drawn(tmp_path: Path) -> None:
     assert set(texts(draw_pronouns(read(tmp_path)))) == set(GENDERS)
 
 
-def test_gotcha_beside_baselines(two_sizes: list[ComparedModel]) -> None:
+def test_gotcha_is_drawn_with_baselines(two_sizes: list[ComparedModel]) -> None:
     figure = draw_gotcha(two_sizes)
     (axes,) = figure.axes
     assert np.allclose([heights(line) for line in data_lines(axes)], [[33.0, 37.5]] * 4, atol=0.6)
@@ -184,12 +184,12 @@ def trained(tmp_path: Path) -> list[ComparedModel]:
     return read(tmp_path)
 
 
-def test_learning_curve_in_the_order_of_training(trained: list[ComparedModel]) -> None:
+def test_learning_curve_follows_the_order_of_training(trained: list[ComparedModel]) -> None:
     curves = find_curves(trained)
     assert [(curve.source, len(curve.revisions)) for curve in curves] == [("encoder", 4), ("decoder", 4)]
     figure = draw_learning(curves)
-    named = [axes.get_title().split("\n")[0] for axes in figure.axes if axes.get_title()]
-    assert named == ["classification", "retrieval", "generative", "bias", "intrinsic"]
+    titles = [axes.get_title().split("\n")[0] for axes in figure.axes if axes.get_title()]
+    assert titles == ["classification", "retrieval", "generative", "bias", "intrinsic"]
     axes = titled(figure, "classification")
     line = axes.get_lines()[0]
     assert line.get_label() == "encoder 1m (encoder)"
@@ -206,15 +206,15 @@ def test_learning_curve_over_tokens_or_steps(tmp_path: Path) -> None:
     (release / "main" / "CHECKPOINTS.csv").write_text("revision,phase,step,tokens\n" + rows)
     task = {"classification": {"rte": result(answers(0.5))}}
     for revision in ("step10", "step30", "ext5"):
-        write_model(tmp_path / "told", f"m@{revision}", "encoder", 9, task, folder=f"{release}/revisions/{revision}")
+        write_model(tmp_path / "tokens", f"m@{revision}", "encoder", 9, task, folder=f"{release}/revisions/{revision}")
         if revision != "ext5":
-            write_model(tmp_path / "untold", f"m@{revision}", "encoder", 9, task)
-    told, untold = (training_axis(find_curves(read(tmp_path / name))) for name in ("told", "untold"))
-    assert (told.unit, list(told.places.values())) == ("tokens", [1000, 3000, 3500])
-    assert (untold.unit, untold.places) == ("steps", {"m@step10": 10, "m@step30": 30})
+            write_model(tmp_path / "steps", f"m@{revision}", "encoder", 9, task)
+    by_tokens, by_steps = (training_axis(find_curves(read(tmp_path / name))) for name in ("tokens", "steps"))
+    assert (by_tokens.unit, list(by_tokens.places.values())) == ("tokens", [1000, 3000, 3500])
+    assert (by_steps.unit, by_steps.places) == ("steps", {"m@step10": 10, "m@step30": 30})
 
 
-def test_main_is_no_point_of_its_own_where_it_is_one_of_the_revisions(tmp_path: Path) -> None:
+def test_main_is_dropped_if_it_equals_a_revision(tmp_path: Path) -> None:
     task = {"classification": {"rte": result(answers(0.5))}}
     for name, checksum in (("m@step1", "x"), ("m@step2", "y"), ("m", "y"), ("n@step1", "v"), ("n", "w")):
         write_model(tmp_path, name, "encoder", 9, task, checksum=checksum)
@@ -222,7 +222,7 @@ def test_main_is_no_point_of_its_own_where_it_is_one_of_the_revisions(tmp_path: 
     assert names == [["m@step1", "m@step2"], ["n@step1", "n"]]
 
 
-def test_figures_are_written_whole_and_the_same_each_time(
+def test_figures_are_written_atomically_and_reproducibly(
     tmp_path: Path, two_sizes: list[ComparedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = save_figure(draw_gotcha(two_sizes), tmp_path / "new" / "figure3")
@@ -233,11 +233,11 @@ def test_figures_are_written_whole_and_the_same_each_time(
     save_figure(draw_gotcha(two_sizes), tmp_path / "new" / "figure3")
     assert [path.read_bytes() for path in paths] == before
 
-    def half_written(self: Figure, path: Path, **_: object) -> None:
+    def fail_halfway(self: Figure, path: Path, **_: object) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(Figure, "savefig", half_written)
+    monkeypatch.setattr(Figure, "savefig", fail_halfway)
     with pytest.raises(OSError, match="no space left"):
         save_figure(draw_gotcha(two_sizes), tmp_path / "new" / "figure3")
     assert [path.read_bytes() for path in paths] == before

@@ -1,4 +1,4 @@
-"""Which differences are said to exceed noise, against arithmetic by hand."""
+"""Differences that exceed noise, against arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NO_ITEMS = TaskResult({"f1": Measure(0.5, 0.4, 0.6)}, "f1")
 def model(
     kind: str, task: TaskResult, *, parameters: int = 1000, settings: Mapping[str, Any] | None = None, name: str = "rte"
 ) -> ComparedModel:
-    told = {"kind": kind, "parameters": parameters, "folder": "/nowhere", "checksum": kind}
+    description = {"kind": kind, "parameters": parameters, "folder": "/nowhere", "checksum": kind}
     suites, of_tasks = {"classification": {name: task}}, {"classification": {name: settings or {"seeds": [1]}}}
-    return compared_model(ModelResults(f"{kind}-{parameters}", told, suites, of_tasks))
+    return compared_model(ModelResults(f"{kind}-{parameters}", description, suites, of_tasks))
 
 
 def compare(first: TaskResult, second: TaskResult) -> Difference:
@@ -32,8 +32,8 @@ def compare(first: TaskResult, second: TaskResult) -> Difference:
     return difference
 
 
-def test_a_clear_difference_in_words() -> None:
-    # 60 of 400 items differ, all one way: 15 points; the share's standard error is sqrt(0.15 * 0.85 / 400) = 1.785.
+def test_clear_difference_in_words() -> None:
+    # 60 of 400 items differ, all in one direction: 15 points with a standard error of sqrt(0.15 * 0.85 / 400) = 1.785.
     difference = compare(result(answers(0.75)), result(answers(0.60)))
     assert difference.points.value == pytest.approx(15.0)
     assert difference.points.low == pytest.approx(15 - 1.96 * 1.785, abs=0.3)
@@ -43,7 +43,7 @@ def test_a_clear_difference_in_words() -> None:
     assert difference.in_words() == f"encoder above decoder by 15.0 points [{low:.1f}, {high:.1f}]"
 
 
-def test_words_name_the_better_one_first() -> None:
+def test_words_name_the_better_kind_first() -> None:
     difference = compare(result(answers(0.60)), result(answers(0.75)))
     assert difference.in_words().startswith("decoder above encoder by 15.0 points [1")
     assert difference.points.value == pytest.approx(-15.0)
@@ -51,7 +51,7 @@ def test_words_name_the_better_one_first() -> None:
 
 
 def test_noise_in_words() -> None:
-    # 100 items right in one alone and 100 in the other alone.
+    # 100 items are right in the first only, and 100 in the second only.
     difference = compare(result(answers(0.5, 200)), result(answers(0.5, 200, shift=100)))
     assert not difference.exceeds_noise
     assert difference.p == 1.0
@@ -59,7 +59,7 @@ def test_noise_in_words() -> None:
 
 
 def test_pairing_finds_what_single_intervals_would_hide() -> None:
-    """Scores spread widely over items, and one model is a little better in every item."""
+    """Scores vary widely over items, and one model is slightly better in every item."""
     generator = np.random.default_rng(0)
     scores = generator.random(200)
     difference = compare(result((scores + 0.02).tolist()), result(scores.tolist()))
@@ -67,8 +67,8 @@ def test_pairing_finds_what_single_intervals_would_hide() -> None:
     assert (difference.points.low, difference.points.high) == pytest.approx((2.0, 2.0))
 
 
-def test_each_further_comparison_makes_it_harder() -> None:
-    # 8 items differ, all one way: 2 / 2^8 = 0.0078 stands alone, and not among 7 comparisons: 0.0547.
+def test_p_values_are_adjusted_for_the_number_of_comparisons() -> None:
+    # 8 items differ, all in one direction: 2 / 2^8 = 0.0078 alone, and 0.0547 among 7 comparisons.
     better, worse = result([1.0] * 8 + [0.0] * 92), result([0.0] * 100)
     two = [model("encoder", better), model("decoder", worse)]
     (alone,), _ = find_differences(two)
@@ -82,7 +82,7 @@ def test_each_further_comparison_makes_it_harder() -> None:
     among, _ = find_differences([*two, *same])
     assert len(among) == 7
     assert among[0].adjusted == 7 * 2 / 2**8
-    assert among[0].stands_alone
+    assert among[0].excludes_zero
     assert not among[0].exceeds_noise
 
 
@@ -90,26 +90,26 @@ def test_seeds_widen_the_interval() -> None:
     def with_seeds(share: float, scores: Sequence[float]) -> TaskResult:
         return result(answers(share), details={"by_seed": {"accuracy": list(scores)}})
 
-    sure = compare(with_seeds(0.66, [0.66, 0.66, 0.66]), with_seeds(0.60, [0.60, 0.60, 0.60]))
-    assert sure.points == compare(result(answers(0.66)), result(answers(0.60))).points
-    assert sure.exceeds_noise
+    stable = compare(with_seeds(0.66, [0.66, 0.66, 0.66]), with_seeds(0.60, [0.60, 0.60, 0.60]))
+    assert stable.points == compare(result(answers(0.66)), result(answers(0.60))).points
+    assert stable.exceeds_noise
     # Standard deviations 0.06 over 3 seeds each: variances of the means 0.0012, together 0.0024; 4 degrees of freedom.
-    unsure = compare(with_seeds(0.66, [0.60, 0.66, 0.72]), with_seeds(0.60, [0.54, 0.60, 0.66]))
+    unstable = compare(with_seeds(0.66, [0.60, 0.66, 0.72]), with_seeds(0.60, [0.54, 0.60, 0.66]))
     half = 2.776 * math.sqrt(2 * 0.06**2 / 3)
-    assert unsure.points.value - unsure.points.low == pytest.approx(
-        100 * math.hypot(half, (sure.points.value - sure.points.low) / 100)
+    assert unstable.points.value - unstable.points.low == pytest.approx(
+        100 * math.hypot(half, (stable.points.value - stable.points.low) / 100)
     )
-    assert not unsure.exceeds_noise
-    assert unsure.p > 0.05 > sure.p
+    assert not unstable.exceeds_noise
+    assert unstable.p > 0.05 > stable.p
 
 
-def test_all_pairs_of_one_size_and_none_across_sizes() -> None:
+def test_all_pairs_of_one_size_are_compared() -> None:
     kinds = ("encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder")
     task = result(answers(0.5))
     models = [model(kind, task, parameters=size) for size in (1000, 2000) for kind in kinds]
-    found, _ = find_differences(models)
-    assert len(found) == 2 * 6
-    assert all(one.first.parameters == one.second.parameters for one in found)
+    differences, _ = find_differences(models)
+    assert len(differences) == 2 * 6
+    assert all(one.first.parameters == one.second.parameters for one in differences)
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,21 @@ def test_all_pairs_of_one_size_and_none_across_sizes() -> None:
     [
         (result(answers(0.5)), {"seeds": [1], "data": "b"}, "measured with unlike settings: data"),
         (result(answers(0.5, 300)), {"seeds": [1], "data": "a"}, "400 and 300 items"),
-        (NO_ITEMS, {"seeds": [1], "data": "a"}, "accuracy is no mean over items, nor is another metric"),
+        (NO_ITEMS, {"seeds": [1], "data": "a"}, "accuracy is not a mean over items, nor is another metric"),
         (result([math.nan] * 400), {"seeds": [1], "data": "a"}, "no item has a score in both"),
     ],
 )
-def test_what_cannot_be_paired_is_told(second: TaskResult, settings: Mapping[str, Any], reason: str) -> None:
+def test_unpaired_results_are_listed_with_the_reason(
+    second: TaskResult, settings: Mapping[str, Any], reason: str
+) -> None:
     first = model("encoder", result(answers(0.5)), settings={"seeds": [1], "data": "a"})
-    found, (untested,) = find_differences([first, model("decoder", second, settings=settings)])
-    assert found == []
+    differences, (untested,) = find_differences([first, model("decoder", second, settings=settings)])
+    assert differences == []
     assert isinstance(untested, Untested)
     assert untested.reason == reason
 
 
-def test_another_metric_with_items_stands_in_for_one_without() -> None:
+def test_metric_with_items_replaces_a_main_metric_without() -> None:
     def f1(share: float) -> TaskResult:
         metrics = {"f1": Measure(share, 0.4, 0.6), "accuracy": Measure(share, 0.4, 0.6)}
         return TaskResult(metrics, "f1", {"accuracy": answers(share)})
@@ -139,7 +141,7 @@ def test_another_metric_with_items_stands_in_for_one_without() -> None:
     assert difference.points.value == pytest.approx(20)
 
 
-def test_tasks_that_one_model_lacks_are_not_compared() -> None:
+def test_only_common_tasks_are_compared() -> None:
     task = result(answers(0.5))
     assert find_differences([model("encoder", task), model("decoder", task, name="sst2")]) == ([], [])
     assert find_differences([model("encoder", task)]) == ([], [])

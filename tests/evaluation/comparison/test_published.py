@@ -1,4 +1,4 @@
-"""The paper's figures against sums and averages that it prints itself."""
+"""The paper's scores against the sums and averages that it prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AVERAGES = {"17m": 36.4, "32m": 38.7, "68m": 41.8, "150m": 46.2, "400m": 53.1, "
 """The last column of the paper's table of decoders."""
 
 
-def test_sizes_are_what_the_shapes_come_to() -> None:
+def test_sizes_are_the_parameter_counts_of_the_shapes() -> None:
     shapes = {
         "17m": (7, 256, 384),
         "32m": (10, 384, 576),
@@ -46,17 +46,17 @@ def test_sizes_are_what_the_shapes_come_to() -> None:
         (1_540_000_000, "1.5b"),
     ],
 )
-def test_names_of_sizes(parameters: int, name: str) -> None:
+def test_size_names(parameters: int, name: str) -> None:
     assert size_name(parameters) == name
 
 
-def test_averages_of_decoders_are_those_printed() -> None:
+def test_decoder_averages_equal_the_printed_ones() -> None:
     for size, scores in DECODERS.items():
         assert len(scores) == len(GENERATIVE) == 10
         assert np.mean(scores) == pytest.approx(AVERAGES[size], abs=0.051), size
 
 
-def test_figure_and_tables_tell_the_same() -> None:
+def test_figure_and_tables_agree() -> None:
     generative, mnli = FIGURE_1["generative"].lines, FIGURE_1["classification"].lines
     assert list(generative["decoder"].scores) == list(AVERAGES.values())
     assert list(mnli["encoder"].scores) == [scores[1] for scores in ENCODERS.values()]
@@ -65,8 +65,8 @@ def test_figure_and_tables_tell_the_same() -> None:
     assert all(len(line.scores) == 6 for panel in FIGURE_1.values() for line in panel.lines.values())
 
 
-def test_figure_holds_what_the_paper_concludes() -> None:
-    """Encoders lead in classification and retrieval, decoders in generation, and crossing over does not catch up."""
+def test_figure_agrees_with_the_papers_conclusions() -> None:
+    """Encoders lead in classification and retrieval, decoders in generation; cross-training does not catch up."""
     for suite, better, worse in (
         ("classification", "encoder", "decoder"),
         ("classification", "encoder", "encoder-from-decoder"),
