@@ -24,7 +24,7 @@ import transformers
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.corpus.indexed import IndexedWriter
+from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
 from megatron_ettin.data.preprocess.starter_text import choose_documents, standard_library

@@ -39,7 +39,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 import numpy as np
 from tokenizers import Tokenizer
-from megatron_ettin.data.corpus.indexed import IndexedWriter
+from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 tokenizer = Tokenizer.from_file({tokenizer!r})
 def encode(lines):
     found = tokenizer.encode_batch([json.loads(line)["text"] for line in lines], add_special_tokens=False)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped, cut_at_sentences, cut_lengths
+from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.splits import Documents
 
 SPECIAL_POSITIONS = 2
@@ -21,18 +22,6 @@ SEARCH_STEP = 256
 _BLOCK_DOCUMENTS = 2**22
 _BLOCK_TOKENS = 2**25
 """Documents, and their tokens where these are looked at, that are cut at a time."""
-
-
-class Corpus(Protocol):
-    """What is read of a corpus: :class:`IndexedTokens`, or :class:`MappedTokens` for a large one."""
-
-    @property
-    def tokens(self) -> NDArray[np.integer]:
-        """All token ids, one after the other."""
-
-    @property
-    def document_starts(self) -> Any:
-        """Where each document begins, and behind the last entry the end: indexed like an int64 array [D + 1]."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +55,7 @@ class ChunkTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def chunk(self, number: int, corpus: Corpus) -> Chunk:
-        """Return one chunk with its tokens."""
-        return self.chunks(np.array([number]), corpus)[0]
-
-    def chunks(self, numbers: NDArray[np.integer], corpus: Corpus) -> list[Chunk]:
+    def chunks(self, numbers: NDArray[np.integer], corpus: IndexedTokens) -> list[Chunk]:
         """Return chunks with their tokens."""
         places, begins, ends = self._spans(numbers)
         documents = [self.documents[place] for place in places.tolist()]
@@ -111,7 +96,7 @@ class ChunkTable:
 
 
 def cut_documents(
-    corpus: Corpus,
+    corpus: IndexedTokens,
     documents: Documents,
     seq_length: int,
     sep_id: int | None,
@@ -158,7 +143,7 @@ def cut_documents(
     return ChunkTable(documents, first_chunks, joined, dropped, source)
 
 
-def _blocks(documents: Documents, corpus: Corpus, rule: ChunkRule) -> Sequence[Documents]:
+def _blocks(documents: Documents, corpus: IndexedTokens, rule: ChunkRule) -> Sequence[Documents]:
     """Return the documents in stretches that can be worked on in memory."""
     if rule.sentence_ends is None or len(documents) == 0:
         return [documents[at : at + _BLOCK_DOCUMENTS] for at in range(0, len(documents), _BLOCK_DOCUMENTS)]
@@ -173,16 +158,16 @@ def _blocks(documents: Documents, corpus: Corpus, rule: ChunkRule) -> Sequence[D
     return [documents[one:other] for one, other in pairwise(borders)]
 
 
-def document_bounds(corpus: Corpus, block: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def document_bounds(corpus: IndexedTokens, block: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return where some documents begin and end."""
     if isinstance(block, range):
-        bounds = np.asarray(corpus.document_starts[block.start : block.stop + 1])
+        bounds = corpus.document_starts[block.start : block.stop + 1]
         return bounds[:-1], bounds[1:]
-    return np.asarray(corpus.document_starts[block]), np.asarray(corpus.document_starts[block + 1])
+    return corpus.document_starts[block], corpus.document_starts[block + 1]
 
 
 def _closed(
-    corpus: Corpus,
+    corpus: IndexedTokens,
     sizes: NDArray[np.int64],
     ends: NDArray[np.int64],
     sep_id: int | None,

@@ -33,10 +33,6 @@ class RowTable:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def row(self, number: int) -> NDArray[np.integer]:
-        """Return the numbers of the chunks in one row."""
-        return self.chunks[self.starts[number] : self.starts[number + 1]]
-
 
 def one_row_each(count: int) -> RowTable:
     """Give every chunk a row of its own."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped
-from megatron_ettin.data.chunks import SEARCH_STEP, SPECIAL_POSITIONS, Chunk, ChunkTable, Corpus, cut_documents
+from megatron_ettin.data.chunks import SEARCH_STEP, SPECIAL_POSITIONS, Chunk, ChunkTable, cut_documents
+from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.index_cache import Arrays, IndexCache
 from megatron_ettin.data.packing import RowTable, one_row_each, pack_best_fit
 from megatron_ettin.data.rng import Purpose, random_stream
@@ -43,7 +43,7 @@ class RowDataset:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: IndexedTokens,
         documents: Documents,
         seq_length: int,
         *,
@@ -96,11 +96,6 @@ class RowDataset:
     def num_rows(self) -> int:
         """Rows of one epoch."""
         return len(self._rows)
-
-    @cached_property
-    def num_chunks(self) -> int:
-        """Chunks of one epoch."""
-        return len(self._chunks)
 
     def row(self, number: int) -> Row:
         """Return a row by its number in training, which counts on over epochs."""
@@ -244,7 +239,7 @@ class EvaluationRows(Sequence[Row]):
 
 
 def evaluation_rows(
-    corpus: Corpus, documents: Documents, seq_length: int, *, sep_id: int | None, source: int = 0
+    corpus: IndexedTokens, documents: Documents, seq_length: int, *, sep_id: int | None, source: int = 0
 ) -> EvaluationRows:
     """Return all chunks of ``documents``, nothing dropped."""
     return EvaluationRows(RowDataset(corpus, documents, seq_length, sep_id=sep_id, source=source))

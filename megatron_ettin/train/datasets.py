@@ -11,8 +11,7 @@ from megatron_ettin.config.sources import SourceRequest, parse_sources, source_n
 from megatron_ettin.config.token_counts import format_token_count
 from megatron_ettin.data.batch_plan import BatchRule
 from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped
-from megatron_ettin.data.corpus.indexed import IndexedTokens
-from megatron_ettin.data.corpus.mapped import MappedTokens, all_documents_closed, open_tokens
+from megatron_ettin.data.corpus.indexed import IndexedTokens, all_documents_closed
 from megatron_ettin.data.corpus.token_bytes import sentence_ends
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.fingerprint import ROW_SETTINGS
@@ -27,7 +26,7 @@ class Source:
     """One corpus of a run."""
 
     request: SourceRequest
-    tokens: IndexedTokens | MappedTokens
+    tokens: IndexedTokens
     documents: dict[str, Documents]
     """Of each split, by its name."""
 
@@ -38,7 +37,7 @@ def open_corpus(config: RunConfig) -> tuple[Source, ...]:
 
 
 def _open_source(config: RunConfig, request: SourceRequest) -> Source:
-    tokens = open_tokens(request.path)
+    tokens = IndexedTokens(request.path)
     data = config.data
     return Source(request, tokens, split_corpus(tokens.num_documents, data.split, data.split_by, request.path))
 
@@ -132,7 +131,7 @@ def _source_rows(
 ) -> RowDataset:
     path, data = source.request.path, config.data
     cache = None
-    if data.data_cache_path or isinstance(source.tokens, MappedTokens):
+    if data.data_cache_path or source.tokens.is_large:
         facts = {name: getattr(data, name) for name in ROW_SETTINGS}
         facts["sentences"] = tokenizer.fingerprint if data.chunk_at_sentences else ""
         cache = IndexCache.of_corpus(path, data.data_cache_path).knowing(**facts, sep_id=tokenizer.sep_id)

@@ -11,7 +11,9 @@ from megatron_ettin.data.chunk_lengths import ChunkRule
 from megatron_ettin.data.chunks import ChunkTable, cut_documents
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.rows import RowDataset
-from tests.data.test_rows import SEP, numbered, open_corpus
+from tests.helpers.corpora import numbered_documents, open_corpus
+
+SEP = 2
 
 lengths_of_documents = st.lists(st.integers(0, 300), min_size=1, max_size=25)
 
@@ -19,8 +21,7 @@ lengths_of_documents = st.lists(st.integers(0, 300), min_size=1, max_size=25)
 def chunks_of(table: ChunkTable, corpus: IndexedTokens) -> list[list[list[int]]]:
     """The tokens of each document's chunks."""
     found: list[list[list[int]]] = [[] for _ in range(corpus.num_documents)]
-    for number in range(len(table)):
-        chunk = table.chunk(number, corpus)
+    for chunk in table.chunks(np.arange(len(table)), corpus):
         found[chunk.document].append(chunk.tokens.tolist())
     return found
 
@@ -44,7 +45,7 @@ def check_chunks(documents: list[list[int]], found: list[list[list[int]]], rule:
 @given(lengths_of_documents, st.integers(8, 60), st.data())
 def test_chunks_of_any_documents(lengths: list[int], size: int, data: st.DataObject) -> None:
     rule = ChunkRule(size, data.draw(st.integers(0, size // 2)), data.draw(st.integers(0, size)))
-    documents = numbered(lengths)
+    documents = numbered_documents(lengths)
     corpus = open_corpus(documents)
     table = cut_documents(corpus, range(len(lengths)), 64, SEP, rule)
     dropped = check_chunks(documents, chunks_of(table, corpus), rule)
@@ -56,7 +57,7 @@ def test_the_recipes_chunks() -> None:
     rule = ChunkRule(1024, 512, 128)
     content = 1022
     lengths = [100, 1022, 1022 + 125, 1022 + 126, 1022 + 509, 1022 + 510, 2 * 1022 + 300]
-    corpus = open_corpus(numbered(lengths))
+    corpus = open_corpus(numbered_documents(lengths))
     found = [
         [len(chunk) for chunk in chunks]
         for chunks in chunks_of(cut_documents(corpus, range(7), 1024, SEP, rule), corpus)
@@ -71,7 +72,7 @@ def test_the_recipes_chunks() -> None:
 
 def test_what_is_moved_differs_between_documents_and_not_between_runs() -> None:
     rule = ChunkRule(64, 30, 0)
-    corpus = open_corpus(numbered([62 + 5] * 300))
+    corpus = open_corpus(numbered_documents([62 + 5] * 300))
     moved = [cut_documents(corpus, range(300), 64, SEP, rule).lengths[1::2].tolist() for _ in range(2)]
     assert moved[0] == moved[1]
     assert set(moved[0]) == set(range(28, 40)), "5 and 23 more, up to what leaves the first chunk at 28"
@@ -110,7 +111,7 @@ def test_the_published_chunks_drop_little_of_real_lengths() -> None:
 
 @pytest.mark.parametrize("packing", ["best-fit", "none"])
 def test_lengths_tell_what_batches_hold(packing: str) -> None:
-    documents = numbered([3, 0, 70, 31, 1, 200])
+    documents = numbered_documents([3, 0, 70, 31, 1, 200])
     rows = RowDataset(open_corpus(documents), range(6), 32, sep_id=SEP, seed=3, packing=packing)
     numbers = np.arange(rows.num_rows)
     stored = rows.stored_rows(numbers)

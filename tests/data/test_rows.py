@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -14,40 +14,26 @@ from hypothesis import strategies as st
 
 from megatron_ettin.data.chunk_lengths import ChunkRule
 from megatron_ettin.data.chunks import cut_documents
-from megatron_ettin.data.corpus.indexed import IndexedTokens, IndexedWriter
+from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
-from megatron_ettin.data.packing import pack_best_fit
+from megatron_ettin.data.packing import RowTable, pack_best_fit
 from megatron_ettin.data.preprocess.starter_text import module_documents
 from megatron_ettin.data.rows import RowDataset, epoch_order, evaluation_rows
-from megatron_ettin.data.splits import split_documents
-from tests.helpers.corpora import babble, write_corpus
-from tests.helpers.distributed import run_ranks
+from tests.helpers.corpora import babble, numbered_documents, open_corpus
 
 SEP = 2
 
 lengths_of_documents = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 
 
-def numbered(lengths: list[int], *, closed: bool = False) -> list[list[int]]:
-    """Documents whose tokens are all different, so that each can be found again."""
-    tokens = iter(range(10, 10 + sum(lengths)))
-    return [[next(tokens) for _ in range(n)] + ([SEP] if closed and n else []) for n in lengths]
-
-
-def open_corpus(documents: list[list[int]]) -> IndexedTokens:
-    with TemporaryDirectory() as folder:
-        corpus = IndexedTokens(write_corpus(Path(folder) / "c", documents))
-        corpus.tokens = np.array(corpus.tokens)  # the file goes with the folder
-        return corpus
-
-
 @given(lengths_of_documents, st.integers(3, 12), st.booleans())
 def test_cutting_keeps_every_token_once(lengths: list[int], seq_length: int, closed: bool) -> None:
-    corpus = open_corpus(numbered(lengths, closed=closed))
+    corpus = open_corpus(numbered_documents(lengths, sep_id=SEP if closed else None))
     table = cut_documents(corpus, range(len(lengths)), seq_length, SEP)
-    chunks = [table.chunk(i, corpus) for i in range(len(table))]
-    for number, content in enumerate(numbered(lengths)):
+    chunks = table.chunks(np.arange(len(table)), corpus)
+    for number, content in enumerate(numbered_documents(lengths)):
         own = [chunk for chunk in chunks if chunk.document == number]
         assert [chunk.index for chunk in own] == list(range(len(own)))
         assert [token for chunk in own for token in chunk.tokens] == content
@@ -59,10 +45,15 @@ def test_cutting_keeps_every_token_once(lengths: list[int], seq_length: int, clo
 def test_packing_places_every_chunk_once_and_fits(sizes: list[int]) -> None:
     table = pack_best_fit(np.array(sizes, dtype=np.int64), 50)
     assert sorted(table.chunks.tolist()) == list(range(len(sizes)))
-    for row in range(len(table)):
-        assert 0 < sum(sizes[chunk] for chunk in table.row(row)) <= 50
-    # Two rows half empty or emptier would have shared one.
-    assert sum(sum(sizes[p] for p in table.row(r)) <= 25 for r in range(len(table))) <= 1
+    filled = [sum(sizes[chunk] for chunk in row) for row in chunks_of_rows(table)]
+    assert all(0 < positions <= 50 for positions in filled)
+    # Two rows that are at most half full would have shared one.
+    assert sum(positions <= 25 for positions in filled) <= 1
+
+
+def chunks_of_rows(table: RowTable) -> list[list[int]]:
+    """Return the chunk numbers of each row."""
+    return [table.chunks[start:stop].tolist() for start, stop in pairwise(table.starts.tolist())]
 
 
 def rows_of_best_fit_decreasing(sizes: list[int], row_size: int) -> list[int]:
@@ -79,7 +70,7 @@ def rows_of_best_fit_decreasing(sizes: list[int], row_size: int) -> list[int]:
 @given(st.lists(st.integers(1, 50), max_size=200))
 def test_packing_is_best_fit_decreasing(sizes: list[int]) -> None:
     table = pack_best_fit(np.array(sizes, dtype=np.int64), 50)
-    filled = [sum(sizes[chunk] for chunk in table.row(row)) for row in range(len(table))]
+    filled = [sum(sizes[chunk] for chunk in row) for row in chunks_of_rows(table)]
     assert sorted(filled) == rows_of_best_fit_decreasing(sizes, 50)
 
 
@@ -88,7 +79,7 @@ def test_packing_is_the_same_every_time_and_mixes_the_corpus() -> None:
     table, again = pack_best_fit(sizes, 50), pack_best_fit(sizes, 50)
     np.testing.assert_array_equal(table.chunks, again.chunks)
     np.testing.assert_array_equal(table.starts, again.starts)
-    spans = [np.ptp(table.row(row)) for row in range(len(table))]
+    spans = [np.ptp(row) for row in chunks_of_rows(table)]
     assert np.mean(spans) > 500, "five chunks drawn from 1000 span 667 on average"
 
 
@@ -156,49 +147,15 @@ def test_order_depends_on_seed_and_epoch() -> None:
 
 
 def test_evaluation_holds_every_chunk_once() -> None:
-    documents = numbered([3, 0, 70, 31, 1])
+    documents = numbered_documents([3, 0, 70, 31, 1])
     rows = evaluation_rows(open_corpus(documents), range(1, 5), 32, sep_id=SEP)
     tokens = sorted(token for row in rows for chunk in row for token in chunk.tokens)
     assert tokens == sorted(token for document in documents[1:] for token in document)
     assert len(list(rows)) == len(rows)
 
 
-def split_by_core(num_documents: int, split: str) -> list[tuple[int, int] | None]:
-    from megatron.core.datasets import blended_megatron_dataset_config as core
-
-    matrix = core.convert_split_vector_to_split_matrix(core.parse_and_normalize_split(split))
-    # As megatron-core's BlendedMegatronDatasetBuilder bounds a split.
-    return [part and (round(part[0] * float(num_documents)), round(part[1] * float(num_documents))) for part in matrix]
-
-
-def splits_by_core(cases: list[tuple[int, str]]) -> list[list[tuple[int, int] | None]]:
-    return [split_by_core(*case) for case in cases]
-
-
-def test_split_is_that_of_megatron_core() -> None:
-    rng = np.random.default_rng(0)
-    cases = [(int(n), split) for n in 10 ** rng.uniform(0, 9, 300) for split in ("969,30,1", "98,2,0", "0.7,0.2,0.1")]
-    cases += [(int(n), f"{a},{b},{c}") for n, a, b, c in rng.integers(1, 1000, (300, 4))]
-    for case, expected in zip(cases, run_ranks(1, splits_by_core, cases)[0], strict=True):
-        found = [(part.start, part.stop) if part else None for part in split_documents(*case)]
-        # Where all of a part rounds away, core keeps the two equal bounds.
-        assert found == [part if part and part[0] < part[1] else None for part in expected], case
-
-
-def test_split_as_megatron() -> None:
-    assert split_documents(1000, "969,30,1") == (range(969), range(969, 999), range(999, 1000))
-    assert split_documents(10, "0,100,0") == (range(0), range(10), range(10, 10))
-    assert split_documents(7, "1") == (range(7), range(7, 7), range(7, 7))
-
-
-@pytest.mark.parametrize("split", ["a,b", "0,0,0", "1,2,3,4", "-1,2", ""])
-def test_senseless_split_is_refused(split: str) -> None:
-    with pytest.raises(ValueError, match=r"--split"):
-        split_documents(10, split)
-
-
 def test_without_packing_every_chunk_has_a_row() -> None:
-    documents = numbered([3, 0, 70, 31, 1])
+    documents = numbered_documents([3, 0, 70, 31, 1])
     rows = RowDataset(open_corpus(documents), range(5), 32, sep_id=SEP, seed=3, packing="none")
     told = [rows.row(sample) for sample in range(rows.num_rows)]
     assert [len(row) for row in told] == [1] * 7

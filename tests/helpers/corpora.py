@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Sequence
+from itertools import count, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.corpus.indexed import IndexedWriter
+from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 
 SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
@@ -75,6 +79,27 @@ def write_corpus(prefix: Path, documents: Sequence[Sequence[int] | NDArray[np.in
         for document in documents:
             writer.add_document(np.asarray(document))
     return str(prefix)
+
+
+def open_corpus(documents: Sequence[Sequence[int] | NDArray[np.integer]]) -> IndexedTokens:
+    """Write documents to a temporary folder, which is removed with the corpus that is returned."""
+    folder = TemporaryDirectory()
+    corpus = IndexedTokens(write_corpus(Path(folder.name) / "c", documents))
+    weakref.finalize(corpus, folder.cleanup)
+    return corpus
+
+
+def read_documents(corpus: IndexedTokens) -> list[list[int]]:
+    """Return the token ids of each document."""
+    bounds = pairwise(corpus.document_starts[:].tolist())
+    return [corpus.tokens[start:stop].tolist() for start, stop in bounds]
+
+
+def numbered_documents(lengths: Sequence[int], *, sep_id: int | None = None) -> list[list[int]]:
+    """Return documents whose tokens all differ, from 10 on; ``sep_id`` ends those that are not empty."""
+    tokens = count(10)
+    end = [] if sep_id is None else [sep_id]
+    return [[next(tokens) for _ in range(length)] + (end if length else []) for length in lengths]
 
 
 def babble(num_documents: int, vocab_size: int, *, seed: int = 0) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ import zstandard
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.manifest import Manifest
 from megatron_ettin.data.preprocess.sentences import load_splitter
-from tests.helpers.corpora import write_byte_tokenizer, write_word_tokenizer
+from tests.helpers.corpora import read_documents, write_byte_tokenizer, write_word_tokenizer
 
 TOOLS = Path(__file__).parents[2] / "tools"
 MDS = Path(__file__).parents[1] / "data" / "preprocess" / "readers" / "fixtures" / "mds"
@@ -57,8 +57,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def documents(prefix: Path) -> list[list[int]]:
-    found = IndexedTokens(prefix)
-    return [found.document(number).tolist() for number in range(found.num_documents)]
+    return read_documents(IndexedTokens(prefix))
 
 
 def written(folder: Path, name: str) -> dict[str, bytes]:
@@ -139,7 +138,7 @@ def test_any_number_of_workers_and_parts_gives_the_same_bytes(
     tokens = IndexedTokens(tmp_path / "many_text_document")
     expected = "".join(texts).replace(" ", "d").encode()
     assert (np.asarray(tokens.tokens) == np.frombuffer(expected, np.uint8) - ord("a") + 5).all()
-    assert tokens.document_lengths.tolist() == [len(text) for text in texts]
+    assert np.diff(tokens.document_starts[:]).tolist() == [len(text) for text in texts]
     assert found[1] == found[2]  # the manifest tells parts, which --part-megabytes sets and workers do not
     assert all(
         found[0][f"_text_document{suffix}"] == found[1][f"_text_document{suffix}"] for suffix in (".bin", ".idx")

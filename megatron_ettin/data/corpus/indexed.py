@@ -1,112 +1,39 @@
-"""Megatron's .bin/.idx pair: token ids in one flat file, where sequences and documents begin in the other.
+"""Reader of Megatron's .bin/.idx pair: token ids in one flat file, sequence and document boundaries in the other.
 
-The format is megatron-core's IndexedDataset, byte for byte; this reader and writer need numpy only.
+The format is that of megatron-core's IndexedDataset, byte for byte; reading and writing need numpy only. Both files are
+memory-mapped. Above LARGE_DOCUMENTS or LARGE_BYTES a corpus is *large*: opening it checks the ends of its tables only,
+pages are not read ahead, and the indices built over it are cached on disk.
 """
 
 from __future__ import annotations
 
-import hashlib
+import mmap
 import struct
-from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from megatron_ettin.data.corpus.manifest import Part
+from megatron_ettin.data.corpus.manifest import Manifest
 from megatron_ettin.errors import ConfigError
+
+LARGE_DOCUMENTS = 2**20
+LARGE_BYTES = 2**30
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 _HEADER = struct.Struct("<9sQBQQ")
 _CODES: dict[int, type[np.integer]] = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
-_LARGEST_UINT16_VOCAB = 65_500
 
-
-def token_dtype(vocab_size: int) -> type[np.integer]:
-    """Return the type Megatron stores ids of such a vocabulary in."""
-    return np.uint16 if vocab_size < _LARGEST_UINT16_VOCAB else np.int32
-
-
-class IndexedTokens:
-    """A corpus on disk: opening reads the index, and tokens are read from the memory-mapped file as they are used.
-
-    Attributes:
-        tokens: all token ids, one after the other.
-        document_starts: where each document begins in ``tokens``, and behind the last entry the end; int64 [D + 1].
-    """
-
-    tokens: NDArray[np.integer]
-    document_starts: NDArray[np.int64]
-
-    def __init__(self, prefix: str | Path) -> None:
-        """Open ``prefix``.bin and ``prefix``.idx.
-
-        Raises:
-            ConfigError: a file is missing or damaged, or the tokens are fewer or more than the index says.
-        """
-        index_path, tokens_path = pair_paths(prefix)
-        dtype, lengths, documents = _read_index(index_path)
-        starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-        check_token_bytes(prefix, int(starts[-1]) * dtype.itemsize)
-        # A plain array over the mapped file: slicing numpy's memmap class costs several times as much.
-        self.tokens = np.asarray(np.memmap(tokens_path, dtype=dtype, mode="r")) if starts[-1] else np.zeros(0, dtype)
-        self.document_starts = starts[documents]
-
-    @property
-    def num_documents(self) -> int:
-        """Number of documents."""
-        return len(self.document_starts) - 1
-
-    @property
-    def document_lengths(self) -> NDArray[np.int64]:
-        """Tokens in each document."""
-        return np.diff(self.document_starts)
-
-    def document(self, number: int) -> NDArray[np.integer]:
-        """Return the tokens of one document, as a view of the file."""
-        return self.tokens[self.document_starts[number] : self.document_starts[number + 1]]
-
-
-def pair_paths(prefix: str | Path) -> tuple[Path, Path]:
-    """Return where the index and the tokens of a pair lie.
-
-    Raises:
-        ConfigError: one of them is missing.
-    """
-    paths = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-    for path in paths:
-        if not path.is_file():
-            raise ConfigError(f"--data-path {prefix}: there is no file {path}")
-    return paths
-
-
-def check_output_prefix(prefix: str) -> None:
-    """Refuse a name for new pairs whose folder is not there.
-
-    Raises:
-        ConfigError: there is no such folder.
-    """
-    folder = Path(f"{prefix}.bin").absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"--output-prefix {prefix}: there is no folder {folder}")
-
-
-def check_token_bytes(prefix: str | Path, expected: int) -> None:
-    """Raise ConfigError unless the .bin of a pair is as long as its index says, in bytes."""
-    path = Path(f"{prefix}.bin")
-    found = path.stat().st_size
-    if found != expected:
-        raise ConfigError(f"--data-path {prefix}: {path} has {found} bytes, its index says {expected}")
+_SAMPLED_RUNS = 128
+_RUN_DOCUMENTS = 32
+"""Runs of adjacent documents, spread evenly over a large corpus, that show whether its documents end with [SEP]."""
 
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What the first bytes of an index say, and where its three tables begin."""
+    """The header of an index, and the offsets of the three tables that follow it."""
 
     dtype: np.dtype[np.integer]
     num_sequences: int
@@ -118,146 +45,182 @@ class IndexHeader:
         """Read the header.
 
         Raises:
-            ConfigError: the file is no index, or shorter than its header says.
+            ConfigError: the file is not an index, or is shorter than its header states.
         """
         size = path.stat().st_size
         with path.open("rb") as file:
             header = file.read(_HEADER.size)
         if len(header) < _HEADER.size or not header.startswith(MAGIC):
-            raise ConfigError(f"--data-path: {path} is no index of an indexed dataset (wrong first bytes)")
+            raise ConfigError(f"--data-path: {path} is not an index of an indexed dataset (wrong first bytes)")
         _, version, code, num_sequences, num_marks = _HEADER.unpack(header)
         if version != VERSION or code not in _CODES:
             raise ConfigError(f"--data-path: {path} has version {version} and token type {code}, which is unknown")
-        found = cls(np.dtype(_CODES[code]), num_sequences, num_marks)
-        if size < found.num_bytes:
-            raise ConfigError(
-                f"--data-path: {path} has {size} bytes, its header says {found.num_bytes}: it was cut off"
-            )
-        return found
+        index = cls(np.dtype(_CODES[code]), num_sequences, num_marks)
+        if size < index.num_bytes:
+            raise ConfigError(f"--data-path: {path} has {size} bytes, its header says {index.num_bytes}: it is cut off")
+        return index
 
     def to_bytes(self) -> bytes:
-        """Return the header as it stands in the file."""
+        """Return the header as it is stored in the file."""
         code = next(code for code, dtype in _CODES.items() if np.dtype(dtype) == self.dtype)
         return _HEADER.pack(MAGIC, VERSION, code, self.num_sequences, self.num_marks)
 
     @property
     def lengths_at(self) -> int:
-        """Where the int32 tokens of each sequence begin."""
+        """Offset of the sequence lengths in tokens, int32."""
         return _HEADER.size
 
     @property
     def pointers_at(self) -> int:
-        """Where the int64 places of the sequences in the .bin begin, in bytes."""
+        """Offset of the sequence offsets in the .bin in bytes, int64."""
         return self.lengths_at + 4 * self.num_sequences
 
     @property
     def marks_at(self) -> int:
-        """Where the int64 number of each document's first sequence begins, with the end behind."""
+        """Offset of the number of each document's first sequence, int64, and the number of sequences."""
         return self.pointers_at + 8 * self.num_sequences
 
     @property
     def num_bytes(self) -> int:
-        """Of the whole index."""
+        """Size of the index file."""
         return self.marks_at + 8 * self.num_marks
 
 
-def _read_index(path: Path) -> tuple[np.dtype[np.integer], NDArray[np.int32], NDArray[np.int64]]:
-    """Return token type, sequence lengths and, per document, the number of its first sequence (with an end entry)."""
-    header = IndexHeader.read(path)
-    lengths = np.fromfile(path, np.int32, header.num_sequences, offset=header.lengths_at)
-    marks = np.fromfile(path, np.int64, header.num_marks, offset=header.marks_at)  # pointers follow from the lengths
-    if len(lengths) and lengths.min() < 0:
-        raise ConfigError(f"--data-path: {path} holds a sequence of negative length: it is damaged")
-    if len(marks) == 0 or marks[0] != 0 or marks[-1] != len(lengths) or (np.diff(marks) < 0).any():
-        raise ConfigError(f"--data-path: {path} has document marks that do not cover its {len(lengths)} sequences")
-    return header.dtype, lengths, marks
+class IndexedTokens:
+    """A memory-mapped .bin/.idx pair.
 
-
-class IndexedWriter:
-    """Writes a pair; the files appear under their names when the block ends without an exception.
-
-    Use as ``with IndexedWriter(prefix, np.uint16) as writer: writer.add_document(ids)``.
+    Attributes:
+        tokens: all token ids, one document after the other.
+        document_starts: offset of each document in ``tokens``, and the end; indexed like an int64 array [D + 1].
+        is_large: whether the pair is above LARGE_DOCUMENTS or LARGE_BYTES.
     """
 
-    def __init__(self, prefix: str | Path, dtype: DTypeLike, *, tag: str = "") -> None:
-        """Begin ``prefix``.bin under a temporary name, which ``tag`` keeps apart from another writer's."""
-        self._final = {suffix: Path(f"{prefix}{suffix}") for suffix in (".bin", ".idx")}
-        self._parts = {suffix: path.with_name(f"{path.name}{tag}.part") for suffix, path in self._final.items()}
-        self._dtype: np.dtype[Any] = np.dtype(dtype)
-        self._range = np.iinfo(self._dtype)
-        self._lengths = array("i")
-        self._marks = array("q", [0])
-        self._checksum = hashlib.sha256()
-        self._tokens = self._parts[".bin"].open("wb")
+    def __init__(self, prefix: str | Path) -> None:
+        """Open ``prefix``.bin and ``prefix``.idx.
 
-    def add_document(self, *sequences: Sequence[int] | NDArray[np.integer]) -> None:
-        """Append one document of one or more sequences."""
-        for sequence in sequences:
-            self._write(np.asarray(sequence))
-            self._lengths.append(len(sequence))
-        self._marks.append(len(self._lengths))
-
-    def add_documents(
-        self,
-        tokens: NDArray[np.integer],
-        lengths: NDArray[np.integer],
-        counts: NDArray[np.integer] | None = None,
-    ) -> None:
-        """Append many documents at once. An empty sequence is left out, as Megatron's tool does.
-
-        Args:
-            tokens: of all documents, one after the other.
-            lengths: tokens of each sequence.
-            counts: sequences of each document, empty ones left out; by default each sequence is a document.
+        Raises:
+            ConfigError: a file is missing or damaged, or the number of tokens differs from the index.
         """
-        assert lengths.sum() == len(tokens)
-        marks = len(self._lengths) + np.cumsum(lengths > 0 if counts is None else counts, dtype=np.int64)
-        self._write(tokens)
-        self._lengths.frombytes(lengths[lengths > 0].astype(np.int32).tobytes())
-        self._marks.frombytes(marks.tobytes())
-        assert counts is None or self._marks[-1] == len(self._lengths)
+        index_path, tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+        for path in (index_path, tokens_path):
+            if not path.is_file():
+                raise ConfigError(f"--data-path {prefix}: there is no file {path}")
+        header = IndexHeader.read(index_path)
+        num_bytes = tokens_path.stat().st_size
+        self.is_large = header.num_marks > LARGE_DOCUMENTS or num_bytes > LARGE_BYTES
+        self.document_starts = DocumentStarts(index_path, header, self.is_large)
+        expected = self.document_starts.num_tokens * header.dtype.itemsize
+        if num_bytes != expected:
+            raise ConfigError(f"--data-path {prefix}: {tokens_path} has {num_bytes} bytes, its index says {expected}")
+        self._path = tokens_path
+        self.tokens: NDArray[np.integer] = np.zeros(0, header.dtype)
+        if num_bytes:
+            self.tokens = np.frombuffer(_map(tokens_path, self.is_large), header.dtype)
 
-    def summary(self) -> Part:
-        """Return what has been written so far, for a manifest."""
-        num_bytes = self._tokens.tell()
-        tokens = num_bytes // self._dtype.itemsize
-        return Part(len(self._marks) - 1, len(self._lengths), tokens, num_bytes, self._checksum.hexdigest())
+    @property
+    def num_documents(self) -> int:
+        """Number of documents."""
+        return len(self.document_starts) - 1
 
-    def _write(self, tokens: NDArray[np.integer]) -> None:
-        # numpy would wrap a larger id around without a word.
-        assert len(tokens) == 0 or self._range.min <= tokens.min() <= tokens.max() <= self._range.max
-        data = np.ascontiguousarray(tokens, dtype=self._dtype).data
-        self._tokens.write(data)
-        self._checksum.update(data)
+    def read(self, start: int, stop: int) -> NDArray[np.integer]:
+        """Return ``tokens[start:stop]`` without mapping it: what is read once does not stay in resident memory."""
+        dtype = self.tokens.dtype
+        return np.fromfile(self._path, dtype, stop - start, offset=start * dtype.itemsize)
 
-    def __enter__(self) -> IndexedWriter:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._tokens.close()
-            if kind is None:
-                self._write_index()
-                self._publish()
-        finally:
-            for part in self._parts.values():
-                part.unlink(missing_ok=True)
+class DocumentStarts:
+    """Offsets of documents in tokens, looked up in the index file on demand."""
 
-    def _publish(self) -> None:
-        # The index comes last and an older one goes first: whenever this is interrupted, no index fits other tokens.
-        self._final[".idx"].unlink(missing_ok=True)
-        for suffix in (".bin", ".idx"):
-            self._parts[suffix].replace(self._final[suffix])
+    def __init__(self, path: Path, header: IndexHeader, is_large: bool) -> None:
+        """Map the tables of an index.
 
-    def _write_index(self) -> None:
-        lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        header = IndexHeader(self._dtype, len(lengths), len(self._marks))
-        pointers = np.zeros(len(lengths), dtype=np.int64)
-        np.cumsum(lengths[:-1].astype(np.int64) * self._dtype.itemsize, out=pointers[1:])
-        with self._parts[".idx"].open("wb") as file:
-            file.write(header.to_bytes())
-            file.write(lengths.tobytes())
-            file.write(pointers.tobytes())
-            file.write(self._marks.tobytes())
+        Raises:
+            ConfigError: the first and last entries of the tables contradict each other or, unless ``is_large``, any.
+        """
+        self._path = path
+        self._header = header
+        self._item = header.dtype.itemsize
+        mapped = _map(path, is_large)
+        lengths = np.frombuffer(mapped, np.int32, header.num_sequences, header.lengths_at)
+        self._pointers = np.frombuffer(mapped, np.int64, header.num_sequences, header.pointers_at)
+        self._marks = np.frombuffer(mapped, np.int64, header.num_marks, header.marks_at)
+        if len(self._marks) == 0 or self._marks[0] != 0 or self._marks[-1] != len(lengths):
+            raise ConfigError(f"--data-path: {path} has document marks that do not cover its {len(lengths)} sequences")
+        self.num_tokens = int(self._pointers[-1]) // self._item + int(lengths[-1]) if len(lengths) else 0
+        if not is_large:
+            self._check(lengths)
+
+    def _check(self, lengths: NDArray[np.int32]) -> None:
+        if len(lengths) and lengths.min() < 0:
+            raise ConfigError(f"--data-path: {self._path} has a sequence of negative length: it is damaged")
+        ends = np.cumsum(lengths, dtype=np.int64) * self._item
+        if (self._pointers != ends - lengths * np.int64(self._item)).any():
+            raise ConfigError(f"--data-path: {self._path} has pointers that differ from its lengths: it is damaged")
+        if (np.diff(self._marks) < 0).any():
+            raise ConfigError(f"--data-path: {self._path} has document marks that do not ascend: it is damaged")
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def __getitem__(self, which: slice | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the offsets of some documents.
+
+        Raises:
+            ConfigError: those of a slice do not ascend.
+        """
+        if not isinstance(which, slice):
+            return self._of_marks(self._marks[which], self._pointers, 0)
+        start, stop, step = which.indices(len(self))
+        assert step == 1
+        # Read instead of mapped: what is read once should not stay in resident memory.
+        marks = np.fromfile(self._path, np.int64, max(0, stop - start), offset=self._header.marks_at + 8 * start)
+        if len(marks) == 0:
+            return marks
+        if (np.diff(marks) < 0).any() or marks[-1] > self._header.num_sequences:
+            raise ConfigError(f"--data-path: {self._path} has document marks that do not ascend: it is damaged")
+        first, last = int(marks[0]), min(int(marks[-1]) + 1, self._header.num_sequences)
+        pointers = np.fromfile(self._path, np.int64, last - first, offset=self._header.pointers_at + 8 * first)
+        starts = self._of_marks(marks, pointers, first)
+        if (np.diff(starts) < 0).any():
+            raise ConfigError(f"--data-path: {self._path} has a sequence of negative length: it is damaged")
+        return starts
+
+    def _of_marks(self, marks: NDArray[np.int64], pointers: NDArray[np.int64], first: int) -> NDArray[np.int64]:
+        """Return the offsets of sequences; ``pointers`` starts at sequence ``first``, and past the last is the end."""
+        if len(pointers) == 0:
+            return np.full(marks.shape, self.num_tokens, np.int64)
+        inside = marks < self._header.num_sequences
+        starts = pointers[np.where(inside, marks - first, 0)] // self._item
+        return np.where(inside, starts, self.num_tokens)
+
+
+def _map(path: Path, random: bool) -> mmap.mmap:
+    """Map a file that is not empty; with ``random`` the pages around one that is needed are not read ahead."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if random:
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
+def all_documents_closed(corpus: IndexedTokens, prefix: str | Path, sep_id: int | None) -> bool | None:
+    """Return whether all documents of a large corpus end with [SEP], or none; None where each must be looked at.
+
+    Reading the last token of every document would touch most of the file. The manifest states whether ``--append-eod``
+    was given; without it, a sample of documents decides.
+    """
+    if sep_id is None or not corpus.is_large:
+        return None
+    manifest = Manifest.load(prefix)
+    if manifest is not None and "--append-eod" in manifest.settings:
+        appended = manifest.settings["--append-eod"]
+        if appended is None:  # merged from pairs with and without it
+            return None
+        if appended:
+            return True
+    # Without --append-eod, token ids from elsewhere may still end with [SEP].
+    first = np.unique(np.linspace(0, max(0, corpus.num_documents - _RUN_DOCUMENTS), _SAMPLED_RUNS).astype(np.int64))
+    bounds = [corpus.document_starts[start : start + _RUN_DOCUMENTS + 1] for start in first.tolist()]
+    ends = [int(end) for run in bounds for end in run[1:][np.diff(run) > 0]]
+    closed = np.array([corpus.read(end - 1, end)[0] == sep_id for end in ends])
+    return bool(closed.all()) if closed.all() or not closed.any() else None

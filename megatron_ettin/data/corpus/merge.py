@@ -12,7 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.corpus.indexed import IndexHeader, check_output_prefix
+from megatron_ettin.data.corpus.indexed import IndexHeader
+from megatron_ettin.data.corpus.indexed_writer import check_output_prefix
 from megatron_ettin.data.corpus.manifest import Manifest, join_manifests, manifest_path, missing_shares
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import file_sha256, flush_to_disk

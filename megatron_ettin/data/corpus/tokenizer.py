@@ -72,11 +72,6 @@ class TokenizerFiles:
         return frozenset(added["id"] for added in self._json["added_tokens"] if added["special"])
 
     @property
-    def unk_id(self) -> int | None:
-        """Id of [UNK], None where there is none."""
-        return self._ids.get("[UNK]")
-
-    @property
     def cls_id(self) -> int | None:
         """Id of [CLS], None where there is none."""
         return self._ids.get("[CLS]")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.corpus.indexed import token_dtype
+from megatron_ettin.data.corpus.indexed_writer import token_dtype
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.preprocess.documents import Value
 from megatron_ettin.data.preprocess.encoders import Encoder, Ids

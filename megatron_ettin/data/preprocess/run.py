@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.data.corpus.indexed import check_output_prefix
+from megatron_ettin.data.corpus.indexed_writer import check_output_prefix
 from megatron_ettin.data.corpus.manifest import Manifest, manifest_path
 from megatron_ettin.data.corpus.merge import write_joined_index
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
-from megatron_ettin.data.corpus.indexed import IndexedWriter
+from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 from megatron_ettin.data.corpus.manifest import Part
 from megatron_ettin.data.preprocess.block_encoder import BlockEncoder
 from megatron_ettin.data.preprocess.documents import BadRecord, Value, read_documents

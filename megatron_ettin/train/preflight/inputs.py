@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megatron_ettin.config.fields import spell
 from megatron_ettin.config.run import RunConfig
@@ -15,7 +14,6 @@ from megatron_ettin.config.sources import parse_sources
 from megatron_ettin.data.chunks import document_bounds
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.manifest import Manifest
-from megatron_ettin.data.corpus.mapped import MappedTokens, StoredTokens, open_tokens
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.index_cache import Arrays, IndexCache
 from megatron_ettin.data.splits import Documents, split_corpus
@@ -79,7 +77,7 @@ def check_corpus(config: RunConfig, tokenizer: TokenizerFiles | None) -> None:
     found = found_in_all = 0
     for source in parse_sources(config.data.data_path):
         _refuse_suffix(source.path)
-        corpus = open_tokens(source.path)
+        corpus = IndexedTokens(source.path)
         documents = split_corpus(corpus.num_documents, config.data.split, config.data.split_by, source.path)[needed]
         found += len(documents)
         found_in_all += corpus.num_documents
@@ -96,7 +94,7 @@ def check_corpus(config: RunConfig, tokenizer: TokenizerFiles | None) -> None:
 
 
 def _refuse_unknown_tokens(
-    config: RunConfig, prefix: str, corpus: IndexedTokens | MappedTokens, tokenizer: TokenizerFiles | None
+    config: RunConfig, prefix: str, corpus: IndexedTokens, tokenizer: TokenizerFiles | None
 ) -> None:
     """Refuse a corpus with a token id beyond the vocabulary; what was found in a large one is remembered."""
     limit, owner = config.model.vocab_size, spell(config, "vocab_size")
@@ -104,14 +102,13 @@ def _refuse_unknown_tokens(
         limit, owner = tokenizer.size, spell(config, "tokenizer_model")
 
     def look() -> Arrays:
-        assert isinstance(corpus, MappedTokens)
-        return {"largest": np.array([largest_token(corpus.stored_tokens)])}
+        return {"largest": np.array([largest_token(corpus)])}
 
-    if isinstance(corpus, MappedTokens):
+    if corpus.is_large:
         cache = IndexCache.of_corpus(prefix, config.data.data_cache_path).knowing(looked_at=SCANNED_TOKENS)
         largest = int(cache.get(look)["largest"][0])
     else:
-        largest = largest_token(corpus.tokens)
+        largest = largest_token(corpus)
     if largest >= limit:
         rule = f"holds token id {largest}, and {owner} has {limit} tokens: it was written with another tokenizer"
         raise ConfigError(f"--data-path {prefix}: {rule}")
@@ -119,7 +116,7 @@ def _refuse_unknown_tokens(
 
 def _refuse_empty(
     prefix: str,
-    corpus: IndexedTokens | MappedTokens,
+    corpus: IndexedTokens,
     documents: Documents,
     needed: str,
     tokenizer: TokenizerFiles | None,
@@ -143,12 +140,15 @@ def _refuse_other_tokenizer(config: RunConfig, prefix: str, tokenizer: Tokenizer
         raise ConfigError(f"--data-path {prefix}: {rule}")
 
 
-def largest_token(tokens: NDArray[np.integer] | StoredTokens) -> int:
+def largest_token(corpus: IndexedTokens) -> int:
     """Return the largest token id, or of a corpus above SCANNED_TOKENS the largest of what is looked at."""
-    num_blocks = -(-len(tokens) // _BLOCK_TOKENS)
+    num_blocks = -(-len(corpus.tokens) // _BLOCK_TOKENS)
     looked_at = min(num_blocks, SCANNED_TOKENS // _BLOCK_TOKENS)
     starts = np.unique(np.linspace(0, num_blocks - 1, looked_at).astype(np.int64)) * _BLOCK_TOKENS
-    return max((int(tokens[start : start + _BLOCK_TOKENS].max()) for start in starts), default=-1)
+    return max(
+        (int(corpus.read(start, start + _BLOCK_TOKENS).max()) for start in starts.tolist()),
+        default=-1,
+    )
 
 
 def check_wandb(config: RunConfig) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_ettin.data.corpus.indexed import IndexedTokens, IndexedWriter, IndexHeader
+from megatron_ettin.data.corpus.indexed import IndexedTokens, IndexHeader
+from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 from megatron_ettin.data.corpus.manifest import Manifest, Part
 from megatron_ettin.data.corpus.merge import merge_pairs, pairs_in
 from megatron_ettin.data.corpus.verify import BadPair, verify_pair
@@ -80,7 +81,9 @@ def test_pointers_past_32_bits(tmp_path: Path) -> None:
     assert pointers.tolist() == [2 * sum(lengths[:place]) for place in range(10)]
     assert pointers[-1] > 2**33
     corpus = IndexedTokens(tmp_path / "merged")
-    assert [corpus.document(number).tolist() for number in (2, 3, 4, 8, 9)] == [[0, 0, 0], [5, 6], [7], [5, 6], [7]]
+    bounds = corpus.document_starts[:].tolist()
+    documents = [corpus.tokens[bounds[number] : bounds[number + 1]].tolist() for number in (2, 3, 4, 8, 9)]
+    assert documents == [[0, 0, 0], [5, 6], [7], [5, 6], [7]]
     assert (tmp_path / "merged.bin").stat().st_blocks * 512 < 1_000_000  # holes stayed holes
 
 
@@ -155,9 +158,9 @@ DOCUMENTS = [[5, 6, 7], [], [8, 9]]
         (".bin", lambda data: data[:-2], r"c\.bin: has 8 bytes, its index says 10"),
         (".bin", lambda data: data[:4] + b"\xff\xff" + data[6:], r"c\.bin: token 2 is 65535, which is no id of a voc"),
         (".bin", lambda data: data[:4] + b"\x01\x00" + data[6:], r"c\.bin: bytes 0 to 10 have not the checksum"),
-        (".idx", lambda data: data[:-1], r"c\.idx has \d+ bytes, its header says \d+: it was cut off"),
+        (".idx", lambda data: data[:-1], r"c\.idx has \d+ bytes, its header says \d+: it is cut off"),
         (".idx", lambda data: data + b"\0", r"c\.idx: has 91 bytes, its header says 90"),
-        (".idx", lambda data: data[:8] + b"x" + data[9:], r"is no index"),
+        (".idx", lambda data: data[:8] + b"x" + data[9:], r"is not an index"),
         (".idx", lambda data: data[:34] + b"\x04" + data[35:], r"c\.idx: sequence 1 begins at byte 6, the lengths.* 8"),
         (".idx", lambda data: data[:37] + b"\x80" + data[38:], r"c\.idx: sequence 0 has a negative length"),
         (".idx", lambda data: data[:66] + b"\x02" + data[67:], r"c\.idx: document 2 begins before the one in front"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_ettin.data.corpus.indexed import IndexedWriter
+from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 from megatron_ettin.data.preprocess.journal import Journal
 from megatron_ettin.data.preprocess.settings import Progress
 from megatron_ettin.data.preprocess.worker import PartDone, TaskEnded, part_prefix, skipped_file

@@ -16,6 +16,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.train.preflight import inputs
 from megatron_ettin.train.preflight.prepare import PreparedRun, prepare_run
+from tests.helpers.corpora import open_corpus
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 WORDS = 95
@@ -163,14 +164,17 @@ def test_token_ids_beyond_the_tokenizer(files: dict[str, str], tmp_path: Path) -
     assert "has 100 tokens" in message
 
 
-def test_largest_token_of_a_corpus_larger_than_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_token_of_a_corpus_that_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "_BLOCK_TOKENS", 10)
     monkeypatch.setattr(inputs, "SCANNED_TOKENS", 50)
     tokens = np.arange(1005)
-    assert inputs.largest_token(tokens) == 1004  # the last block always is
-    assert inputs.largest_token(tokens[::-1]) == 1004
-    assert inputs.largest_token(tokens[:50][::-1]) == 49
-    assert inputs.largest_token(tokens[:0]) == -1
+    for document, largest in (
+        (tokens, 1004),  # the first and the last block are always read
+        (tokens[::-1], 1004),
+        (tokens[:50][::-1], 49),
+        (tokens[:0], -1),
+    ):
+        assert inputs.largest_token(open_corpus([document])) == largest
 
 
 class TestLoading:
