@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 
 import numpy as np
@@ -14,19 +15,17 @@ MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
 
 
-def sample_generators(seed: int, samples: Sequence[int]) -> list[np.random.Generator]:
-    """Return the generators of training samples: the same on any rank, new in every epoch.
+Generators = AbstractContextManager[list[np.random.Generator]]
+"""Lent for the block."""
 
-    They hold until this is asked for again by the same thread.
-    """
+
+def sample_generators(seed: int, samples: Sequence[int]) -> Generators:
+    """Lend the generators of training samples: the same on every rank, new in every epoch."""
     return random_streams(seed, Purpose.TRAINING_MASK, [(sample, 0) for sample in samples])
 
 
-def chunk_generators(seed: int, chunks: Sequence[tuple[int, int]]) -> list[np.random.Generator]:
-    """Return the generators of chunks (document, index) in evaluation: the same in any batch, row and layout.
-
-    They hold until this is asked for again by the same thread.
-    """
+def chunk_generators(seed: int, chunks: Sequence[tuple[int, int]]) -> Generators:
+    """Lend the generators of evaluation chunks (document, index): the same in any batch, row and layout."""
     return random_streams(seed, Purpose.EVALUATION_MASK, chunks)
 
 

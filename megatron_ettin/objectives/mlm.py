@@ -33,14 +33,14 @@ class MaskedLanguageModelling:
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
         """Build a micro-batch; what is hidden depends on the seed, the global sample numbers and the schedule only."""
-        generators = sample_generators(self.setting.seed, samples)
-        return self._batch(rows, generators, mask_ratio(self.data, tokens_before))
+        with sample_generators(self.setting.seed, samples) as generators:
+            return self._batch(rows, generators, mask_ratio(self.data, tokens_before))
 
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
         """Build a batch of an evaluation; what is hidden depends on the document and the chunk only."""
         chunks = [chunk for row in rows for chunk in row]
-        generators = chunk_generators(self.setting.eval_seed, [_place(chunk) for chunk in chunks])
-        return self._batch([(chunk,) for chunk in chunks], generators, self.data.eval_mlm_probability)
+        with chunk_generators(self.setting.eval_seed, [_place(chunk) for chunk in chunks]) as generators:
+            return self._batch([(chunk,) for chunk in chunks], generators, self.data.eval_mlm_probability)
 
     def _batch(
         self, groups: Sequence[Sequence[Chunk]], generators: Sequence[np.random.Generator], probability: float

@@ -21,7 +21,8 @@ def mask(
     masker: Masker, tokens: np.ndarray, content: np.ndarray, probability: float, sample: int, seed: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask one sample."""
-    return masker.mask(tokens, content, np.array([0, len(tokens)]), sample_generators(seed, [sample]), probability)
+    with sample_generators(seed, [sample]) as generators:
+        return masker.mask(tokens, content, np.array([0, len(tokens)]), generators, probability)
 
 
 def within_three_sigma(successes: int, trials: int, probability: float) -> bool:
@@ -61,16 +62,20 @@ def test_at_least_one_token_is_scored() -> None:
 
 def test_generators_are_functions_of_their_numbers() -> None:
     samples, chunks = [0, 1, 2**40], [(document, chunk) for document in (0, 1) for chunk in (0, 1)]
-    draws = {rng.random() for seed in (1, 2) for rng in sample_generators(seed, samples)}
-    draws |= {rng.random() for rng in chunk_generators(1, chunks)}
+    draws = set()
+    for lend in (sample_generators(1, samples), sample_generators(2, samples), chunk_generators(1, chunks)):
+        with lend as generators:
+            draws |= {rng.random() for rng in generators}
     assert len(draws) == 10
-    [rng] = sample_generators(3, [4])
-    drawn = [rng.random(), int(rng.integers(0, 1000)), rng.random()]
-    # A generator made anew draws the same, whatever was drawn before from those that are wound.
-    fresh = random_stream(3, Purpose.TRAINING_MASK, 4)
-    assert drawn == [fresh.random(), int(fresh.integers(0, 1000)), fresh.random()]
-    [rng] = sample_generators(3, [4])
-    assert rng.random() == drawn[0]
+
+
+def test_lent_generators_draw_what_new_ones_draw() -> None:
+    with sample_generators(3, [4]) as [rng]:
+        drawn = [rng.random(), int(rng.integers(0, 1000)), rng.random()]
+    new = random_stream(3, Purpose.TRAINING_MASK, 4)
+    assert drawn == [new.random(), int(new.integers(0, 1000)), new.random()]
+    with sample_generators(3, [4]) as [rng], sample_generators(3, [4]) as [other]:
+        assert rng.random() == other.random() == drawn[0], "nested blocks share no generator"
 
 
 def test_samples_are_masked_together_as_each_alone() -> None:
@@ -82,7 +87,8 @@ def test_samples_are_masked_together_as_each_alone() -> None:
     content[starts[:-1]] = False
     for more in ({}, {"span_length": 3.0}, {"word_starts": np.arange(TOKENS) % 2 == 0}):
         masker = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, **more)
-        together = masker.mask(tokens, content, starts, sample_generators(1, range(4)), 0.3)
+        with sample_generators(1, range(4)) as generators:
+            together = masker.mask(tokens, content, starts, generators, 0.3)
         for sample, (begin, end) in enumerate(itertools.pairwise(starts)):
             alone = mask(masker, tokens[begin:end], content[begin:end], 0.3, sample)
             for one, other in zip(together, alone, strict=True):
