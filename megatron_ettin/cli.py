@@ -1,4 +1,4 @@
-"""What the command lines in tools/ share: a parser that suggests, errors in one line, and a line of progress."""
+"""What the command lines in tools/ share: parser, number types, progress line, exit codes, worker lifetime."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from megatron_ettin.errors import ConfigError
 
 
 class ToolParser(argparse.ArgumentParser):
-    """argparse without abbreviations; what is wrong is a ConfigError, and an unknown flag gets the near name."""
+    """argparse without abbreviations; wrong input raises ConfigError, and an unknown flag gets a suggestion."""
 
     def __init__(self, description: str) -> None:
-        """Describe the tool in a sentence or two."""
+        """Create the parser; ``description`` is what ``--help`` shows."""
         super().__init__(
             description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse, or raise ConfigError."""
+        """Parse the arguments.
+
+        Raises:
+            ConfigError: a flag is unknown, missing or has a wrong value.
+        """
         known = [name for action in self._actions for name in action.option_strings]
         for argument in arguments:
             flag = argument.split("=", 1)[0]
@@ -35,33 +39,33 @@ class ToolParser(argparse.ArgumentParser):
         return self.parse_args(arguments)
 
     def error(self, message: str) -> NoReturn:
-        """Turn argparse's complaint into ours."""
+        """Raise argparse's message as ConfigError."""
         raise ConfigError(message.removeprefix("argument "))
 
 
 def positive(text: str) -> int:
-    """Parse a whole number above 0, for argparse."""
+    """Parse an integer above 0, for argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
 
 
 def count(text: str) -> int:
-    """Parse a whole number from 0 on, for argparse."""
+    """Parse an integer of at least 0, for argparse."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a non-negative integer")
     return int(text)
 
 
 def png_path(text: str) -> str:
-    """Parse the path of a picture, for argparse; another ending would ask for another format."""
+    """Parse the path of a PNG, for argparse; another suffix would select another format."""
     if not text.endswith(".png"):
         raise argparse.ArgumentTypeError(f"{text} does not end in .png")
     return text
 
 
 class ProgressLine:
-    """Where a long job is: one line that is written over on a terminal, and a line now and then in a log."""
+    """Progress of a long job: one line that is overwritten on a terminal, a line every 30 s in a log."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to ``stream``."""
@@ -72,27 +76,27 @@ class ProgressLine:
         self._width = 0
 
     def update(self, text: str) -> None:
-        """Show ``text``, unless the last one was shown only just now."""
+        """Show ``text``, unless the previous update is too recent."""
         now = time.monotonic()
         if now - self._shown_at >= self._seconds_between:
             self._shown_at = now
             self._write(text, "\r" if self._is_terminal else "\n")
 
     def finish(self, text: str) -> None:
-        """Show ``text`` as the last word."""
+        """Show ``text`` and end the line."""
         self._write(text, "\n")
 
     def _write(self, text: str, end: str) -> None:
-        self._stream.write(text.ljust(self._width) + end)  # a shorter text covers the longer one before it
+        self._stream.write(text.ljust(self._width) + end)  # padded, to overwrite a longer text
         self._stream.flush()
         self._width = len(text) if self._is_terminal else 0
 
 
 def run_tool(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run a tool on the command line and exit with what it returns.
+    """Run a tool on the command line and exit with the code it returns.
 
-    Wrong input and what the system refuses (no permission, no space left) is one line and exit code 2. A stop signal
-    ends the tool as an exception does, so that it takes half-written files away.
+    Wrong input and system errors (no permission, no space left) print one line and exit with 2. SIGTERM ends the tool
+    as an exception does, so that it removes half-written files.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -102,8 +106,8 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> NoReturn:
         code = 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        reason = " ".join((error.strerror or str(error)).split())
-        sys.stderr.write(f"error: {where}{reason}\n")
+        reason = error.strerror or str(error)
+        sys.stderr.write(f"error: {where}{' '.join(reason.split())}\n")
         code = 2
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
@@ -123,6 +127,6 @@ def end_with_parent() -> None:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the known name nearest to ``name``, or nothing where none is near."""
+    """Return "; did you mean X?" for the known name closest to ``name``, or "" if none is close."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""

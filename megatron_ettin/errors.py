@@ -1,4 +1,4 @@
-"""Exceptions that end a run with one line: what a user gave, and what training came to."""
+"""Errors that end a run with one line, and the text of a library's error on one line."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ class ConfigError(ValueError):
     """
 
     def __str__(self) -> str:
-        """Return the message on one line, whatever a value in it holds."""
+        """Return the message on one line, even if a value in it has line breaks."""
         return " ".join(super().__str__().splitlines())
 
 
 class RunFailure(RuntimeError):
-    """Training came to a point from which it must not go on; all ranks find so at the same step.
+    """Training cannot continue; every rank raises it at the same step.
 
     The message is one line naming the step and the rule. Entry points print it after ``error:`` and exit 1.
     """
 
 
 def one_line(error: BaseException) -> str:
-    """Return what a library says of an error on one line, or the error's type where it says nothing."""
+    """Return an error's message on one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

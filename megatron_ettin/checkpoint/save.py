@@ -23,7 +23,6 @@ from megatron_ettin.checkpoint.folder.layout import (
     mark_whole,
     point_latest,
     step_folder_name,
-    write_json_atomic,
 )
 from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry
 from megatron_ettin.checkpoint.state import Layout, TrainedParts, TrainingState, describe_run
@@ -31,6 +30,7 @@ from megatron_ettin.checkpoint.tensors import Entries, optimizer_steps, training
 from megatron_ettin.checkpoint.writer import HostBuffers, StateWriter, WrittenPart
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import RunFailure
+from megatron_ettin.files import format_bytes, write_json_atomic
 from megatron_ettin.runtime.ranks import Ranks
 
 OPTIMIZER_STEPS_KEY = "optimizer_steps"
@@ -160,15 +160,11 @@ def check_room(save: Path, step: int, entries: Entries) -> None:
     needed = round(tensors * (1 + _SPARE_SHARE)) + _SPARE_BYTES
     if needed > free:
         raise RunFailure(
-            f"--save {save}: the disk has {_size(free)} free and the checkpoint of step {step} needs {_size(needed)}; "
-            "former checkpoints are whole"
+            f"--save {save}: the disk has {format_bytes(free)} free and the checkpoint of step {step} needs "
+            f"{format_bytes(needed)}; former checkpoints are whole"
         )
 
 
 def _stored_bytes(entry: Any) -> int:
     """Return the bytes that this rank writes of an entry; replicas are written by one rank only."""
     return int(entry.data.nbytes) if entry.data is not None and is_main_replica(entry.replica_id) else 0
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

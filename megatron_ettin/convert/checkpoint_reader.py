@@ -21,7 +21,7 @@ from torch import Tensor
 from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER
 from megatron_ettin.convert.file_spans import FileSpan, FileWindow, find_elements
 from megatron_ettin.convert.tensor_names import TensorName
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, first_line
 
 METADATA_FILE = ".metadata"
 
@@ -238,7 +238,7 @@ class CheckpointReader:
             with (self._state / chunk.file).open("rb") as file:
                 return read(file, chunk)
         except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
-            raise ConfigError(f"--load {self._state}: cannot read {name}: {_first_line(error)}") from error
+            raise ConfigError(f"--load {self._state}: cannot read {name}: {first_line(error)}") from error
 
     def _whole(self, name: str) -> StoredTensor:
         stored = self._stored(name)
@@ -262,7 +262,3 @@ def _load(file: io.BufferedReader, chunk: StoredChunk) -> Tensor:
 
 def _find(file: io.BufferedReader, chunk: StoredChunk, dtype: torch.dtype) -> int | None:
     return find_elements(file, chunk.begin, chunk.num_bytes, chunk.sizes, dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,6 @@ from megatron_ettin.checkpoint.folder.layout import (
     mark_whole,
     point_latest,
     step_folder_name,
-    write_json_atomic,
 )
 from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.parallel import padded_vocab_size
@@ -41,7 +40,7 @@ from megatron_ettin.convert.tensor_names import (
     tensor_names,
 )
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.files import new_folder
+from megatron_ettin.files import new_folder, write_json_atomic
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

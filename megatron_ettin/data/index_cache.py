@@ -8,19 +8,20 @@ FOLDER/.KEY.*.part/   a build under way, or one that was interrupted: never read
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from megatron_ettin.files import locked
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -57,12 +58,12 @@ class IndexCache:
         key = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:24]
         kept = self.folder / key
         if not _is_whole(kept):
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                lock = (self.folder / f"lock-{key}").open("w")
-            except OSError:
-                return build()
-            with lock, _held(lock.fileno()):
+            with ExitStack() as stack:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locked(self.folder / f"lock-{key}"))
+                except OSError:
+                    return build()
                 if not _is_whole(kept):
                     arrays = build()
                     if not self._keep(arrays, kept):
@@ -89,16 +90,6 @@ class IndexCache:
             shutil.rmtree(part, ignore_errors=True)
             return _is_whole(kept)
         return True
-
-
-@contextmanager
-def _held(descriptor: int) -> Iterator[None]:
-    """Hold a lock that is free again when the process ends, however it does."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _is_whole(kept: Path) -> bool:

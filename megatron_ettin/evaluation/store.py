@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.checkpoint.folder.layout import write_json_atomic
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.models.subject import Subject
 from megatron_ettin.evaluation.results import (
@@ -26,6 +24,7 @@ from megatron_ettin.evaluation.results import (
     read_items,
     read_json,
 )
+from megatron_ettin.files import locked, write_json_atomic
 
 _BASIS_FILE = "basis.json"
 _UNSAFE = re.compile(r"[^\w.-]+")
@@ -103,8 +102,7 @@ class ResultStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep out other processes that write results of the same model."""
-        with (self._folder / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self._folder / ".lock"):
             yield
 
 

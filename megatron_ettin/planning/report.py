@@ -11,7 +11,9 @@ from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_unit
 from megatron_ettin.config.token_counts import format_token_count
+from megatron_ettin.files import format_bytes
 from megatron_ettin.planning.cluster import Cluster, fullest_rank, layout_flags
+from megatron_ettin.planning.memory import MemoryEstimate
 from megatron_ettin.planning.plan import Moment, Plan
 
 _NAME_WIDTH = 23
@@ -28,8 +30,8 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield from _model_rows(plan)
     yield from _work_rows(plan)
     memory = plan.fullest_rank
-    yield "memory per rank", f"{_size(memory.total)}, estimated for the fullest rank"
-    yield "", _parts({name: _size(held) for name, held in asdict(memory).items()})
+    yield "memory per rank", f"{format_bytes(memory.total)}, estimated for the fullest rank"
+    yield "", _memory_parts(memory)
     if plan.cluster and plan.cluster.memory_bytes:
         yield from _cluster_rows(plan, plan.cluster)
     yield "not the default", _changed(plan.config)
@@ -38,11 +40,12 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _cluster_rows(plan: Plan, cluster: Cluster) -> Iterator[tuple[str, str]]:
-    yield "memory of a GPU", f"{_size(cluster.memory_bytes)}, {_size(cluster.usable_bytes)} of it for what is estimated"
+    usable = format_bytes(cluster.usable_bytes)
+    yield "memory of a GPU", f"{format_bytes(cluster.memory_bytes)}, {usable} of it for what is estimated"
     if plan.recommended:
         memory = fullest_rank(plan.recommended, cluster)
         yield "recommended", layout_flags(plan.recommended)
-        yield "", f"{_size(memory.total)}: " + _parts({name: _size(held) for name, held in asdict(memory).items()})
+        yield "", f"{format_bytes(memory.total)}: {_memory_parts(memory)}"
 
 
 def _model_rows(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -139,9 +142,9 @@ def _changed(config: RunConfig) -> str:
     return " ".join(option.spell(value) for option, value in values.items() if value != option.default)
 
 
+def _memory_parts(memory: MemoryEstimate) -> str:
+    return _parts({name: format_bytes(num_bytes) for name, num_bytes in asdict(memory).items()})
+
+
 def _parts(parts: dict[str, str]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {told}" for name, told in parts.items())
-
-
-def _size(held_bytes: int) -> str:
-    return f"{held_bytes / 2**30:.2f} GiB" if held_bytes >= 2**30 else f"{held_bytes / 2**20:.1f} MiB"

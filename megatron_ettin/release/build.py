@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.checkpoint.folder.layout import MARKER_FILE, write_json_atomic
+from megatron_ettin.checkpoint.folder.layout import MARKER_FILE
 from megatron_ettin.convert.export import CARD_FILE
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.files import link_tree, new_folder
+from megatron_ettin.files import link_tree, new_folder, write_json_atomic
 from megatron_ettin.release.convert import Log, convert_revisions
 from megatron_ettin.release.main_folder import write_main_folder
 from megatron_ettin.release.manifest import FileRecord, RevisionManifest, fingerprint, read_manifest, record_files

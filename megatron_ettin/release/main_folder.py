@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from megatron_ettin.checkpoint.folder.layout import read_run_json, write_json_atomic
+from megatron_ettin.checkpoint.folder.layout import read_run_json
 from megatron_ettin.checkpoint.folder.metrics_file import metrics_at, read_metrics
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.export import CARD_FILE
@@ -18,7 +18,7 @@ from megatron_ettin.convert.import_model import CONFIG_FILE
 from megatron_ettin.convert.model_card import CardSubject, write_model_card
 from megatron_ettin.convert.options import ExportOptions, released_as
 from megatron_ettin.convert.training_facts import short_count
-from megatron_ettin.files import link_tree, new_folder
+from megatron_ettin.files import link_tree, new_folder, write_json_atomic
 from megatron_ettin.release.manifest import FileRecord, RevisionManifest
 from megatron_ettin.release.plan.layout import CHECKPOINTS_FILE, TRAINING_ORDER_FILE, ReleaseFolder
 from megatron_ettin.release.plan.revisions import Revision

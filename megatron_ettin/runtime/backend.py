@@ -12,7 +12,7 @@ import torch
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE, BackendConfig, missing_hardware
 from megatron_ettin.config.fields import spell
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, first_line
 from megatron_ettin.runtime.device import Device
 
 
@@ -46,7 +46,7 @@ def engine_obstacle(device: Device) -> str:
     try:
         importlib.import_module("transformer_engine.pytorch")
     except (ImportError, OSError, AssertionError) as error:
-        return f"it cannot be imported: {str(error).splitlines()[0]}"
+        return f"it cannot be imported: {first_line(error)}"
     return ""
 
 

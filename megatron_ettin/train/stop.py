@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.checkpoint.folder.layout import write_json_atomic
+from megatron_ettin.files import write_json_atomic
 from megatron_ettin.runtime.signals import STOP_SIGNALS, StopSignals
 
 STOP_FILE = "stop.json"

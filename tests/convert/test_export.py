@@ -216,7 +216,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(
 def test_an_existing_export_is_replaced_only_when_asked(tmp_path: Path, checkpoint: Path) -> None:
     export_checkpoint(checkpoint, tmp_path / "out", check=False)
     (tmp_path / "out" / "left over").write_text("")
-    with pytest.raises(ConfigError, match="exists already; --overwrite replaces it"):
+    with pytest.raises(ConfigError, match="already exists; --overwrite replaces it"):
         export_checkpoint(checkpoint, tmp_path / "out", check=False)
     export_checkpoint(checkpoint, tmp_path / "out", check=False, overwrite=True)
     assert not (tmp_path / "out" / "left over").exists()

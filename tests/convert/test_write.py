@@ -178,8 +178,8 @@ def test_a_taken_folder_is_replaced_only_when_asked(tmp_path: Path) -> None:
     write_hub_folder(tmp_path / "hub", "mlm")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         import_model(tmp_path / "hub", tmp_path / "run")
-    with pytest.raises(ConfigError, match="replaces only what it wrote"):
+    with pytest.raises(ConfigError, match="replaces only such folders"):
         import_model(tmp_path / "hub", tmp_path / "run", overwrite=True)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"

@@ -93,7 +93,7 @@ def test_tasks_of_local_files_are_known_as_such(tmp_path: Path) -> None:
         (["--suite", "bias", "--otput", "x"], r"--otput: unknown flag; did you mean --output\?"),
         (["--suite", "all", "--data", "/no/such"], "--data /no/such: there is no such folder"),
         (["--suite", "bias", "--train-items", "9"], r"--train-items: .* mean --classification-train-items\?"),
-        (["--suite", "bias", "--seeds", "x"], "--seeds: x is not a whole number from 0"),
+        (["--suite", "bias", "--seeds", "x"], "--seeds: x is not a non-negative integer"),
         (["--suite", "bias", "intrinsic", "--tasks", "mlm"], "with several suites name one, as bias/mlm"),
     ],
 )

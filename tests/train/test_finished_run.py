@@ -3,14 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_ettin.checkpoint.folder.layout import (
-    RUN_FILE,
-    TOKENIZER_FOLDER,
-    mark_whole,
-    step_folder_name,
-    write_json_atomic,
-)
+from megatron_ettin.checkpoint.folder.layout import RUN_FILE, TOKENIZER_FOLDER, mark_whole, step_folder_name
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import write_json_atomic
 from megatron_ettin.train.finished_run import FinishedRun
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.runs import TINY, tiny_run

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,7 +32,7 @@ from megatron_ettin.checkpoint.folder.integrity import (
     first_damage,
 )
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.files import flush_to_disk
+from megatron_ettin.files import flush_to_disk, write_json_atomic
 
 
 class DamagedCheckpoint(ConfigError):
@@ -225,18 +224,6 @@ def set_later_aside(save: Path, step: int) -> list[Path]:
         else:
             (save / LATEST_FILE).unlink(missing_ok=True)
     return moved
-
-
-def write_json_atomic(path: Path, value: Any) -> None:
-    """Write JSON so that a reader, now or after a power cut, finds the old file or the new one and nothing between."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    flush_to_disk(path.parent)
 
 
 def _step_folders(save: Path) -> list[tuple[int, Path]]:

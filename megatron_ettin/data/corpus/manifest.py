@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import atomic_file
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,8 @@ class Manifest:
 
     def save(self, prefix: str | Path) -> None:
         """Write the manifest of a pair."""
-        path = manifest_path(prefix)
-        part = path.with_name(path.name + ".part")
-        part.write_text(self.to_json(), encoding="utf-8")
-        part.replace(path)
+        with atomic_file(manifest_path(prefix)) as partial:
+            partial.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, prefix: str | Path) -> Manifest | None:

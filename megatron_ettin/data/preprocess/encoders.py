@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, first_line
 
 Ids = NDArray[np.integer]
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -111,14 +111,14 @@ def choose_encoder(
     except ImportError:
         return judge, "gigatoken is not installed"
     except Exception as error:
-        return judge, f"gigatoken does not support this tokenizer ({_first_line(error)})"
+        return judge, f"gigatoken does not support this tokenizer ({first_line(error)[:200]})"
     texts = [*sample, *_probes(tokenizer)]
     try:
         found = fast.encode(texts)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        return judge, f"gigatoken fails on a sample of the input ({_first_line(error)})"
+        return judge, f"gigatoken fails on a sample of the input ({first_line(error)[:200]})"
     for text, ids, expected in zip(texts, found, judge.encode(texts), strict=True):
         if not np.array_equal(ids, expected):
             return judge, f"gigatoken encodes {_excerpt(text, ids, expected, judge)} differently"
@@ -150,7 +150,3 @@ def _excerpt(text: str, ids: Ids, expected: Ids, judge: LibraryEncoder) -> str:
     )
     near = judge._tokenizer.decode([int(token) for token in expected[max(0, place - 4) : place + 4]])
     return repr(near or text[:40])
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 import random
 import re
 import sysconfig
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from megatron_ettin.data.preprocess.texts import read_texts
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import write_json_lines
 
 KNOWN_ENDINGS = tuple(f".{kind}{packed}" for kind in ("jsonl", "json", "parquet") for packed in ("", ".gz", ".zst"))
 SMALLEST_CHARACTERS = 80
@@ -125,11 +125,4 @@ def choose_documents(documents: Iterable[Document], *, seed: int, largest_bytes:
 
 def write_jsonl(documents: Iterable[Document], path: Path) -> None:
     """Write one {"text", "source"} object a line; the file appears when it is whole."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for document in documents:
-                file.write(json.dumps({"text": document.text, "source": document.source}) + "\n")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_json_lines({path: ({"text": document.text, "source": document.source} for document in documents)})

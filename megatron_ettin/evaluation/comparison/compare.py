@@ -18,7 +18,7 @@ from megatron_ettin.evaluation.comparison.report import LEARNING_CURVE, Comparis
 from megatron_ettin.evaluation.comparison.scaling_figure import draw_scaling
 from megatron_ettin.evaluation.comparison.scores import suite_panel
 from megatron_ettin.evaluation.results import read_results
-from megatron_ettin.files import whole_file
+from megatron_ettin.files import atomic_file
 
 REPORT_FILE = "report.md"
 
@@ -61,7 +61,7 @@ def write_comparison(comparison: Comparison, output: Path) -> Written:
             (output / f"{LEARNING_CURVE}{suffix}").unlink(missing_ok=True)
     files = [path for stem, figure in figures.items() for path in save_figure(figure, output / stem)]
     text = report_text(comparison)
-    with whole_file(output / REPORT_FILE) as partial:
+    with atomic_file(output / REPORT_FILE) as partial:
         partial.write_text(text, encoding="utf-8")
     return Written(text, [output / REPORT_FILE, *files])
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from megatron_ettin.evaluation.models.kinds import KINDS, Kind
 from megatron_ettin.evaluation.run_reports.four_way import KIND_COLORS
-from megatron_ettin.files import whole_file
+from megatron_ettin.files import atomic_file
 
 FIGURE_SUFFIXES = (".png", ".pdf")
 QUIET = "#5f6368"
@@ -59,6 +59,6 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in FIGURE_SUFFIXES]
     for path in paths:
         metadata: dict[str, Any] = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             figure.savefig(partial, dpi=200, format=path.suffix[1:], metadata=metadata)
     return paths

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.cli import suggestion
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, first_line
 from megatron_ettin.evaluation.models.weights import CONFIG_FILE
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
@@ -88,4 +88,4 @@ def _fetch(given: str, name: str, revision: str) -> Path:
             f"--model {given}: there is no such folder, and the Hub cannot be reached to look for the name"
         ) from error
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
-        raise ConfigError(f"--model {given}: the Hub refuses: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"--model {given}: the Hub refuses: {first_line(error)}") from error

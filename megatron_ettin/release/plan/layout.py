@@ -11,14 +11,14 @@ SAVE/training_order/         the tokens in the order of training, where the run 
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import locked
 from megatron_ettin.release.plan.revisions import Revision
 
 RELEASE_FILE = "release.json"
@@ -69,10 +69,10 @@ class ReleaseFolder:
         Raises:
             ConfigError: another process holds it.
         """
-        with (self.root / "lock").open("a") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                stack.enter_context(locked(self.root / "lock", wait=False))
+            except BlockingIOError as error:
                 raise ConfigError(f"--save {self.root}: another process is writing this release") from error
             yield
 

@@ -14,6 +14,7 @@ from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TENSORBOARD_FO
 from megatron_ettin.config.layer_pattern import MASKING_OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError, one_line
+from megatron_ettin.files import atomic_file
 from megatron_ettin.train.step import StepResult, Sums
 
 Record = dict[str, float | int]
@@ -109,9 +110,8 @@ def _keep_lines_before(path: Path, first_step: int) -> None:
     kept = [line for line in lines if _step_of(line) < first_step]
     if len(kept) == len(lines):
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

@@ -11,13 +11,14 @@ import pytest
 
 from megatron_ettin.checkpoint.folder import layout, retention
 from megatron_ettin.config.checkpoint import CheckpointConfig
+from megatron_ettin.files import write_json_atomic
 
 
 def write_step(save: Path, step: int, tokens: int = 0, *, whole: bool = True) -> Path:
     folder = save / layout.step_folder_name(step)
     (folder / layout.STATE_FOLDER).mkdir(parents=True)
     (folder / layout.STATE_FOLDER / "__0_0.distcp").write_bytes(b"x")
-    layout.write_json_atomic(folder / layout.RUN_FILE, {"format_version": 1, "step": step, "consumed_tokens": tokens})
+    write_json_atomic(folder / layout.RUN_FILE, {"format_version": 1, "step": step, "consumed_tokens": tokens})
     if whole:
         layout.mark_whole(folder)
     return folder

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.checkpoint.folder.layout import mark_whole, step_folder_name, write_json_atomic
+from megatron_ettin.checkpoint.folder.layout import mark_whole, step_folder_name
 from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.files import write_json_atomic
 from megatron_ettin.train.preflight import inputs
 from megatron_ettin.train.preflight.prepare import PreparedRun, prepare_run
 from tests.helpers.corpora import open_corpus

@@ -22,23 +22,23 @@ def parser() -> ToolParser:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--inptu", "x"], r"^--inptu: unknown flag; did you mean --input\?$"),
         (["--inptu=x"], r"^--inptu: unknown flag; did you mean --input\?$"),
         (["--inp", "x"], r"^--inp: unknown flag"),
         (["--workers", "2"], r"--input"),
-        (["--input", "x", "--workers", "0"], r"^--workers: 0 is not a whole number above 0$"),
-        (["--input", "x", "--workers", "1.5"], r"^--workers: 1.5 is not a whole number above 0$"),
+        (["--input", "x", "--workers", "0"], r"^--workers: 0 is not a positive integer$"),
+        (["--input", "x", "--workers", "1.5"], r"^--workers: 1.5 is not a positive integer$"),
         (["--input", "x", "y"], r"unrecognized arguments: y"),
     ],
 )
-def test_wrong_flags(arguments: list[str], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_flags_raise_config_errors(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parser().parse(arguments)
 
 
-def test_right_flags() -> None:
+def test_flags_are_parsed() -> None:
     options = parser().parse(["--input=--odd", "--workers", "3"])
     assert (options.input, options.workers) == ("--odd", 3)
 
@@ -59,7 +59,7 @@ def exit_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Sequence[str
     return run
 
 
-def test_exit_codes_and_one_line(exit_of, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_errors_print_one_line_and_set_the_exit_code(exit_of, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     def wrong(arguments: Sequence[str]) -> int:
         raise ConfigError("--flag x: is\nwrong")
 
@@ -80,9 +80,9 @@ def test_exit_codes_and_one_line(exit_of, capsys: pytest.CaptureFixture[str]) ->
     assert exit_of(wrong) == 2
     assert exit_of(missing) == 2
     assert exit_of(stopped) == 143
-    told = "error: --flag x: is wrong\nerror: /nowhere/file: No such file or directory\ncleaned up\n"
-    assert capsys.readouterr().err == told
-    with pytest.raises(KeyError):  # an error of ours keeps its traceback
+    output = "error: --flag x: is wrong\nerror: /nowhere/file: No such file or directory\ncleaned up\n"
+    assert capsys.readouterr().err == output
+    with pytest.raises(KeyError):  # a bug keeps its traceback
         run_tool(bug)
 
 
@@ -91,7 +91,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_written_over_on_a_terminal_and_seldom_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_overwrites_a_terminal_line_and_is_rare_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("megatron_ettin.cli.time.monotonic", lambda: now)
     terminal, log = Terminal(), io.StringIO()
@@ -102,6 +102,6 @@ def test_progress_is_written_over_on_a_terminal_and_seldom_in_a_log(monkeypatch:
     for line in lines:
         line.finish("end")
     written = terminal.getvalue()
-    assert [len(part) for part in written.split("\r")[:3]] == [3, 100, 400], "0.1 and 0.4 came too soon"
+    assert [len(part) for part in written.split("\r")[:3]] == [3, 100, 400], "the updates at 0.1 and 0.4 are too early"
     assert written.endswith(f"\r{'end':400}\n")
     assert log.getvalue() == "x" * 400 + "\nend\n"
