@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from peer_model import build_peer
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.planning.model_size import training_flops
@@ -46,7 +46,7 @@ def peer_step(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
             lengths = [int(n) for batch in taken for n in batch["attention_mask"].sum(1)]
             scored = sum(int((batch["labels"] != IGNORED).sum()) for batch in taken)
             tokens.append(sum(lengths))
-            mask_kind = MASK_OF_OBJECTIVE[config.training.objective]
+            mask_kind = mask_kind_of(config.training.objective)
             flops.append(training_flops(config.model, mask_kind, lengths, scored))
     return {
         "tokens_per_second": statistics.median(count / took for count, took in zip(tokens, seconds, strict=True)),

@@ -135,7 +135,7 @@ def shares(config: RunConfig, steps: int) -> dict[str, Any]:
     tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
     objective = build_objective(config, tokenizer)
     ranks = start_process(config, device)
-    training = build_training(config, objective.mask_kind, device, ranks)
+    training = build_training(config, objective.traits.mask_kind, device, ranks)
     rows = build_training_rows(config, open_corpus(config), tokenizer)
     spent: dict[str, float] = {}
     watch_parts(training, spent)

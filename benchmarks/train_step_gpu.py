@@ -125,7 +125,7 @@ def measure(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
     objective = build_objective(config, tokenizer)
     ranks = start_process(config, device)
-    training = build_training(config, objective.mask_kind, device, ranks)
+    training = build_training(config, objective.traits.mask_kind, device, ranks)
     rows = build_training_rows(config, open_corpus(config), tokenizer)
     build = pinned(partial(step_batches, plan_steps(config, rows, objective), rows, objective, ranks), device)
     seconds, waits, tokens, flops, losses = [], [], [], [], []

@@ -7,6 +7,7 @@ from pathlib import Path
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
 from megatron_ettin.config.fields import refuse, run_options, spell, value_of
 from megatron_ettin.config.mask_schedule import largest_mask_ratio, parse_mask_schedule
+from megatron_ettin.config.objectives import names_of
 from megatron_ettin.config.parallel import data_parallel_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.sources import parse_sources
@@ -229,7 +230,9 @@ def check_completeness(config: RunConfig, *, planning: bool) -> None:
     """What has no default is there."""
     training, checkpoint = config.training, config.checkpoint
     if not training.objective:
-        raise ConfigError("--objective is missing: mlm or mntp trains an encoder, clm a decoder")
+        raise ConfigError(
+            f"--objective is missing: {names_of('encoder')} trains an encoder, {names_of('decoder')} a decoder"
+        )
     if training.eval_only and not checkpoint.load:
         raise ConfigError("--eval-only needs --load, the checkpoint to measure")
     if planning:

@@ -15,9 +15,11 @@ from typing import Literal, NoReturn
 
 from megatron_ettin.cli import suggestion
 from megatron_ettin.config.fields import Option, Value, field_value, run_options, run_sections, value_of
+from megatron_ettin.config.objectives import OBJECTIVES, names_of
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import IN_TOKENS, TWIN
+from megatron_ettin.config.training import PHASES
 from megatron_ettin.config.yaml_file import PRESET_KEY, read_yaml
 from megatron_ettin.errors import ConfigError
 
@@ -97,8 +99,8 @@ def _resolve(
     preset: str, values: Mapping[str, Value], given: Mapping[str, str], dry_run: DryRun, assumed: Mapping[str, str]
 ) -> Command:
     """Lay what the user wrote over the preset, which depends on objective and phase, and that over the defaults."""
-    # Of objectives only the bases of local layers depend; without one the run is refused later.
-    named = {"objective": "mlm", "phase": "pretrain", **assumed, **values}
+    # Only the RoPE bases of local layers depend on the objective; a run without one is refused later.
+    named = {"objective": next(iter(OBJECTIVES)), "phase": "pretrain", **assumed, **values}
     of_preset = preset_values(preset, str(named["objective"]), str(named["phase"])) if preset else {}
     for name in values:
         for yielding in (TWIN.get(name, ""), *_YIELDS.get(name, ())):
@@ -165,7 +167,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _FlagParser(
         prog="megatron_ettin.pretrain",
         usage=_USAGE,
-        description="Pretrain an encoder (--objective mlm or mntp) or a decoder (--objective clm).",
+        description=f"Pretrain an encoder (--objective {names_of('encoder')}) or a decoder "
+        f"(--objective {names_of('decoder')}).",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
@@ -237,10 +240,10 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
 
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
-_USAGE = """
-  torchrun --nproc-per-node N -m %(prog)s [--config F.yaml] [--preset NAME] --objective {mlm,clm,mntp}
-      [--phase {pretrain,extend,decay,cross}] --data-path PREFIX --tokenizer-model DIR --save DIR [--load DIR]
-      {--train-iters N | --train-tokens N} [flags]
+_USAGE = f"""
+  torchrun --nproc-per-node N -m %(prog)s [--config F.yaml] [--preset NAME] --objective {{{",".join(OBJECTIVES)}}}
+      [--phase {{{",".join(PHASES)}}}] --data-path PREFIX --tokenizer-model DIR --save DIR [--load DIR]
+      {{--train-iters N | --train-tokens N}} [flags]
   python -m %(prog)s ... --dry-run[=json]
   python -m %(prog)s --load DIR --eval-only --data-path PREFIX [flags]"""
 

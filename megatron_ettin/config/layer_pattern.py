@@ -5,23 +5,13 @@ Training, conversion, the reference forward and the tests all read the pattern f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import MaskKind
 
-MaskKind = Literal["bidirectional", "causal"]
 LayerKind = Literal["global", "local"]
-
-MASK_OF_OBJECTIVE: Mapping[str, MaskKind] = MappingProxyType(
-    {"mlm": "bidirectional", "clm": "causal", "mntp": "bidirectional"}
-)
-"""Who sees whom under each objective."""
-
-MASKING_OBJECTIVES = ("mlm", "mntp")
-"""Those that hide tokens and score what was hidden."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.options import option
 
 REVISION_PREFIXES = {"pretrain": "step", "extend": "ext", "decay": "decay", "cross": "cross"}
@@ -19,8 +20,8 @@ class TrainingConfig:
 
     objective: str = option(
         "",
-        "mlm trains an encoder, clm a decoder, mntp an encoder whose masked tokens are predicted one position before",
-        choices=("mlm", "clm", "mntp"),
+        ", ".join(f"{row.name} {row.summary}" for row in OBJECTIVES.values()),
+        choices=tuple(OBJECTIVES),
     )
     phase: str = option(
         "pretrain",

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import OBJECTIVES, is_encoder, mask_kind_of
 from megatron_ettin.convert.reference import TensorSource, reference_logits
-from megatron_ettin.convert.tensor_names import Objective
 
 RELATIVE_TOLERANCE = 2e-5
 """Largest difference allowed, as a share of the largest value (at least 1), all in fp32."""
@@ -48,7 +47,7 @@ def check_export(
     folder: Path,
     source: TensorSource,
     model: ModelConfig,
-    objective: Objective,
+    objective: str,
     *,
     pad_id: int,
     base_only: bool = False,
@@ -72,7 +71,7 @@ def check_export(
     def observe(place: str, document: int, hidden_SH: Tensor) -> None:
         expected[place, document] = hidden_SH
 
-    logits = reference_logits(source, model, MASK_OF_OBJECTIVE[objective], documents, observe=observe)
+    logits = reference_logits(source, model, mask_kind_of(objective), documents, observe=observe)
     expected |= {("logits", document): logits_SV for document, logits_SV in enumerate(logits)}
     if base_only:
         expected = {key: hidden for key, hidden in expected.items() if key[0] not in ("head", "logits")}
@@ -101,15 +100,15 @@ class _Loaded:
     head: nn.Module | None
 
 
-def _load_with_head(folder: Path, objective: Objective) -> _Loaded:
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+def _load_with_head(folder: Path, objective: str) -> _Loaded:
+    import transformers
 
-    released = _from_folder(AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM, folder)
-    head = released.head if objective == "mlm" else released.lm_head
+    released = _from_folder(getattr(transformers, OBJECTIVES[objective].hub.auto_class), folder)
+    head = released.head if is_encoder(objective) else released.lm_head
     return _Loaded(released, released.model, head)
 
 
-def _load_base(folder: Path, objective: Objective) -> _Loaded:
+def _load_base(folder: Path, objective: str) -> _Loaded:
     from transformers import AutoModel
 
     released = _from_folder(AutoModel, folder)

@@ -21,6 +21,7 @@ from megatron_ettin.checkpoint.folder.layout import (
 )
 from megatron_ettin.checkpoint.folder.metrics_file import metrics_at, read_metrics
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import is_encoder
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.check import CheckResult, check_export
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
@@ -32,7 +33,6 @@ from megatron_ettin.convert.model_card import CardSubject, write_model_card
 from megatron_ettin.convert.options import ExportOptions, check_license, released_as
 from megatron_ettin.convert.safetensors_writer import DTYPE_NAMES, TensorBytes, TensorEntry, write_safetensors
 from megatron_ettin.convert.tensor_names import (
-    Objective,
     TensorName,
     base_names,
     convert_to_theirs,
@@ -74,7 +74,7 @@ class ExportResult:
     """What was written."""
 
     checkpoint: Path
-    objective: Objective
+    objective: str
     num_parameters: int
     num_bytes: int
     """Of the weights."""
@@ -89,7 +89,7 @@ class _Source:
     folder: Path
     run: dict[str, Any]
     model: ModelConfig
-    objective: Objective
+    objective: str
     max_positions: int
     tokens: SpecialTokens
     reader: CheckpointReader
@@ -237,7 +237,7 @@ def _write_descriptions(folder: Path, source: _Source) -> None:
         base_only=source.base_only,
     )
     write_json(folder / CONFIG_FILE, config)
-    if source.objective == "clm" and not source.base_only:
+    if not is_encoder(source.objective) and not source.base_only:
         ends = {"bos_token_id": tokens.cls.id, "eos_token_id": tokens.sep.id, "pad_token_id": tokens.pad.id}
         write_json(folder / "generation_config.json", ends | {"transformers_version": TESTED_TRANSFORMERS})
     write_release_tokenizer(source.folder / TOKENIZER_FOLDER, folder, source.objective, tokens, source.max_positions)

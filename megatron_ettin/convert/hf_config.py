@@ -12,17 +12,12 @@ from typing import Any
 
 from megatron_ettin.config.layer_pattern import layer_pattern, local_window
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import OBJECTIVES, RELEASED_OBJECTIVES, is_encoder
 from megatron_ettin.convert.hf_tokenizer import SpecialTokens
-from megatron_ettin.convert.tensor_names import Objective
 from megatron_ettin.errors import ConfigError
 
 TESTED_TRANSFORMERS = "5.23.0"
 """Version whose classes the conversion is tested against."""
-
-MODEL_TYPES: Mapping[Objective, str] = {"mlm": "modernbert", "clm": "modernbert-decoder"}
-ARCHITECTURES: Mapping[Objective, str] = {"mlm": "ModernBertForMaskedLM", "clm": "ModernBertDecoderForCausalLM"}
-BASE_ARCHITECTURES: Mapping[Objective, str] = {"mlm": "ModernBertModel", "clm": "ModernBertDecoderModel"}
-"""Without head and output."""
 
 FIXED: Mapping[str, bool | float | str] = {
     "attention_bias": False,
@@ -43,14 +38,14 @@ class ImportedConfig:
     """What a config.json says about a model."""
 
     model: ModelConfig
-    objective: Objective
+    objective: str
     max_positions: int
     has_output_bias: bool
 
 
 def config_to_theirs(
     model: ModelConfig,
-    objective: Objective,
+    objective: str,
     *,
     max_positions: int,
     tokens: SpecialTokens,
@@ -68,9 +63,10 @@ def config_to_theirs(
         base_only: describe the class without head and output.
     """
     kinds = [layer.kind for layer in layer_pattern(model, "bidirectional")]
+    classes = OBJECTIVES[objective].hub
     return {
-        "architectures": [(BASE_ARCHITECTURES if base_only else ARCHITECTURES)[objective]],
-        "model_type": MODEL_TYPES[objective],
+        "architectures": [classes.base_architecture if base_only else classes.architecture],
+        "model_type": classes.model_type,
         **FIXED,
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         "vocab_size": model.vocab_size,
@@ -105,13 +101,13 @@ def config_to_theirs(
     }
 
 
-def _local_attention(model: ModelConfig, objective: Objective) -> int:
+def _local_attention(model: ModelConfig, objective: str) -> int:
     """Return the ``local_attention`` under which their class sees as many keys as the model was trained with.
 
     Raises:
         ConfigError: the window is too narrow for a decoder to see itself.
     """
-    if objective == "mlm":
+    if is_encoder(objective):
         return model.sliding_window
     left, _ = local_window(model.sliding_window, "causal", model.causal_window)
     if left < 0:
@@ -122,8 +118,8 @@ def _local_attention(model: ModelConfig, objective: Objective) -> int:
     return widest
 
 
-def _keys_of_one_class(model: ModelConfig, objective: Objective) -> dict[str, Any]:
-    if objective == "mlm":
+def _keys_of_one_class(model: ModelConfig, objective: str) -> dict[str, Any]:
+    if is_encoder(objective):
         return {
             "classifier_pooling": "mean",
             "deterministic_flash_attn": False,
@@ -172,11 +168,11 @@ def config_to_ours(config: Mapping[str, Any]) -> ImportedConfig:
     return ImportedConfig(model, objective, max_positions, has_output_bias=_truth(config, "decoder_bias"))
 
 
-def _objective(config: Mapping[str, Any]) -> Objective:
-    for objective, model_type in MODEL_TYPES.items():
-        if config.get("model_type") == model_type:
-            return objective
-    raise _refusal(config, "model_type", f"must be one of {', '.join(MODEL_TYPES.values())}")
+def _objective(config: Mapping[str, Any]) -> str:
+    known = {OBJECTIVES[name].hub.model_type: name for name in RELEASED_OBJECTIVES}
+    if config.get("model_type") not in known:
+        raise _refusal(config, "model_type", f"must be one of {', '.join(known)}")
+    return known[config["model_type"]]
 
 
 def _global_attention_every(config: Mapping[str, Any], num_layers: int) -> int:
@@ -222,14 +218,14 @@ def _old_local_base(config: Mapping[str, Any]) -> float:
     return _number(config, "global_rope_theta" if unset else "local_rope_theta")
 
 
-def _sliding_window(config: Mapping[str, Any], objective: Objective, max_positions: int) -> int:
+def _sliding_window(config: Mapping[str, Any], objective: str, max_positions: int) -> int:
     """Return the width of local layers; "no window" (null or negative) becomes one that reaches over every row."""
     width = config.get("local_attention", 0)
     if width is None or (isinstance(width, int) and width < 0):
         return 2 * (max_positions + 1)
     if _whole_number(config, "local_attention") < 2:
         raise _refusal(config, "local_attention", "must be at least 2, or -1 for no window")
-    if objective == "clm" and config.get("sliding_window") not in (None, width // 2):
+    if not is_encoder(objective) and config.get("sliding_window") not in (None, width // 2):
         raise _refusal(config, "sliding_window", f"must be half of local_attention {width}")
     return int(width)
 

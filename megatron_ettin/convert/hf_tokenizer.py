@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.convert.tensor_names import Objective
+from megatron_ettin.config.objectives import OBJECTIVES, is_encoder
 from megatron_ettin.errors import ConfigError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -40,7 +40,7 @@ class SpecialTokens:
         return {role: token for role, token in vars(self).items() if token is not None}
 
 
-def read_special_tokens(folder: Path, objective: Objective, vocab_size: int) -> SpecialTokens:
+def read_special_tokens(folder: Path, objective: str, vocab_size: int) -> SpecialTokens:
     """Find the special tokens of a tokenizer folder.
 
     A role is named by the tokenizer's config where that says so, and is played by [CLS], [SEP], ... where it does not.
@@ -55,8 +55,7 @@ def read_special_tokens(folder: Path, objective: Objective, vocab_size: int) -> 
         text = named.get(role, f"[{role.upper()}]")
         if text in ids:
             found[role] = SpecialToken(text, ids[text])
-    needed = ("cls", "sep", "pad", "mask") if objective == "mlm" else ("cls", "sep", "pad")
-    for role in needed:
+    for role in OBJECTIVES[objective].special_tokens:
         if role not in found:
             text = named.get(role, f"[{role.upper()}]")
             raise ConfigError(f"{folder / TOKENIZER_FILE}: has no {text} token, which {objective} models need")
@@ -82,7 +81,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def write_release_tokenizer(
-    source: Path, target: Path, objective: Objective, tokens: SpecialTokens, max_positions: int
+    source: Path, target: Path, objective: str, tokens: SpecialTokens, max_positions: int
 ) -> None:
     """Write the tokenizer as users of a released model need it: it adds to a text what training added to a document.
 
@@ -142,15 +141,15 @@ def _named_roles(folder: Path) -> dict[str, str]:
     return named
 
 
-def _post_processor(objective: Objective, tokens: SpecialTokens) -> dict[str, Any]:
+def _post_processor(objective: str, tokens: SpecialTokens) -> dict[str, Any]:
     """Return tokenizer.json's template for what stands around one text, or two."""
 
     def special(token: SpecialToken) -> dict[str, Any]:
         return {"SpecialToken": {"id": token.text, "type_id": 0}}
 
     first, second = ({"Sequence": {"id": text, "type_id": 0}} for text in "AB")
-    start, end = [special(tokens.cls)], [special(tokens.sep)] if objective == "mlm" else []
-    used = [tokens.cls, tokens.sep] if objective == "mlm" else [tokens.cls]
+    start, end = [special(tokens.cls)], [special(tokens.sep)] if is_encoder(objective) else []
+    used = [tokens.cls, tokens.sep] if is_encoder(objective) else [tokens.cls]
     return {
         "type": "TemplateProcessing",
         "single": [*start, first, *end],
@@ -159,15 +158,15 @@ def _post_processor(objective: Objective, tokens: SpecialTokens) -> dict[str, An
     }
 
 
-def _tokenizer_config(objective: Objective, tokens: SpecialTokens, max_positions: int) -> dict[str, Any]:
-    of_decoder = {"bos_token": tokens.cls.text, "eos_token": tokens.sep.text} if objective == "clm" else {}
+def _tokenizer_config(objective: str, tokens: SpecialTokens, max_positions: int) -> dict[str, Any]:
+    of_decoder = {} if is_encoder(objective) else {"bos_token": tokens.cls.text, "eos_token": tokens.sep.text}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_positions,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         # Text is continued at its right end, where a decoder must not meet padding.
-        "padding_side": "right" if objective == "mlm" else "left",
+        "padding_side": "right" if is_encoder(objective) else "left",
         **{f"{role}_token": token.text for role, token in tokens.named().items()},
         **of_decoder,
     }

@@ -34,7 +34,6 @@ from megatron_ettin.convert.safetensors_writer import DTYPE_NAMES, TensorEntry
 from megatron_ettin.convert.tensor_names import (
     OUTPUT_BIAS,
     THEIR_OUTPUT_MATRIX,
-    Objective,
     TensorName,
     convert_to_ours,
     tensor_names,
@@ -160,9 +159,7 @@ class _StreamingPlanner(DefaultSavePlanner):
         return self._load(write_item.index.fqn)
 
 
-def import_model(
-    load: Path, save: Path, *, relabel: Objective | None = None, overwrite: bool = False
-) -> ImportedConfig:
+def import_model(load: Path, save: Path, *, relabel: str | None = None, overwrite: bool = False) -> ImportedConfig:
     """Write the checkpoint folder ``save`` from the model folder ``load``: weights in fp32, no optimizer state.
 
     Args:
@@ -213,7 +210,7 @@ def _write_weights(state: Path, folder: HubFolder, imported: ImportedConfig, nam
     write_state(state, [TensorEntry(name.ours, stored_shape(name), torch.float32) for name in names], load)
 
 
-def _describe(load: Path, imported: ImportedConfig, objective: Objective) -> dict[str, Any]:
+def _describe(load: Path, imported: ImportedConfig, objective: str) -> dict[str, Any]:
     """Return run.json of a run that has not begun. Its lineage tells what the weights were made by."""
     config = RunConfig(
         model=imported.model,

@@ -8,16 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_ettin.checkpoint.folder.metrics_file import Record
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, layer_pattern
+from megatron_ettin.config.layer_pattern import layer_pattern
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.hf_config import ARCHITECTURES, BASE_ARCHITECTURES, TESTED_TRANSFORMERS
+from megatron_ettin.config.objectives import OBJECTIVES, mask_kind_of
+from megatron_ettin.convert.hf_config import TESTED_TRANSFORMERS
 from megatron_ettin.convert.options import UNKNOWN_LICENSE
-from megatron_ettin.convert.tensor_names import Objective
 from megatron_ettin.convert.training_facts import data_blend, lineage_rows, recipe_facts, short_count
-
-_KINDS: Mapping[Objective, str] = {"mlm": "encoder", "clm": "decoder"}
-_TASKS: Mapping[Objective, str] = {"mlm": "fill-mask", "clm": "text-generation"}
-_AUTO_CLASSES: Mapping[Objective, str] = {"mlm": "AutoModelForMaskedLM", "clm": "AutoModelForCausalLM"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +23,7 @@ class CardSubject:
     run: Mapping[str, Any]
     """The checkpoint's ``run.json``."""
     model: ModelConfig
-    objective: Objective
+    objective: str
     """What the released model is for; after a re-labelling not what it was trained by."""
     num_parameters: int
     """Weights in the folder; a tied output matrix is the embedding and counts once."""
@@ -46,7 +42,7 @@ class CardSubject:
 def write_model_card(subject: CardSubject) -> str:
     """Return the card's text."""
     sections = {
-        f"A ModernBERT-shaped {_KINDS[subject.objective]}": _introduction(subject),
+        f"A ModernBERT-shaped {OBJECTIVES[subject.objective].product}": _introduction(subject),
         "Use": _use(subject),
         "Architecture": _architecture(subject.model, subject.objective),
         "Training": _training(subject),
@@ -63,8 +59,8 @@ def write_model_card(subject: CardSubject) -> str:
 
 
 def _front_matter(subject: CardSubject) -> list[str]:
-    task = "feature-extraction" if subject.base_only else _TASKS[subject.objective]
-    tags = [f"- {tag}" for tag in ("modernbert", "ettin", _KINDS[subject.objective])]
+    task = "feature-extraction" if subject.base_only else OBJECTIVES[subject.objective].hub.pipeline_tag
+    tags = [f"- {tag}" for tag in ("modernbert", "ettin", OBJECTIVES[subject.objective].product)]
     facts = [f"license: {subject.license}", "library_name: transformers", f"pipeline_tag: {task}"]
     return ["---", *facts, "tags:", *tags, "---"]
 
@@ -77,8 +73,8 @@ def _introduction(subject: CardSubject) -> list[str]:
         f"{model.num_attention_heads} heads, vocabulary {model.vocab_size:,}."
     )
     lines = [f"Pretrained with megatron_ettin on {short_count(tokens)} tokens. {size}"]
-    trained_as = [_KINDS["clm" if s["objective"] == "clm" else "mlm"] for s in subject.run.get("lineage", [])]
-    if trained_as and trained_as[-1] != _KINDS[objective]:
+    trained_as = [OBJECTIVES[s["objective"]].product for s in subject.run.get("lineage", [])]
+    if trained_as and trained_as[-1] != OBJECTIVES[objective].product:
         was = trained_as[-1]
         lines += ["", f"The weights of {'an' if was == 'encoder' else 'a'} {was}, re-labelled and not yet trained on."]
     if subject.base_only:
@@ -87,9 +83,9 @@ def _introduction(subject: CardSubject) -> list[str]:
 
 
 def _use(subject: CardSubject) -> list[str]:
-    objective = subject.objective
-    auto = "AutoModel" if subject.base_only else _AUTO_CLASSES[objective]
-    architecture = (BASE_ARCHITECTURES if subject.base_only else ARCHITECTURES)[objective]
+    classes = OBJECTIVES[subject.objective].hub
+    auto = "AutoModel" if subject.base_only else classes.auto_class
+    architecture = classes.base_architecture if subject.base_only else classes.architecture
     place = f'"{subject.repository}"' + (f', revision="{subject.revision}"' if subject.revision else "")
     return [
         "```python",
@@ -103,14 +99,14 @@ def _use(subject: CardSubject) -> list[str]:
     ]
 
 
-def _architecture(model: ModelConfig, objective: Objective) -> list[str]:
-    layers = layer_pattern(model, MASK_OF_OBJECTIVE[objective])
+def _architecture(model: ModelConfig, objective: str) -> list[str]:
+    layers = layer_pattern(model, mask_kind_of(objective))
     num_global = sum(layer.window is None for layer in layers)
     window = next((layer.window for layer in layers if layer.window is not None), (0, 0))
     local = f"{len(layers) - num_global} local ({window[0]} positions back, {window[1]} ahead)"
     output = "its own matrix" if model.untie_embeddings_and_output_weights else "the embedding's matrix"
     facts = [
-        ("attention", f"{MASK_OF_OBJECTIVE[objective]}; {num_global} global layers, {local}"),
+        ("attention", f"{mask_kind_of(objective)}; {num_global} global layers, {local}"),
         ("RoPE base", f"{model.rope_global_base:,.0f} global, {model.rope_local_base:,.0f} local"),
         ("MLP", f"gated GELU of width {model.ffn_hidden_size:,}"),
         ("norm", f"LayerNorm without bias, epsilon {model.norm_epsilon:g}"),
@@ -138,7 +134,7 @@ def _results(subject: CardSubject) -> list[str]:
     figures = dict(subject.metrics)
     if subject.run.get("validation_loss") is not None:
         figures["validation_loss"] = subject.run["validation_loss"]
-        if subject.objective == "clm":
+        if OBJECTIVES[subject.objective].quality_metric == "perplexity":
             figures["validation_perplexity"] = math.exp(min(figures["validation_loss"], 700.0))
     told = {
         "validation_loss": "validation loss, nats per scored token",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
-from typing import Literal
 
+from megatron_ettin.config.objectives import OBJECTIVES, RELEASED_OBJECTIVES, released_objective
 from megatron_ettin.errors import ConfigError
 
 SHARD_BYTES = 5_000_000_000
@@ -24,7 +24,7 @@ class ExportOptions:
 
     dtype: str = ""
     """Type of the released weights; empty keeps the one they are stored in."""
-    relabel: Literal["mlm", "clm"] | None = None
+    relabel: str | None = None
     """Release as a model of this objective, whatever it was trained by."""
     base_only: bool = False
     """Leave out head and output."""
@@ -37,22 +37,21 @@ class ExportOptions:
     """Largest size of one file of weights."""
 
 
-def released_as(objective: str, options: ExportOptions) -> tuple[Literal["mlm", "clm"], bool]:
+def released_as(objective: str, options: ExportOptions) -> tuple[str, bool]:
     """Return the objective whose classes a checkpoint becomes, and whether head and output are left out.
 
-    Of mntp the released classes know nothing: its head predicts the next position's token, so its encoder goes without.
+    They are left out where the released class would not compute what the head was trained for.
 
     Raises:
         ConfigError: the objective is none of this version's.
     """
     if options.relabel is not None:
         return options.relabel, options.base_only
-    match objective:
-        case "mlm" | "clm":
-            return objective, options.base_only
-        case "mntp":
-            return "mlm", True
-    raise ConfigError(f"--load: objective {objective!r} of the checkpoint is none of mlm, clm, mntp")
+    if objective not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise ConfigError(f"--load: objective {objective!r} of the checkpoint is none of {known}")
+    traits = OBJECTIVES[objective]
+    return released_objective(traits.product), options.base_only or not traits.releases_head
 
 
 def check_license(name: str) -> str:
@@ -76,8 +75,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as",
         dest="relabel",
-        choices=["mlm", "clm"],
-        help="release as an encoder (mlm) or decoder (clm), whatever it was trained by; weights stay as they are",
+        choices=RELEASED_OBJECTIVES,
+        help=f"release as an encoder ({released_objective('encoder')}) or decoder ({released_objective('decoder')}), "
+        "whatever it was trained by; weights stay as they are",
     )
     parser.add_argument(
         "--base-only", action="store_true", help="leave out head and output: ModernBertModel, ModernBertDecoderModel"

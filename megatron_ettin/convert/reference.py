@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from megatron_ettin.config.layer_pattern import LayerAttention, MaskKind, layer_pattern
+from megatron_ettin.config.layer_pattern import LayerAttention, layer_pattern
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import MaskKind
 
 TensorSource = Callable[[str], Tensor]
 """Gives a tensor by its canonical name; called once for each, input to output."""

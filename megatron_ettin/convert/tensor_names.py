@@ -1,22 +1,22 @@
 """Names and row orders of every tensor, here and at Hugging Face: one table, read in both directions.
 
 Ours are the canonical names of a checkpoint, whatever its layout; theirs are those of ``ModernBertForMaskedLM`` (an
-encoder, trained by mlm) and ``ModernBertDecoderForCausalLM`` (a decoder, trained by clm). An output matrix that is tied
-to the embedding has no entry of its own.
+encoder) and ``ModernBertDecoderForCausalLM`` (a decoder). An output matrix that is tied to the embedding has no entry
+of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import RELEASED_OBJECTIVES, is_encoder
 
-Objective = Literal["mlm", "clm"]
 RowOrder = Literal["same", "heads", "vocabulary"]
 """How the rows of a tensor of ours lie to theirs.
 
@@ -47,11 +47,11 @@ class TensorName:
         return (self.shape[0] // len(self.theirs), *self.shape[1:])
 
 
-def tensor_names(objective: Objective, model: ModelConfig) -> tuple[TensorName, ...]:
+def tensor_names(objective: str, model: ModelConfig) -> tuple[TensorName, ...]:
     """Return every tensor of a model, input to output."""
-    assert objective in get_args(Objective), objective
+    assert objective in RELEASED_OBJECTIVES, objective
     vocabulary, hidden = model.vocab_size, model.hidden_size
-    head = "head" if objective == "mlm" else "lm_head"
+    head = "head" if is_encoder(objective) else "lm_head"
     output_matrix = TensorName(OUTPUT_MATRIX, (THEIR_OUTPUT_MATRIX,), (vocabulary, hidden), "vocabulary")
     return (
         TensorName(
@@ -80,7 +80,7 @@ def base_names(names: Sequence[TensorName]) -> tuple[TensorName, ...]:
     )
 
 
-def _layer_names(objective: Objective, model: ModelConfig, layer: int) -> tuple[TensorName, ...]:
+def _layer_names(objective: str, model: ModelConfig, layer: int) -> tuple[TensorName, ...]:
     ours, theirs = f"transformer.layers.{layer}", f"model.layers.{layer}"
     hidden, ffn = model.hidden_size, model.ffn_hidden_size
     joined = (f"{theirs}.attn.Wqkv.weight",)
@@ -91,7 +91,7 @@ def _layer_names(objective: Objective, model: ModelConfig, layer: int) -> tuple[
         *((attention_norm,) if layer > 0 else ()),
         TensorName(
             f"{ours}.self_attention.linear_qkv.weight",
-            joined if objective == "mlm" else split,
+            joined if is_encoder(objective) else split,
             (3 * hidden, hidden),
             "heads",
         ),

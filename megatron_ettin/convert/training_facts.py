@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.sources import parse_sources
 from megatron_ettin.errors import ConfigError
 
@@ -24,10 +25,11 @@ def recipe_facts(run: Mapping[str, Any]) -> Facts:
     """Return the settings of the last stretch of training by name. What ``run.json`` does not tell is left out."""
     training, optimizer, data = (_section(run, name) for name in ("training", "optimizer", "data"))
     betas = " and ".join(f"{optimizer[key]:g}" for key in ("adam_beta1", "adam_beta2") if key in optimizer)
+    objective = OBJECTIVES.get(training.get("objective", ""))
     told = {
         "phase": phase_of(run),
         "objective": training.get("objective"),
-        "share of masked tokens": data.get("mlm_probability") if training.get("objective") == "mlm" else None,
+        "share of masked tokens": data.get("mlm_probability") if objective and objective.hides_tokens else None,
         "positions in a row": data.get("seq_length"),
         "rows in a step": training.get("global_batch_size"),
         "optimizer": optimizer.get("optimizer"),

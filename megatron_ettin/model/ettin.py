@@ -21,8 +21,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from megatron_ettin.config.layer_pattern import MaskKind, layer_pattern
+from megatron_ettin.config.layer_pattern import layer_pattern
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, stage_layers
 from megatron_ettin.model.compiled import fused
 from megatron_ettin.model.cross_entropy import scored_cross_entropy

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
-from megatron_ettin.config.layer_pattern import LayerAttention, MaskKind
+from megatron_ettin.config.layer_pattern import LayerAttention
+from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.model.attention import PackedDotProductAttention, PackedSelfAttention
 from megatron_ettin.model.compiled import fused
 from megatron_ettin.model.norm import BiasFreeLayerNorm

@@ -15,7 +15,8 @@ from megatron.core.dist_checkpointing.mapping import ShardedStateDict
 from megatron.core.extensions.transformer_engine import TEDotProductAttention, TELayerNormColumnParallelLinear
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_ettin.config.layer_pattern import LayerAttention, MaskKind
+from megatron_ettin.config.layer_pattern import LayerAttention
+from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.model.attention import PackedDotProductAttention
 
 

@@ -1,33 +1,25 @@
-"""Causal language modelling: what makes a decoder."""
+"""Causal language modelling, which trains a decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from megatron_ettin.config.layer_pattern import MaskKind
 from megatron_ettin.data.batch import PackedBatch, assemble, make_batch, next_token_targets
 from megatron_ettin.data.rows import Row
-from megatron_ettin.objectives.batch_setting import BatchSetting
+from megatron_ettin.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
-class CausalLanguageModelling:
-    """See what came before in the chunk, predict the next token."""
-
-    setting: BatchSetting
-    close_every_chunk: bool = False
-
-    name: ClassVar[str] = "clm"
-    mask_kind: ClassVar[MaskKind] = "causal"
+class CausalLanguageModelling(Objective):
+    """Predict each token from those before it in the chunk."""
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
-        """Build a micro-batch; nothing in it is drawn, so the sample numbers do not matter."""
+        """Build a micro-batch; nothing in it is random, so the sample numbers do not matter."""
         return self.eval_batch(rows)
 
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
-        """Build a batch; every token is scored but [CLS]."""
+        """Build a batch in which every token but [CLS] is scored."""
         setting = self.setting
         chunks = [chunk for row in rows for chunk in row]
         packed = assemble(

@@ -1,54 +1,83 @@
-"""The objective: the whole difference between an encoder and a decoder of a pair."""
+"""Objectives: how rows become model inputs and scored targets, which is all that differs within a pair."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Self
 
 from megatron_ettin.config.backend import row_multiple
 from megatron_ettin.config.data import DataConfig
-from megatron_ettin.config.layer_pattern import MaskKind
+from megatron_ettin.config.objectives import OBJECTIVES, ObjectiveTraits
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.corpus.token_bytes import word_starts
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
-from megatron_ettin.data.masking import Masker
 from megatron_ettin.data.rows import Row
-from megatron_ettin.objectives.batch_setting import BatchSetting
-from megatron_ettin.objectives.clm import CausalLanguageModelling
-from megatron_ettin.objectives.mlm import MaskedLanguageModelling
-from megatron_ettin.objectives.mntp import MaskedNextTokenPrediction
 
-_MASKING: Mapping[str, type[MaskedLanguageModelling]] = MappingProxyType(
-    {"mlm": MaskedLanguageModelling, "mntp": MaskedNextTokenPrediction}
-)
+EVAL_SEED = 1_000_003
+"""Seed of the evaluation masks: the same for every run, so that validation losses of different runs compare."""
 
 
-class Objective(Protocol):
-    """Who sees whom, and what is scored."""
+@dataclass(frozen=True)
+class BatchSetting:
+    """Special tokens, seeds and padding of a batch."""
+
+    cls_id: int
+    sep_id: int
+    pad_id: int
+    mask_id: int | None
+    seed: int
+    pad_multiple: int = 1
+    """Tokens of a micro-batch are padded to a multiple of this, for sequence parallelism and FP8."""
+    eval_seed: int = EVAL_SEED
 
     @property
-    def name(self) -> str:
-        """``mlm``, ``clm`` or ``mntp``."""
+    def never_targets(self) -> frozenset[int]:
+        """Tokens that are never scored."""
+        return frozenset(token for token in (self.cls_id, self.pad_id, self.mask_id) if token is not None)
 
-    @property
-    def mask_kind(self) -> MaskKind:
-        """Whether a token sees its whole chunk or only what came before."""
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """Builds the batches of one objective; stateless, so that any thread may call it."""
+
+    traits: ObjectiveTraits
+    setting: BatchSetting
+    data: DataConfig
+
+    @classmethod
+    def build(cls, traits: ObjectiveTraits, setting: BatchSetting, data: DataConfig, tokenizer: TokenizerFiles) -> Self:
+        """Build the objective; subclasses read from the tokenizer what else they need."""
+        return cls(traits, setting, data)
 
     @property
     def close_every_chunk(self) -> bool:
-        """Whether [SEP] stands behind every chunk, or only where a document ends."""
+        """Whether [SEP] follows every chunk, or only the last one of a document."""
+        return self.traits.close_every_chunk or self.data.close_every_piece
 
+    @abstractmethod
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
-        """Build a training micro-batch from rows, their global sample numbers, and the tokens before its step."""
+        """Build a training micro-batch.
 
+        Args:
+            rows: packed rows.
+            samples: their global sample numbers, which key what is drawn.
+            tokens_before: tokens trained before the step.
+        """
+
+    @abstractmethod
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
-        """Build a batch of an evaluation; it is the same in every run and layout."""
+        """Build an evaluation batch, the same in every run and layout."""
 
 
 def build_objective(config: RunConfig, tokenizer: TokenizerFiles) -> Objective:
-    """Build the objective of a run; preflight has checked that the tokenizer has what it needs."""
+    """Build the objective of a run; preflight has checked that the tokenizer has the special tokens.
+
+    Raises:
+        ConfigError: whole words are to be masked, and the tokenizer does not mark where words start.
+    """
     shards = config.parallel.tensor_model_parallel_size if config.parallel.sequence_parallel else 1
     assert tokenizer.cls_id is not None
     assert tokenizer.sep_id is not None
@@ -61,29 +90,12 @@ def build_objective(config: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         seed=config.training.seed,
         pad_multiple=shards * row_multiple(config.backend),
     )
-    if config.training.objective == "clm":
-        return CausalLanguageModelling(setting, close_every_chunk(config))
-    assert config.training.objective in _MASKING
-    kind = _MASKING[config.training.objective]
-    return kind(setting, build_masker(config.data, tokenizer), config.data)
+    traits = OBJECTIVES[config.training.objective]
+    module, _, name = traits.implementation.partition(":")
+    implementation: type[Objective] = getattr(import_module(module), name)
+    return implementation.build(traits, setting, config.data, tokenizer)
 
 
 def close_every_chunk(config: RunConfig) -> bool:
-    """Whether [SEP] stands behind every chunk of a document: always with a masking objective."""
-    return config.training.objective in _MASKING or config.data.close_every_piece
-
-
-def build_masker(data: DataConfig, tokenizer: TokenizerFiles) -> Masker:
-    """Build what chooses and hides tokens.
-
-    Raises:
-        ConfigError: whole words are asked for, and the tokenizer does not tell where they begin.
-    """
-    assert tokenizer.mask_id is not None
-    return Masker(
-        mask_id=tokenizer.mask_id,
-        special_ids=tokenizer.special_ids,
-        num_tokens=tokenizer.size,
-        word_starts=word_starts(tokenizer, "--masking whole-word") if data.masking == "whole-word" else None,
-        span_length=data.mask_span_length if data.masking == "span" else 0.0,
-    )
+    """Whether [SEP] follows every chunk of a run's documents; see :attr:`Objective.close_every_chunk`."""
+    return OBJECTIVES[config.training.objective].close_every_chunk or config.data.close_every_piece

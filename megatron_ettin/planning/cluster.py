@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.checks import check_run
 from megatron_ettin.config.fields import run_options, spell, value_of
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.parallel import data_parallel_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
@@ -56,7 +56,7 @@ def parse_cluster(flags: Mapping[str, str], world_size: int) -> Cluster | None:
 
 def fullest_rank(config: RunConfig, cluster: Cluster) -> MemoryEstimate:
     """Return the memory of a rank of the stage that needs most."""
-    stages = estimate_memory(config, cluster.gpus, MASK_OF_OBJECTIVE[config.training.objective])
+    stages = estimate_memory(config, cluster.gpus, mask_kind_of(config.training.objective))
     return max(stages, key=lambda stage: stage.total)
 
 

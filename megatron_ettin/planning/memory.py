@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_ettin.config.backend import LOGITS_CHUNK_BYTES
-from megatron_ettin.config.layer_pattern import LayerAttention, MaskKind, layer_pattern
+from megatron_ettin.config.layer_pattern import LayerAttention, layer_pattern
 from megatron_ettin.config.mask_schedule import largest_mask_ratio
+from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.config.parallel import data_parallel_size, padded_vocab_size, stage_layers
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.planning.model_size import count_rank_matrices, count_rank_parameters

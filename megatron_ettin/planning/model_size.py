@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from megatron_ettin.config.layer_pattern import MaskKind, layer_pattern
+from megatron_ettin.config.layer_pattern import layer_pattern
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, stage_layers
 
 

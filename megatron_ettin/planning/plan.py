@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, MASKING_OBJECTIVES, layer_pattern, local_window
+from megatron_ettin.config.layer_pattern import layer_pattern, local_window
 from megatron_ettin.config.mask_schedule import mask_ratio
+from megatron_ettin.config.objectives import OBJECTIVES, mask_kind_of
 from megatron_ettin.config.parallel import data_parallel_size, stage_layers
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_unit
@@ -140,7 +141,7 @@ def build_plan(
         notes: what to tell besides.
         rates: times of the phase, in the unit of its schedule, each with the learning rate there.
     """
-    mask_kind = MASK_OF_OBJECTIVE[config.training.objective]
+    mask_kind = mask_kind_of(config.training.objective)
     layers = layer_pattern(config.model, mask_kind)
     return Plan(
         config=config,
@@ -166,7 +167,7 @@ def _moment(config: RunConfig, time: int, rate: float) -> Moment:
     each = tokens_per_step(config)
     in_tokens = schedule_unit(config.optimizer, config.training) == "tokens"
     steps, tokens = (round(time / each), time) if in_tokens else (time, time * each)
-    ratio = mask_ratio(config.data, tokens) if config.training.objective in MASKING_OBJECTIVES else None
+    ratio = mask_ratio(config.data, tokens) if OBJECTIVES[config.training.objective].hides_tokens else None
     return Moment(steps, tokens, rate, ratio)
 
 

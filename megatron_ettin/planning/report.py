@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from megatron_ettin.config.fields import run_options, value_of
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_unit
 from megatron_ettin.config.token_counts import format_token_count
@@ -50,7 +50,7 @@ def _cluster_rows(plan: Plan, cluster: Cluster) -> Iterator[tuple[str, str]]:
 
 def _model_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     model, objective = plan.config.model, plan.config.training.objective
-    kind = {"bidirectional": "encoder", "causal": "decoder"}[MASK_OF_OBJECTIVE[objective]]
+    kind = OBJECTIVES[objective].product
     heads = f"{model.num_attention_heads} heads of {model.head_size}"
     left, right = plan.window
     yield "objective", f"{objective} ({kind}), phase {plan.config.training.phase}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.reference import reference_logits
@@ -40,7 +40,7 @@ class FinishedRun:
 
     @property
     def objective(self) -> str:
-        """``mlm`` or ``clm``."""
+        """Name of the objective it was trained with."""
         return self.config.training.objective
 
     @property
@@ -63,4 +63,4 @@ class FinishedRun:
     def logits(self, texts: Sequence[Tensor]) -> list[Tensor]:
         """Return the logits [S, V] of each text (input ids [S]), computed from the checkpoint's own tensors."""
         reader = CheckpointReader(self.checkpoint)
-        return reference_logits(reader.tensor, self.config.model, MASK_OF_OBJECTIVE[self.objective], texts)
+        return reference_logits(reader.tensor, self.config.model, mask_kind_of(self.objective), texts)

@@ -131,7 +131,7 @@ def _process(config: RunConfig, device: Device) -> Iterator[tuple[Training, Obje
     try:
         with Watchdog(world, timeout) as watchdog, _lost_ranks_named(watchdog):
             ranks = start_process(config, device, world)
-            yield build_training(config, objective.mask_kind, device, ranks), objective, tokenizer, watchdog
+            yield build_training(config, objective.traits.mask_kind, device, ranks), objective, tokenizer, watchdog
             end_process()
     finally:
         end_process()

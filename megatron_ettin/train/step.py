@@ -16,7 +16,7 @@ import torch.distributed
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.model.packed_layout import PackedLayout
@@ -164,9 +164,7 @@ def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tu
 
 
 def _model_flops(config: RunConfig, batch: PackedBatch) -> int:
-    return training_flops(
-        config.model, MASK_OF_OBJECTIVE[config.training.objective], batch.lengths, len(batch.scored_K)
-    )
+    return training_flops(config.model, mask_kind_of(config.training.objective), batch.lengths, len(batch.scored_K))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from megatron_ettin.checkpoint.manager import Saver
 from megatron_ettin.checkpoint.state import TrainingState
-from megatron_ettin.config.layer_pattern import MASKING_OBJECTIVES
 from megatron_ettin.config.mask_schedule import mask_ratio
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import is_complete
 from megatron_ettin.data.batch import PackedBatch
@@ -103,7 +103,7 @@ class Session:
         name = self.config.training.objective
         self.record = step_record(name, self.state.step, self.state.consumed_tokens, result, learning_rate)
         self.record |= self.pace.figures()
-        if name in MASKING_OBJECTIVES:
+        if OBJECTIVES[name].hides_tokens:
             self.record["mask_ratio"] = mask_ratio(self.config.data, self._tokens_before)
         self.first_record = self.first_record or self.record
         self.stop_reason = "" if self.is_complete else reason_of(result.votes)

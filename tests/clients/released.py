@@ -45,14 +45,14 @@ class Released:
     def checkpoint_logits(self, kind: Kind, documents: list[Tensor]) -> list[Tensor]:
         """Logits [S, V] of each document, from the checkpoint's own tensors by the plain formulas: no transformers."""
         from megatron_ettin.checkpoint.folder.layout import read_run_json, resolve_checkpoint
-        from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+        from megatron_ettin.config.objectives import mask_kind_of
         from megatron_ettin.config.run import RunConfig
         from megatron_ettin.convert.checkpoint_reader import CheckpointReader
         from megatron_ettin.convert.reference import reference_logits
 
         step = resolve_checkpoint(str(self.checkpoints(kind)))
         model = RunConfig.from_dict(read_run_json(step)["config"]).model
-        mask = MASK_OF_OBJECTIVE["mlm" if kind == "encoder" else "clm"]
+        mask = mask_kind_of("mlm" if kind == "encoder" else "clm")
         return reference_logits(CheckpointReader(step).tensor, model, mask, documents)
 
 

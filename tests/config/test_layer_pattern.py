@@ -6,10 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, LayerAttention, layer_pattern, local_window
+from megatron_ettin.config.layer_pattern import LayerAttention, layer_pattern, local_window
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.objectives.clm import CausalLanguageModelling
-from megatron_ettin.objectives.mlm import MaskedLanguageModelling
 
 
 @pytest.mark.parametrize(
@@ -47,12 +45,3 @@ def test_each_kind_of_layer_has_its_window_and_base() -> None:
 def test_pattern_of_one_is_global_everywhere() -> None:
     pattern = layer_pattern(replace(ModelConfig(), global_attention_every=1), "causal")
     assert {layer.window for layer in pattern} == {None}
-
-
-def test_objectives_and_their_masks() -> None:
-    assert dict(MASK_OF_OBJECTIVE) == {"mlm": "bidirectional", "clm": "causal", "mntp": "bidirectional"}
-
-
-@pytest.mark.parametrize("objective", [MaskedLanguageModelling, CausalLanguageModelling])
-def test_objectives_agree_on_their_masks(objective: type[MaskedLanguageModelling | CausalLanguageModelling]) -> None:
-    assert MASK_OF_OBJECTIVE[objective.name] == objective.mask_kind

@@ -12,9 +12,9 @@ from torch import Tensor
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert.hf_config import config_to_theirs
 from megatron_ettin.convert.hf_tokenizer import SpecialToken, SpecialTokens, write_json
-from megatron_ettin.convert.tensor_names import Objective, TensorName, tensor_names
+from megatron_ettin.convert.tensor_names import TensorName, tensor_names
 
-OBJECTIVES: tuple[Objective, ...] = ("mlm", "clm")
+OBJECTIVES: tuple[str, ...] = ("mlm", "clm")
 
 MODEL = ModelConfig(
     num_layers=4,
@@ -31,7 +31,7 @@ MODEL = ModelConfig(
 TOKENS = SpecialTokens(*(SpecialToken(f"[{role}]", i) for i, role in enumerate(("CLS", "SEP", "PAD", "MASK", "UNK"))))
 
 
-def random_tensors(objective: Objective, model: ModelConfig = MODEL, seed: int = 0) -> dict[str, Tensor]:
+def random_tensors(objective: str, model: ModelConfig = MODEL, seed: int = 0) -> dict[str, Tensor]:
     """Return canonical tensors with nothing at its neutral value: norms off 1, biases off 0."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -56,7 +56,7 @@ def write_tokenizer(folder: Path, vocab_size: int = MODEL.vocab_size) -> None:
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend", "cls_token": "[CLS]"})
 
 
-def their_model(objective: Objective, model: ModelConfig = MODEL, **changes: Any) -> Any:
+def their_model(objective: str, model: ModelConfig = MODEL, **changes: Any) -> Any:
     """Build transformers' class of a shape, with weights as far from neutral as :func:`random_tensors`'s."""
     import transformers
 
@@ -71,7 +71,7 @@ def their_model(objective: Objective, model: ModelConfig = MODEL, **changes: Any
     return their
 
 
-def write_hub_folder(folder: Path, objective: Objective, model: ModelConfig = MODEL, **changes: Any) -> Any:
+def write_hub_folder(folder: Path, objective: str, model: ModelConfig = MODEL, **changes: Any) -> Any:
     """Write a model folder as transformers itself saves it; returns the model."""
     folder.mkdir()
     their = their_model(objective, model, **changes)

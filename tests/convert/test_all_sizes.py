@@ -26,7 +26,6 @@ from megatron_ettin.convert.export import export_checkpoint
 from megatron_ettin.convert.hf_config import config_to_theirs
 from megatron_ettin.convert.import_model import import_model
 from megatron_ettin.convert.safetensors_writer import TensorEntry, write_safetensors
-from megatron_ettin.convert.tensor_names import Objective
 from tests.convert.samples import OBJECTIVES, TOKENS, write_tokenizer
 
 SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")
@@ -53,7 +52,7 @@ def narrow(model: ModelConfig) -> ModelConfig:
     )
 
 
-def write_random_folder(folder: Path, objective: Objective, model: ModelConfig) -> None:
+def write_random_folder(folder: Path, objective: str, model: ModelConfig) -> None:
     import transformers
 
     config = config_to_theirs(model, objective, max_positions=7999, tokens=TOKENS, dtype="float32")
@@ -86,7 +85,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_narrow_model_of_each_depth_comes_back(disk: Path, size: str, objective: Objective) -> None:
+def test_a_narrow_model_of_each_depth_comes_back(disk: Path, size: str, objective: str) -> None:
     write_random_folder(disk / "hub", objective, narrow(published(size)))
     import_model(disk / "hub", disk / "run")
     export_checkpoint(disk / "run", disk / "out", check=False)
@@ -97,7 +96,7 @@ def test_a_narrow_model_of_each_depth_comes_back(disk: Path, size: str, objectiv
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("size", SIZES)
-def test_the_published_size_comes_back(disk: Path, size: str, objective: Objective) -> None:
+def test_the_published_size_comes_back(disk: Path, size: str, objective: str) -> None:
     write_random_folder(disk / "hub", objective, published(size))
     import_model(disk / "hub", disk / "run")
     gc.collect()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, local_window
+from megatron_ettin.config.layer_pattern import local_window
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.hf_config import MODEL_TYPES, config_to_ours, config_to_theirs
-from megatron_ettin.convert.tensor_names import Objective
+from megatron_ettin.config.objectives import OBJECTIVES as TRAITS
+from megatron_ettin.config.objectives import mask_kind_of
+from megatron_ettin.convert.hf_config import config_to_ours, config_to_theirs
 from megatron_ettin.errors import ConfigError
 from tests.convert.samples import MODEL, OBJECTIVES, TOKENS
 
@@ -46,28 +47,28 @@ OLD = {
 """The keys of a config written by transformers 4."""
 
 
-def written(objective: Objective, model: ModelConfig = MODEL, **changes: Any) -> dict[str, Any]:
+def written(objective: str, model: ModelConfig = MODEL, **changes: Any) -> dict[str, Any]:
     config = config_to_theirs(model, objective, max_positions=1024, tokens=TOKENS, dtype="float32")
     without = {key for key, value in changes.items() if value is ...}
     return {key: value for key, value in (config | changes).items() if key not in without}
 
 
-def old(objective: Objective, **changes: Any) -> dict[str, Any]:
+def old(objective: str, **changes: Any) -> dict[str, Any]:
     without = {key for key, value in changes.items() if value is ...}
-    config = {"model_type": MODEL_TYPES[objective], **OLD, **changes}
+    config = {"model_type": TRAITS[objective].hub.model_type, **OLD, **changes}
     return {key: value for key, value in config.items() if key not in without}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("model", SHAPES.values(), ids=SHAPES.keys())
-def test_there_and_back_keeps_the_shape(objective: Objective, model: ModelConfig) -> None:
+def test_there_and_back_keeps_the_shape(objective: str, model: ModelConfig) -> None:
     imported = config_to_ours(json.loads(json.dumps(written(objective, model))))
     assert imported.model == model
     assert (imported.objective, imported.max_positions, imported.has_output_bias) == (objective, 1024, True)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_transformers_reads_back_every_value_that_was_written(objective: Objective) -> None:
+def test_transformers_reads_back_every_value_that_was_written(objective: str) -> None:
     import transformers
 
     config = written(objective)
@@ -80,7 +81,7 @@ def test_transformers_reads_back_every_value_that_was_written(objective: Objecti
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_no_value_is_left_to_a_default_of_transformers(objective: Objective) -> None:
+def test_no_value_is_left_to_a_default_of_transformers(objective: str) -> None:
     import transformers
 
     their_class: Any = {"mlm": transformers.ModernBertConfig, "clm": transformers.ModernBertDecoderConfig}[objective]
@@ -89,7 +90,7 @@ def test_no_value_is_left_to_a_default_of_transformers(objective: Objective) -> 
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_old_configs_are_read(objective: Objective) -> None:
+def test_old_configs_are_read(objective: str) -> None:
     model = config_to_ours(old(objective)).model
     assert model == ModelConfig(
         num_layers=22,
@@ -111,9 +112,9 @@ def test_an_unset_local_base_is_the_global_one(unset: int | None) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("off", [None, -1])
-def test_a_window_that_is_off_reaches_over_every_row(objective: Objective, off: int | None) -> None:
+def test_a_window_that_is_off_reaches_over_every_row(objective: str, off: int | None) -> None:
     imported = config_to_ours(old(objective, local_attention=off))
-    kind = MASK_OF_OBJECTIVE[objective]
+    kind = mask_kind_of(objective)
     left, right = local_window(imported.model.sliding_window, kind, imported.model.causal_window)
     assert left >= 8192 - 1
     assert right >= 8192 - 1 or objective == "clm"

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, local_window
+from megatron_ettin.config.layer_pattern import local_window
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.convert.reference import reference_logits, visible_keys
-from megatron_ettin.convert.tensor_names import Objective, convert_to_ours, tensor_names
+from megatron_ettin.convert.tensor_names import convert_to_ours, tensor_names
 from tests.convert.samples import MODEL, OBJECTIVES, random_tensors, their_model
 
 LENGTHS = (1, 63, 64, 65, 66, 128, 129, 130, 300, 1024)
 
 
-def canonical(their: Any, objective: Objective, model: ModelConfig) -> dict[str, Tensor]:
+def canonical(their: Any, objective: str, model: ModelConfig) -> dict[str, Tensor]:
     """Return transformers' weights under our names."""
     state = their.state_dict()
     heads, vocabulary = model.num_attention_heads, model.vocab_size
@@ -35,12 +36,12 @@ def documents(lengths: tuple[int, ...]) -> list[Tensor]:
 
 @pytest.mark.parametrize("causal_window", ["transformers", "authors"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_logits_equal_transformers(objective: Objective, causal_window: str) -> None:
+def test_logits_equal_transformers(objective: str, causal_window: str) -> None:
     model = replace(MODEL, causal_window=causal_window)
     their = their_model(objective, model)
     texts = documents(LENGTHS)
     tensors = canonical(their, objective, model)
-    ours = reference_logits(tensors.__getitem__, model, MASK_OF_OBJECTIVE[objective], texts)
+    ours = reference_logits(tensors.__getitem__, model, mask_kind_of(objective), texts)
     for attention in ("eager", "sdpa"):
         their.set_attn_implementation(attention)
         for tokens_S, logits_SV in zip(texts, ours, strict=True):
@@ -52,20 +53,20 @@ def test_logits_equal_transformers(objective: Objective, causal_window: str) -> 
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_one_key_more_or_less_would_be_seen(objective: Objective) -> None:
+def test_one_key_more_or_less_would_be_seen(objective: str) -> None:
     """The comparison above is sharp: a window that is off by one moves the logits far past the tolerance."""
     tensors = random_tensors(objective)
     wider = replace(MODEL, sliding_window=MODEL.sliding_window + 2)
     texts = documents((66,))
-    kind = MASK_OF_OBJECTIVE[objective]
+    kind = mask_kind_of(objective)
     (narrow,), (wide,) = (reference_logits(tensors.__getitem__, m, kind, texts) for m in (MODEL, wider))
     assert float((narrow - wide).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_fp32_stays_near_fp64(objective: Objective) -> None:
+def test_fp32_stays_near_fp64(objective: str) -> None:
     tensors, texts = random_tensors(objective), documents((130,))
-    kind = MASK_OF_OBJECTIVE[objective]
+    kind = mask_kind_of(objective)
     (single,) = reference_logits(tensors.__getitem__, MODEL, kind, texts)
     (double,) = reference_logits(tensors.__getitem__, MODEL, kind, texts, dtype=torch.float64)
     assert double.dtype == torch.float64
@@ -96,9 +97,7 @@ def test_places_are_shown_from_input_to_output() -> None:
 @pytest.mark.parametrize("window", [2, 3, 128, 129, 130])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_local_layer_sees_as_many_keys_as_transformers_does(
-    objective: Objective, attention: str, window: int
-) -> None:
+def test_a_local_layer_sees_as_many_keys_as_transformers_does(objective: str, attention: str, window: int) -> None:
     """Count the keys by gradient: which inputs reach one output of a single local layer of transformers' class."""
     model = replace(MODEL, num_layers=2, sliding_window=window)
     # Only layer 0 is run, so it is made the local one.
@@ -112,7 +111,7 @@ def test_a_local_layer_sees_as_many_keys_as_transformers_does(
     (gradient,) = torch.autograd.grad(output_H @ torch.arange(1.0, 1 + len(output_H)), hidden_SH)
     reached = (gradient[0].abs().sum(dim=-1) > 0).nonzero()[:, 0]
 
-    kind = MASK_OF_OBJECTIVE[objective]
+    kind = mask_kind_of(objective)
     left, right = local_window(window, kind, "transformers")
     assert reached.tolist() == list(range(query - left, query + right + 1))
     assert reached.tolist() == visible_keys(length, (left, right), kind)[query].nonzero()[:, 0].tolist()

@@ -13,28 +13,27 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_ettin.checkpoint.folder.layout import mark_whole, read_run_json, resolve_checkpoint
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.export import CheckFailed, export_checkpoint
 from megatron_ettin.convert.import_model import import_model
 from megatron_ettin.convert.options import ExportOptions
 from megatron_ettin.convert.reference import reference_logits
-from megatron_ettin.convert.tensor_names import Objective
 from megatron_ettin.errors import ConfigError
 from tests.convert.samples import MODEL, OBJECTIVES, misplace_rows, write_hub_folder
 
 convert_to_hf = import_module("tools.convert_to_hf")
 
-OTHER: dict[Objective, Objective] = {"mlm": "clm", "clm": "mlm"}
+OTHER: dict[str, str] = {"mlm": "clm", "clm": "mlm"}
 UNTIED = replace(MODEL, vocab_size=101, untie_embeddings_and_output_weights=True)
 
 
-def imported_logits(run: Path, objective: Objective, tokens_S: torch.Tensor) -> torch.Tensor:
+def imported_logits(run: Path, objective: str, tokens_S: torch.Tensor) -> torch.Tensor:
     """Compute the logits of a text from the tensors of an imported checkpoint."""
     folder = resolve_checkpoint(run)
     model = RunConfig.from_dict(read_run_json(folder)["config"]).model
-    (logits_SV,) = reference_logits(CheckpointReader(folder).tensor, model, MASK_OF_OBJECTIVE[objective], [tokens_S])
+    (logits_SV,) = reference_logits(CheckpointReader(folder).tensor, model, mask_kind_of(objective), [tokens_S])
     return logits_SV
 
 
@@ -49,7 +48,7 @@ def assert_computes_as(logits_SV: torch.Tensor, their: Any, tokens_S: torch.Tens
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_untied_output_goes_there_and_back_to_the_bit(tmp_path: Path, objective: Objective) -> None:
+def test_an_untied_output_goes_there_and_back_to_the_bit(tmp_path: Path, objective: str) -> None:
     their = write_hub_folder(tmp_path / "hub", objective, UNTIED)
     assert not their.decoder.weight.equal(their.model.embeddings.tok_embeddings.weight)
     imported = import_model(tmp_path / "hub", tmp_path / "run")
@@ -65,7 +64,7 @@ def test_an_untied_output_goes_there_and_back_to_the_bit(tmp_path: Path, objecti
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_model_without_output_bias_computes_the_same_with_zeros(tmp_path: Path, objective: Objective) -> None:
+def test_a_model_without_output_bias_computes_the_same_with_zeros(tmp_path: Path, objective: str) -> None:
     their = write_hub_folder(tmp_path / "hub", objective, replace(MODEL, vocab_size=101), decoder_bias=False)
     import_model(tmp_path / "hub", tmp_path / "run")
     assert_computes_as(imported_logits(tmp_path / "run", objective, text()), their, text())
@@ -75,9 +74,7 @@ def test_a_model_without_output_bias_computes_the_same_with_zeros(tmp_path: Path
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("off", [None, -1])
-def test_a_window_that_is_off_computes_as_full_attention_does(
-    tmp_path: Path, objective: Objective, off: int | None
-) -> None:
+def test_a_window_that_is_off_computes_as_full_attention_does(tmp_path: Path, objective: str, off: int | None) -> None:
     everywhere = replace(MODEL, rope_local_base=MODEL.rope_global_base)
     full = {"layer_types": ["full_attention"] * MODEL.num_layers}
     their = write_hub_folder(tmp_path / "hub", objective, everywhere, **full)
@@ -92,7 +89,7 @@ def test_a_window_that_is_off_computes_as_full_attention_does(
 
 
 @pytest.mark.parametrize("made_as", OBJECTIVES)
-def test_another_label_keeps_every_weight(tmp_path: Path, made_as: Objective) -> None:
+def test_another_label_keeps_every_weight(tmp_path: Path, made_as: str) -> None:
     """On the way in and on the way out; back again gives the first model's tensors to the bit."""
     label = OTHER[made_as]
     write_hub_folder(tmp_path / "hub", made_as)
@@ -133,7 +130,7 @@ def test_the_kinds_share_all_but_the_names_of_head_and_attention(tmp_path: Path)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_without_its_head_a_model_gives_the_same_hidden_states(tmp_path: Path, objective: Objective) -> None:
+def test_without_its_head_a_model_gives_the_same_hidden_states(tmp_path: Path, objective: str) -> None:
     from transformers import AutoModel
 
     their = write_hub_folder(tmp_path / "hub", objective)

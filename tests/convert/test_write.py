@@ -16,7 +16,7 @@ from megatron_ettin.checkpoint.folder.layout import is_whole, list_steps, read_r
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.import_model import import_model
-from megatron_ettin.convert.tensor_names import Objective, convert_to_ours, tensor_names
+from megatron_ettin.convert.tensor_names import convert_to_ours, tensor_names
 from megatron_ettin.errors import ConfigError
 from tests.convert.samples import MODEL, OBJECTIVES, write_hub_folder
 from tests.helpers.distributed import run_ranks
@@ -27,7 +27,7 @@ ODD_VOCABULARY = replace(MODEL, vocab_size=101)
 """Neither a multiple of 8 nor of the tensor-parallel size."""
 
 
-def weights_of(their: Any, objective: Objective, model: Any, padded: int) -> dict[str, torch.Tensor]:
+def weights_of(their: Any, objective: str, model: Any, padded: int) -> dict[str, torch.Tensor]:
     state = their.state_dict()
     return {
         name.ours: convert_to_ours(
@@ -38,7 +38,7 @@ def weights_of(their: Any, objective: Objective, model: Any, padded: int) -> dic
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_checkpoint_describes_itself(tmp_path: Path, objective: Objective) -> None:
+def test_the_checkpoint_describes_itself(tmp_path: Path, objective: str) -> None:
     their = write_hub_folder(tmp_path / "hub", objective, ODD_VOCABULARY)
     import_model(tmp_path / "hub", tmp_path / "run")
     assert list_steps(tmp_path / "run") == [0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE, missing_hardware
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from tests.helpers.batches import packed_batch, random_chunks
 from tests.helpers.runs import TINY, tiny_run
@@ -53,7 +53,7 @@ def build(config: RunConfig) -> Any:
     from megatron_ettin.train.build import build_training
 
     device = choose_device("cuda")
-    return build_training(config, MASK_OF_OBJECTIVE[config.training.objective], device, start_process(config, device))
+    return build_training(config, mask_kind_of(config.training.objective), device, start_process(config, device))
 
 
 def run_of(objective: str, **overrides: Any) -> RunConfig:

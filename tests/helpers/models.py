@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from tests.helpers.batches import packed_batch
 
@@ -20,9 +20,7 @@ def build_stage(config: RunConfig) -> Any:
 
     device = choose_device("cpu")
     ranks = start_process(config, device)
-    return build_model(
-        config, build_core_config(config), MASK_OF_OBJECTIVE[config.training.objective], device, ranks
-    ).eval()
+    return build_model(config, build_core_config(config), mask_kind_of(config.training.objective), device, ranks).eval()
 
 
 def packed_logits(model: Any, chunks: list[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
 from tests.helpers.batches import packed_batch, random_chunks
@@ -51,7 +51,7 @@ def start_training(config: RunConfig) -> Any:
 
     device = choose_device("cpu")
     ranks = start_process(config, device)
-    return build_training(config, MASK_OF_OBJECTIVE[config.training.objective], device, ranks)
+    return build_training(config, mask_kind_of(config.training.objective), device, ranks)
 
 
 def train_steps(training: Any, steps: range) -> list[Any]:

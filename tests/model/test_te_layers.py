@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE, layer_pattern
+from megatron_ettin.config.layer_pattern import layer_pattern
+from megatron_ettin.config.objectives import mask_kind_of
 from tests.checkpoint.training import Case, launch
 from tests.helpers.distributed import run_ranks
 from tests.model.with_engine import OBJECTIVES, PHASES, RECIPES, SHARED, SIZES, TRAINED, narrow_run
@@ -116,7 +117,7 @@ def test_checkpoints_hold_the_same_tensors_with_the_same_first_weights(found: di
 def test_every_layer_is_handed_its_mask_window_and_rope(
     found: dict[str, Any], preset: str, objective: str, flash: bool
 ) -> None:
-    mask = MASK_OF_OBJECTIVE[objective]
+    mask = mask_kind_of(objective)
     for phase in PHASES:
         handed = found["handed"][preset, phase, objective, flash]
         pattern = layer_pattern(narrow_run(preset, phase, objective).model, mask)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
 from tests.helpers import engine_stand_in
@@ -27,7 +27,6 @@ from tests.helpers.runs import TINY, tiny_run
 
 SIZES = tuple(preset for preset in PRESETS if preset != "nano")
 PHASES = ("pretrain", "extend", "decay", "cross")
-OBJECTIVES = tuple(MASK_OF_OBJECTIVE)
 LENGTHS = (150, 3)
 """The first is longer than both halves of the published window."""
 RECIPES = ("delayed", "tensorwise", "blockwise", "mxfp8")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.rows import RowDataset
@@ -132,5 +133,4 @@ def test_mntp_predicts_what_mlm_hides_from_one_position_before(rows: RowDataset,
     # The position before lies in the same chunk.
     chunk_of = np.searchsorted(masked.cu_seqlens, [shifted.scored_K, masked.scored_K], side="right")
     np.testing.assert_array_equal(chunk_of[0], chunk_of[1])
-    assert build(tokenizer, "mntp").mask_kind == "bidirectional"
-    assert build(tokenizer, "mntp").name == "mntp"
+    assert build(tokenizer, "mntp").traits == OBJECTIVES["mntp"]

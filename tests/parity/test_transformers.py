@@ -12,7 +12,7 @@ import torch
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.hf_config import config_to_theirs
 from megatron_ettin.convert.hf_tokenizer import SpecialToken, SpecialTokens
-from megatron_ettin.convert.tensor_names import Objective, convert_to_theirs, tensor_names
+from megatron_ettin.convert.tensor_names import convert_to_theirs, tensor_names
 from tests.helpers.batches import packed_batch
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
@@ -69,9 +69,7 @@ def train_and_score(objective: str, overrides: dict[str, Any]) -> tuple[list[Sha
     return rank_shards(training.model), outputs[0] if training.ranks.is_last_stage else None
 
 
-def their_model(
-    objective: Objective, run: RunConfig, weights: dict[str, np.ndarray], attention: str
-) -> torch.nn.Module:
+def their_model(objective: str, run: RunConfig, weights: dict[str, np.ndarray], attention: str) -> torch.nn.Module:
     """Build transformers' class from whole trained weights."""
     import transformers
 
@@ -93,7 +91,7 @@ def their_model(
 
 
 @pytest.fixture(scope="module", params=[(o, layout) for o in ("mlm", "clm") for layout in LAYOUTS], ids="-".join)
-def trained(request: pytest.FixtureRequest) -> tuple[Objective, RunConfig, dict[str, np.ndarray], np.ndarray]:
+def trained(request: pytest.FixtureRequest) -> tuple[str, RunConfig, dict[str, np.ndarray], np.ndarray]:
     """Objective, run, whole weights after training, and the trained model's own logits of all documents."""
     objective, layout = request.param
     world_size, overrides = LAYOUTS[layout]

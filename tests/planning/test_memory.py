@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.config.layer_pattern import MASK_OF_OBJECTIVE
+from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.planning.memory import MemoryEstimate, estimate_memory
 from megatron_ettin.planning.model_size import count_parameters
@@ -20,7 +20,7 @@ SHAPE = replace(TINY, num_layers=7, hidden_size=128, ffn_hidden_size=192, slidin
 
 
 def estimate(config: RunConfig, world_size: int = 1) -> tuple[MemoryEstimate, ...]:
-    return estimate_memory(config, world_size, MASK_OF_OBJECTIVE[config.training.objective])
+    return estimate_memory(config, world_size, mask_kind_of(config.training.objective))
 
 
 def kept_bytes(config: RunConfig) -> int:

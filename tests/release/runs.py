@@ -8,13 +8,12 @@ from pathlib import Path
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, RUN_FILE, mark_whole, step_folder_name
 from megatron_ettin.convert.import_model import import_model
-from megatron_ettin.convert.tensor_names import Objective
 from tests.convert.samples import their_model, write_hub_folder
 
 
 def write_run(
     save: Path,
-    objective: Objective = "mlm",
+    objective: str = "mlm",
     *,
     phase: str = "pretrain",
     steps: Sequence[int] = (10, 20),

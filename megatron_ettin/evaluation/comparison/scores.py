@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from megatron_ettin.config.objectives import released_objective
 from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import FIGURE_1, PublishedPanel, PublishedTask
 from megatron_ettin.evaluation.results import Measure, TaskResult
@@ -85,7 +86,8 @@ def intrinsic_panel(models: Sequence[ComparedModel]) -> Panel:
 
 
 def _under_own_objective(model: ComparedModel) -> TaskResult | None:
-    return model.suites.get("intrinsic", {}).get("mlm" if model.kind.startswith("encoder") else "clm")
+    objective = released_objective("encoder" if model.kind.startswith("encoder") else "decoder")
+    return model.suites.get("intrinsic", {}).get(objective)
 
 
 def mean_of(measures: Sequence[Measure]) -> Measure:

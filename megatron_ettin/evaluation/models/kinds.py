@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.errors import ConfigError
 
 Kind = Literal["encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder"]
@@ -46,8 +47,8 @@ def _came_from_other(card: str, name: str, *, is_encoder: bool) -> bool:
     if not found:
         return _names_crossing(name, is_encoder=is_encoder)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
-    other = "clm" if is_encoder else "mlm"
-    return any(row[1] == other or _names_crossing(row[-1], is_encoder=is_encoder) for row in rows)
+    others = {name for name, traits in OBJECTIVES.items() if (traits.product == "encoder") != is_encoder}
+    return any(row[1] in others or _names_crossing(row[-1], is_encoder=is_encoder) for row in rows)
 
 
 def _names_crossing(name: str, *, is_encoder: bool) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from megatron_ettin.checkpoint.folder.metrics_file import LossCurve
+from megatron_ettin.config.objectives import OBJECTIVES, RELEASED_OBJECTIVES
 from megatron_ettin.evaluation.run_reports.figures import finish_token_axes
 
 KIND_COLORS = {
@@ -19,7 +20,6 @@ KIND_COLORS = {
     "decoder from encoder": "#e07b00",
 }
 """Far apart for any common colour vision."""
-_PANELS = {"mlm": "masked tokens (MLM)", "clm": "next token (CLM)"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def draw_four_lines(models: Sequence[FourWayModel], path: Path) -> None:
     A model that was trained last by the panel's objective is a line, one that was not is a cross at its end.
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    for axes, (objective, title) in zip(figure.subplots(1, 2), _PANELS.items(), strict=True):
+    for axes, objective in zip(figure.subplots(1, 2), RELEASED_OBJECTIVES, strict=True):
         for model in models:
             color, loss = KIND_COLORS[model.name], model.measured[objective]["validation_loss"]
             label = f"{model.name}, {loss:.2f}"
@@ -61,7 +61,7 @@ def draw_four_lines(models: Sequence[FourWayModel], path: Path) -> None:
             else:
                 end = sum(stretch.tokens for stretch in model.life)
                 axes.plot([end], [loss], color=color, marker="x", markersize=8, linestyle="", label=label)
-        axes.set_title(title)
+        axes.set_title(f"{OBJECTIVES[objective].targets} ({objective.upper()})")
         finish_token_axes(axes, "tokens of the model's life", "validation loss (nats a scored token)")
     figure.savefig(path, dpi=120)
 
@@ -89,16 +89,25 @@ def _result_lines(models: Sequence[FourWayModel]) -> list[str]:
         "Losses of the whole validation split, in nats a scored token. Every model is measured under both objectives:",
         "with the attention mask of the other kind, a model does what it was never trained to do.",
         "",
-        "| model | trained last by | MLM loss | masked accuracy | CLM loss | perplexity |",
-        "|---|---|---|---|---|---|",
+        f"| model | trained last by | {' | '.join(_result_columns())} |",
+        f"|---|---|{'---|' * len(_result_columns())}",
     ]
     for model in models:
-        masked, causal = model.measured["mlm"], model.measured["clm"]
-        lines.append(
-            f"| {model.name} | {model.life[-1].objective} | {masked['validation_loss']:.3f} "
-            f"| {masked['masked_accuracy']:.1%} | {causal['validation_loss']:.3f} | {causal['perplexity']:,.1f} |"
-        )
+        cells = [cell for name in RELEASED_OBJECTIVES for cell in _result_cells(name, model.measured[name])]
+        lines.append(f"| {model.name} | {model.life[-1].objective} | {' | '.join(cells)} |")
     return lines
+
+
+def _result_columns() -> list[str]:
+    """Return the headings of loss and quality metric under each objective."""
+    metrics = {name: OBJECTIVES[name].quality_metric.replace("_", " ") for name in RELEASED_OBJECTIVES}
+    return [heading for name, metric in metrics.items() for heading in (f"{name.upper()} loss", metric)]
+
+
+def _result_cells(objective: str, measured: Mapping[str, Any]) -> tuple[str, str]:
+    metric = OBJECTIVES[objective].quality_metric
+    quality = f"{measured[metric]:.1%}" if metric == "masked_accuracy" else f"{measured[metric]:,.1f}"
+    return f"{measured['validation_loss']:.3f}", quality
 
 
 def _life_lines(models: Sequence[FourWayModel]) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from megatron_ettin.checkpoint.folder.metrics_file import LossCurve
+from megatron_ettin.config.objectives import OBJECTIVES, is_encoder
 from megatron_ettin.evaluation.run_reports.pair_report import ModelReport
 from megatron_ettin.evaluation.run_reports.samples import (
     Continuation,
@@ -86,13 +87,13 @@ def report_release(
 
 def load_released(folder: Path, objective: str) -> tuple[Any, Any]:
     """Return the model, in fp32 and evaluation mode, and the tokenizer of a released folder."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # small models load at once
-    auto: Any = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
+    auto: Any = getattr(transformers, OBJECTIVES[objective].hub.auto_class)
     model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _sample(
@@ -101,6 +102,6 @@ def _sample(
     """Let the model work on the beginning of the first chunk that is long enough, or of the longest."""
     tokens_of = next((content for content in contents if len(content) >= _SAMPLE_TOKENS), max(contents, key=len))
     tokens = tokens_of[:_SAMPLE_TOKENS].tolist()
-    if objective == "mlm":
+    if is_encoder(objective):
         return fill_mask(model, tokenizer, tokens, word_to_mask(tokenizer, tokens))
     return continue_text(model, tokenizer, tokenizer.decode(tokens))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_ettin.config.fields import spell
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.sources import parse_sources
 from megatron_ettin.data.chunks import document_bounds
@@ -28,12 +29,6 @@ SCANNED_TOKENS = 2**31
 _BLOCK_TOKENS = 2**22
 _BLOCK_DOCUMENTS = 2**16
 
-_NEEDED_TOKENS = {
-    "mlm": ("cls", "sep", "pad", "mask"),
-    "mntp": ("cls", "sep", "pad", "mask"),
-    "clm": ("cls", "sep", "pad"),
-}
-
 
 def load_tokenizer(config: RunConfig) -> TokenizerFiles | None:
     """Return the tokenizer, or None where none is named (a dry run).
@@ -44,7 +39,7 @@ def load_tokenizer(config: RunConfig) -> TokenizerFiles | None:
     if not config.data.tokenizer_model:
         return None
     tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
-    for role in _NEEDED_TOKENS[config.training.objective]:
+    for role in OBJECTIVES[config.training.objective].special_tokens:
         if getattr(tokenizer, f"{role}_id") is None:
             rule = f"has no [{role.upper()}] token, which {spell(config, 'objective')} needs"
             raise ConfigError(f"{spell(config, 'tokenizer_model')}: {rule}")

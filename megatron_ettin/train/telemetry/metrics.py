@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TENSORBOARD_FOLDER
-from megatron_ettin.config.layer_pattern import MASKING_OBJECTIVES
+from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError, one_line
 from megatron_ettin.files import atomic_file
@@ -35,8 +35,8 @@ def step_record(objective: str, step: int, tokens: int, result: StepResult, lear
 
 
 def quality(objective: str, sums: Sums) -> Record:
-    """Return what people judge an objective by: masked accuracy of an encoder, perplexity of a decoder."""
-    if objective in MASKING_OBJECTIVES:
+    """Return the objective's quality metric: masked accuracy or perplexity."""
+    if OBJECTIVES[objective].quality_metric == "masked_accuracy":
         return {"masked_accuracy": sums.accuracy}
     # Beyond this a float overflows; such a loss is broken anyway.
     return {"perplexity": math.exp(min(sums.loss, 700.0))}

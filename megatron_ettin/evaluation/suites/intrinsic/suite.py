@@ -1,7 +1,7 @@
 """The suite ``intrinsic``: validation losses as ``python -m megatron_ettin.pretrain --eval-only`` printed them.
 
-DIR/intrinsic/MODELNAME/mlm.json and clm.json each hold one such line. Nothing is computed here: the losses are put
-beside the other results of the model.
+Each DIR/intrinsic/MODELNAME/OBJECTIVE.json contains one such line. Nothing is computed here: the losses join the other
+results of the model.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from megatron_ettin.cli import suggestion
+from megatron_ettin.config.objectives import RELEASED_OBJECTIVES
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.models.subject import Subject
 from megatron_ettin.evaluation.results import Measure, TaskResult, read_json
 from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
 
-OBJECTIVES = ("mlm", "clm")
+_FILES = " and ".join(f"{name}.json" for name in RELEASED_OBJECTIVES)
 _FIGURES = ("bits_per_byte", "validation_loss", "masked_accuracy", "perplexity")
 """In the order in which they stand for the task; bits per byte are not known of every tokenizer."""
 
@@ -30,7 +31,7 @@ class LossTask:
     """The losses under one objective."""
 
     name: str
-    """mlm or clm."""
+    """Of the objective."""
     folder: Path
     """DIR/intrinsic."""
     is_local: ClassVar[bool] = True
@@ -84,15 +85,17 @@ class IntrinsicSuite:
             ConfigError: there is no folder of such files, or a task is none of the objectives.
         """
         for name in options.tasks:
-            if name not in OBJECTIVES:
-                known = " and ".join(OBJECTIVES)
-                raise ConfigError(f"--tasks {name}: the intrinsic suite has {known}{suggestion(name, OBJECTIVES)}")
+            if name not in RELEASED_OBJECTIVES:
+                known = " and ".join(RELEASED_OBJECTIVES)
+                raise ConfigError(
+                    f"--tasks {name}: the intrinsic suite has {known}{suggestion(name, RELEASED_OBJECTIVES)}"
+                )
         if options.data is None:
-            raise ConfigError("--suite intrinsic: needs --data, with intrinsic/MODELNAME/mlm.json and clm.json")
+            raise ConfigError(f"--suite intrinsic: needs --data, with intrinsic/MODELNAME/{_FILES}")
         folder = options.data / self.name
-        there = [name for name in OBJECTIVES if any(folder.glob(f"*/{name}.json"))]
+        there = [name for name in RELEASED_OBJECTIVES if any(folder.glob(f"*/{name}.json"))]
         if not there:
-            raise ConfigError(f"--data {options.data}: there is no {folder}/*/mlm.json or clm.json")
+            raise ConfigError(f"--data {options.data}: there is no {folder}/*/{_FILES.replace(' and ', ' or ')}")
         return [LossTask(name, folder) for name in options.tasks or there]
 
 
