@@ -3,11 +3,13 @@
 megatron-core 0.16.1 computes nothing that needs a GPU, but it places tensors with ``device="cuda"`` and
 ``torch.cuda.current_device()``, compares ``Tensor.type()`` with CUDA names and keeps CUDA random states. This file
 redirects exactly those, for the life of the process, and nothing else; parallel groups, schedules, data parallelism,
-optimizer and checkpoints remain megatron-core's own, over gloo.
+optimizer and checkpoints remain megatron-core's own, over gloo. It also imports megatron-core without torch's compiler.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -89,6 +91,32 @@ REDIRECTED_IN_CORE_RANDOM: dict[str, Callable[..., Any]] = {
     "_set_cuda_rng_state": _set_rng_state,
 }
 """What is replaced in ``megatron.core.tensor_parallel.random``."""
+
+
+def import_core() -> None:
+    """Import megatron-core without importing torch's compiler, which takes longer than all the rest.
+
+    megatron-core decorates its fused functions with ``torch.compile``, which imports the compiler at once. Here they
+    are compiled when first called: with the same result, but a CPU run calls none of them. Must come before any other
+    import of megatron-core; later ones find it imported.
+    """
+    compile_now = torch.compile
+    torch.compile = _compile_when_called  # type: ignore[assignment]
+    try:
+        importlib.import_module("megatron.core")
+    finally:
+        torch.compile = compile_now
+
+
+def _compile_when_called(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = functools.cache(lambda: torch.compile(function))
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return compiled()(*args, **kwargs)
+
+    return call
+
 
 _installed: CudaToCpu | None = None
 

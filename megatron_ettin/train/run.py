@@ -37,6 +37,7 @@ def run(config: RunConfig, notes: Sequence[str] = ()) -> int:
     end_with_launcher()
     if config.training.eval_only:
         release_signals()
+        _import_core(config)
         from megatron_ettin.train.launch import launch_evaluation
 
         return launch_evaluation(config)
@@ -51,9 +52,20 @@ def _train(config: RunConfig, notes: Sequence[str], requests: StopRequests) -> i
     with SaveLock(Path(config.checkpoint.save)) if writes else nullcontext():
         if writes:
             clear_stop(Path(config.checkpoint.save))
+        _import_core(config)
         from megatron_ettin.train.launch import launch_training
 
         return launch_training(config, notes, requests)
+
+
+def _import_core(config: RunConfig) -> None:
+    """Import megatron-core before anything else does, on a CPU without torch's compiler."""
+    from megatron_ettin.runtime.device import choose_device
+
+    if choose_device(config.training.device).type == "cpu":
+        from megatron_ettin.runtime.cpu_placement import import_core
+
+        import_core()
 
 
 def _tell_stop(name: str) -> None:

@@ -1,7 +1,14 @@
 """What the fork server imports once for all workers."""
 
-import megatron.core.dist_checkpointing
-import megatron.core.distributed
-import megatron.core.optimizer
-import megatron.core.pipeline_parallel
-import megatron.core.transformer.transformer_block  # noqa: F401
+import importlib
+
+from megatron_ettin.runtime.cpu_placement import import_core
+
+import_core()
+for name in (
+    "megatron.core.dist_checkpointing",
+    "megatron.core.optimizer",
+    "megatron.core.pipeline_parallel",
+    "megatron.core.transformer.transformer_block",
+):
+    importlib.import_module(name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +71,45 @@ def test_redirects_exactly_the_listed_names() -> None:
         "synchronize",
     ]
     assert found["core random"] == ["_get_cuda_rng_state", "_set_cuda_rng_state"]
+
+
+IMPORT_CORE = """
+import sys
+import torch
+from megatron_ettin.runtime.cpu_placement import import_core
+
+original = torch.compile
+import_core()
+assert torch.compile is original
+import megatron_ettin.train.launch
+from megatron.core.jit import jit_fuser
+print([name for name in ("megatron.core", "torch._inductor.compile_fx", "torch._dynamo") if name in sys.modules])
+
+torch.compile = lambda function: lambda number: ("compiled", function(number))
+fused = jit_fuser(lambda number: number + 1)
+print(fused(1), fused(2))
+"""
+
+
+def test_core_is_imported_without_the_compiler_and_compiles_when_called() -> None:
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORT_CORE], capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["['megatron.core']", "('compiled', 2) ('compiled', 3)"], result.stderr
+
+
+def after_training(objective: str) -> list[str]:
+    """Train a step with dropout and return what that imported of torch's compiler."""
+    from tests.helpers.runs import TINY, tiny_run
+    from tests.helpers.training import start_training, train_steps
+
+    before = set(sys.modules)
+    config = tiny_run(objective, model=replace(TINY, attention_output_dropout=0.1), tensor_model_parallel_size=2)
+    train_steps(start_training(config), range(1))
+    return [name for name in sys.modules.keys() - before if name == "torch._inductor.compile_fx"]
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_training_on_cpus_compiles_nothing(objective: str) -> None:
+    assert run_ranks(2, after_training, objective) == [[], []]
 
 
 def install_for(version: str) -> None:
