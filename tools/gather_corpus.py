@@ -1,4 +1,4 @@
-"""Gather real text into a jsonl file: the Python standard library's own, or a file of yours."""
+"""Gather text into a jsonl file: from the Python standard library, or from your own file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from megatron_ettin.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Gather, shuffle and write."""
+    """Gather, shuffle and write documents."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("--output", required=True, metavar="FILE", help="jsonl file to write")
-    parser.add_argument("--corpus", metavar="FILE", help="your own text: .jsonl with a text a line, or plain text")
-    parser.add_argument("--max-bytes", type=positive, default=1 << 40, metavar="N", help="keep at most this much text")
-    parser.add_argument("--seed", type=int, default=21, metavar="N", help="seed of the order")
+    parser.add_argument(
+        "--corpus", metavar="FILE", help="your own text: .jsonl with one text per line, .parquet, or plain text"
+    )
+    parser.add_argument(
+        "--max-bytes", type=positive, default=1 << 40, metavar="N", help="keep at most this many bytes of text"
+    )
+    parser.add_argument("--seed", type=int, default=21, metavar="N", help="seed of the shuffle")
     options = parser.parse(arguments)
     from megatron_ettin.data.preprocess.starter_text import choose_documents, own_text, standard_library, write_jsonl
 
-    found = own_text(options.corpus) if options.corpus else standard_library()
-    documents = choose_documents(found, seed=options.seed, largest_bytes=options.max_bytes)
+    source = own_text(options.corpus) if options.corpus else standard_library()
+    documents = choose_documents(source, seed=options.seed, largest_bytes=options.max_bytes)
     if not documents:
         given = f"--corpus {options.corpus}" if options.corpus else f"--max-bytes {options.max_bytes}"
         raise ConfigError(f"{given}: leaves no text")

@@ -11,23 +11,25 @@ from megatron_ettin.data.preprocess.settings import add_preprocess_flags, settin
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Preprocess and say what was written."""
+    """Preprocess, and print the prefixes of the pairs written."""
     parser = ToolParser(
-        "Encode documents into PREFIX_KEY_document.bin and .idx. An interrupted run goes on by the same command."
+        "Encode documents into PREFIX_KEY_document.bin and .idx. The same command resumes an interrupted run."
     )
     add_preprocess_flags(parser)
     settings = settings_of(parser.parse(arguments))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies, and workers fork without threads
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no linear algebra here, and workers must fork without threads
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
-    from megatron_ettin.data.preprocess.progress import ProgressText, tell_result
+    from megatron_ettin.data.preprocess.progress import ProgressText, result_lines
     from megatron_ettin.data.preprocess.run import preprocess
 
-    line, words = ProgressLine(sys.stderr), ProgressText()
-    done = preprocess(settings, lambda now: line.update(words.tell(now)), lambda text: print(text, file=sys.stderr))
-    line.finish(words.tell(done.progress))
-    for text in tell_result(done.progress, done.skipped_file):
-        print(text, file=sys.stderr)
-    print(*done.pairs, sep="\n")
+    console, text = ProgressLine(sys.stderr), ProgressText()
+    result = preprocess(
+        settings, lambda now: console.update(text.line(now)), lambda notice: print(notice, file=sys.stderr)
+    )
+    console.finish(text.line(result.progress))
+    for line in result_lines(result.progress, result.skipped_file):
+        print(line, file=sys.stderr)
+    print(*result.pairs, sep="\n")
     return 0
 
 

@@ -10,12 +10,16 @@ from megatron_ettin.data.preprocess.settings import TEXT_DOCUMENTS
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train and save."""
+    """Train and save the tokenizer."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="as for preprocess_data.py")
-    parser.add_argument("--text-documents", choices=TEXT_DOCUMENTS, default="file", help="a document of a .txt")
+    parser.add_argument(
+        "--text-documents", choices=TEXT_DOCUMENTS, default="file", help="what one document of a .txt file is"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--vocab-size", type=positive, default=4096, metavar="N", help="tokens, special ones included")
+    parser.add_argument(
+        "--vocab-size", type=positive, default=4096, metavar="N", help="number of tokens, including special ones"
+    )
     options = parser.parse(arguments)
     from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
     from megatron_ettin.data.preprocess.texts import read_texts

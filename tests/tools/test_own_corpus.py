@@ -1,4 +1,4 @@
-"""Gathering text and training a tokenizer on it, as the quickstart does."""
+"""Gather text and train a tokenizer on it, as the quickstart does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture(scope="module")
 def part_of_the_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty modules and packages' files of the standard library, twice the text that is kept of them."""
+    """Sixty files of the standard library, with twice the text that is kept."""
     folder = tmp_path_factory.mktemp("stdlib")
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted([*root.glob("[a-d]*.py"), *root.glob("email/*.py"), *root.glob("test/test_a*.py")]):
@@ -54,7 +54,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, part_of_the_library: Path)
     return file
 
 
-def test_standard_library_is_gathered_once_each_and_in_a_fixed_order(
+def test_the_standard_library_is_gathered_without_repeats_in_a_fixed_order(
     library: Path, part_of_the_library: Path, tmp_path: Path
 ) -> None:
     documents = [json.loads(line) for line in library.read_text().splitlines()]
@@ -67,7 +67,7 @@ def test_standard_library_is_gathered_once_each_and_in_a_fixed_order(
     assert (tmp_path / "again.jsonl").read_bytes() == library.read_bytes()
 
 
-def test_own_text(tmp_path: Path) -> None:
+def test_own_text_is_gathered_without_repeats(tmp_path: Path) -> None:
     lines = [json.dumps({"text": text}) for text in ("one", "two\u2028two", "", "one")]
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
     done = call("gather_corpus.py", "--corpus", tmp_path / "own.jsonl", "--output", tmp_path / "out.jsonl")
@@ -77,22 +77,22 @@ def test_own_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [(b"\n \n", "leaves no text"), (b"a\xff", "is not UTF-8 text (invalid start byte at byte 1)")],
 )
-def test_own_text_without_text(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_corpus_without_text_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "own.txt").write_bytes(content)
     done = call("gather_corpus.py", "--corpus", tmp_path / "own.txt", "--output", tmp_path / "out.jsonl")
-    assert (done.returncode, done.stderr) == (2, f"error: --corpus {tmp_path}/own.txt: {told}\n")
+    assert (done.returncode, done.stderr) == (2, f"error: --corpus {tmp_path}/own.txt: {message}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
 
 
-def test_own_text_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_corpus_is_refused(tmp_path: Path) -> None:
     done = call("gather_corpus.py", "--corpus", tmp_path / "none", "--output", tmp_path / "out.jsonl")
     assert (done.returncode, done.stderr) == (2, f"error: --corpus {tmp_path}/none: there is no such file\n")
 
 
-def test_tokenizer_is_what_transformers_reads(library: Path, tmp_path: Path) -> None:
+def test_transformers_reads_the_tokenizer(library: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     for folder in ("one", "two"):
@@ -110,10 +110,10 @@ def test_tokenizer_is_what_transformers_reads(library: Path, tmp_path: Path) -> 
     assert (ids[0], ids[-1]) == (1, 2)
     assert tokenizer.decode(ids[1:-1]) == text
     before, masked = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in ("the", "the [MASK]"))
-    assert masked == [*before, tokenizer.mask_token_id], "the space belongs to the mask"
+    assert masked == [*before, tokenizer.mask_token_id], "the mask includes the space before it"
 
 
-def test_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
+def test_a_vocabulary_larger_than_the_text_allows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"text": "few words"}\n')
     for size in (100, 5000):
         done = call(
@@ -124,21 +124,21 @@ def test_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
         assert not (tmp_path / "t").exists()
 
 
-def test_tokenizer_of_plain_text_too_large_for_one_document(tmp_path: Path) -> None:
+def test_a_text_file_too_large_for_one_document_is_refused(tmp_path: Path) -> None:
     corpus = tmp_path / "c.txt"
     corpus.write_text("a few words and others, a few words more\n\n" * 1000)
     tool = ("train_tokenizer.py", "--input", corpus, "--output", tmp_path / "t", "--vocab-size", 270)
     done = call(*tool, "--text-documents", "paragraph")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/t: 270 tokens\n"), done.stderr
     os.truncate(corpus, 40 << 20)
-    told = f"error: --input {corpus} from line 1 on: a file of this size cannot be one document; give --text-documents"
-    assert call(*tool).stderr.startswith(told)
+    message = f"error: --input {corpus} from line 1 on: a file of this size cannot be one document; give --text-doc"
+    assert call(*tool).stderr.startswith(message)
 
 
-def test_tokenizer_names_the_line_that_is_no_text(tmp_path: Path) -> None:
+def test_tokenizer_training_reports_the_line_without_text(tmp_path: Path) -> None:
     corpus = tmp_path / "c.jsonl"
     corpus.write_text('{"text": "a"}\n{"body": "b"}\n')
     done = call("train_tokenizer.py", "--input", corpus, "--output", tmp_path / "t")
-    told = f'error: --input {corpus} line 2: is no JSON object with a text under "text" (its keys: body)\n'
-    assert (done.returncode, done.stderr) == (2, told)
+    message = f'error: --input {corpus} line 2: is not a JSON object with a text under "text" (its keys: body)\n'
+    assert (done.returncode, done.stderr) == (2, message)
     assert not (tmp_path / "t").exists()

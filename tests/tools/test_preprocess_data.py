@@ -1,4 +1,4 @@
-"""tools/preprocess_data.py as a user calls it."""
+"""tools/preprocess_data.py from the command line."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, str(TOOLS / "preprocess_data.py"), *map(str, arguments)]
 
 
-def call(*arguments: object, **how: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=100, check=False, **how)  # type: ignore[call-overload]
+def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=100, check=False, **options)  # type: ignore[call-overload]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def documents(prefix: Path) -> list[list[int]]:
 
 
 def written(folder: Path, name: str) -> dict[str, bytes]:
-    """Return the files of a run by the end of their names."""
+    """Return the content of a run's files by the suffix of their names."""
     return {path.name.removeprefix(name): path.read_bytes() for path in folder.glob(f"{name}_*")}
 
 
@@ -69,13 +69,13 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.splitlines()[-1]
 
 
-def test_writes_what_the_tokenizer_says(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+def test_writes_the_ids_of_the_tokenizer(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/out_text_document\n")
     assert documents(tmp_path / "out_text_document") == IDS
     assert done.stderr.startswith("encoder: tokenizers ")
     assert "5 documents, 9 tokens, " in done.stderr
-    assert last_line(done) == "1 documents are empty; they keep their place and have no token"
+    assert last_line(done) == "1 documents are empty; they keep their place and have no tokens"
     manifest = Manifest.load(tmp_path / "out_text_document")
     assert manifest is not None
     assert (manifest.documents, manifest.tokens, manifest.vocab_size) == (5, 9, 8)
@@ -84,7 +84,7 @@ def test_writes_what_the_tokenizer_says(tmp_path: Path, corpus: Path, tokenizer:
     ]
 
 
-def test_end_of_document_and_several_keys(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+def test_append_eod_with_several_keys(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     flags = ["--append-eod", "--json-keys", "text", "title", "--tokenizer-type", "HuggingFaceTokenizer"]
     done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, *flags)
     assert done.returncode == 0
@@ -98,7 +98,7 @@ def words(number: int, length: int) -> str:
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Inputs of every kind, small and larger than a part, and the texts of the larger ones."""
+    """Inputs of every kind, smaller and larger than a part, and the texts of the larger ones."""
     texts = [words(i, 1 + 7 * i % 800) for i in range(3000)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     folder = tmp_path_factory.mktemp("kinds")
@@ -121,12 +121,10 @@ def mixed(tmp_path: Path, kinds: tuple[Path, list[str]]) -> tuple[list[Path], li
     return [folder / "a.jsonl", folder], [*texts * 4, *texts[:20], texts[-1], *texts]
 
 
-def test_any_number_of_workers_and_parts_gives_the_same_bytes(
-    tmp_path: Path, mixed: tuple[list[Path], list[str]]
-) -> None:
+def test_workers_and_parts_do_not_change_the_bytes(tmp_path: Path, mixed: tuple[list[Path], list[str]]) -> None:
     inputs, texts = mixed
     tokenizer = write_byte_tokenizer(tmp_path / "bytes")
-    found = []
+    outputs = []
     for name, flags in (
         ("one", ["--workers", 1]),
         ("many", ["--workers", 5, "--part-megabytes", 1, "--partitions", 5]),
@@ -134,21 +132,21 @@ def test_any_number_of_workers_and_parts_gives_the_same_bytes(
     ):
         done = call("--input", *inputs, "--output-prefix", tmp_path / name, "--tokenizer-model", tokenizer, *flags)
         assert done.returncode == 0, done.stderr
-        found.append(written(tmp_path, name))
+        outputs.append(written(tmp_path, name))
     tokens = IndexedTokens(tmp_path / "many_text_document")
     expected = "".join(texts).replace(" ", "d").encode()
     assert (np.asarray(tokens.tokens) == np.frombuffer(expected, np.uint8) - ord("a") + 5).all()
     assert np.diff(tokens.document_starts[:]).tolist() == [len(text) for text in texts]
-    assert found[1] == found[2]  # the manifest tells parts, which --part-megabytes sets and workers do not
+    assert outputs[1] == outputs[2]  # the manifest lists parts, which depend on --part-megabytes but not on workers
     assert all(
-        found[0][f"_text_document{suffix}"] == found[1][f"_text_document{suffix}"] for suffix in (".bin", ".idx")
+        outputs[0][f"_text_document{suffix}"] == outputs[1][f"_text_document{suffix}"] for suffix in (".bin", ".idx")
     )
     manifest = Manifest.load(tmp_path / "many_text_document")
     assert manifest is not None
     assert len(manifest.parts) > 5
 
 
-def test_shares_of_machines_merge_to_the_whole(tmp_path: Path, mixed: tuple[list[Path], list[str]]) -> None:
+def test_shards_merge_to_the_bytes_of_one_run(tmp_path: Path, mixed: tuple[list[Path], list[str]]) -> None:
     inputs, _ = mixed
     tokenizer = write_byte_tokenizer(tmp_path / "bytes")
     base = ["--input", *inputs, "--tokenizer-model", tokenizer, "--part-megabytes", 1, "--workers", 2]
@@ -165,7 +163,7 @@ def test_shares_of_machines_merge_to_the_whole(tmp_path: Path, mixed: tuple[list
     assert subprocess.run(verify, capture_output=True, check=False).returncode == 0
 
 
-def test_an_array_of_jobs_writes_the_shares_and_some_can_be_submitted_again(tmp_path: Path, corpus: Path) -> None:
+def test_a_job_array_writes_the_shards_and_one_can_be_resubmitted(tmp_path: Path, corpus: Path) -> None:
     tokenizer = write_word_tokenizer(tmp_path / "tokenizer", ["a", "b", "c"])
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()
@@ -176,8 +174,8 @@ def test_an_array_of_jobs_writes_the_shares_and_some_can_be_submitted_again(tmp_
     def job(index: int, count: int, **more: str) -> list[list[int]]:
         slurm = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": str(count), "SLURM_CPUS_PER_TASK": "1"}
         command = ["bash", "examples/preprocess_slurm.sbatch", corpus, tmp_path / "out", tokenizer, "--append-eod"]
-        how = {**os.environ, "PATH": path, **slurm, **more}
-        subprocess.run([*map(str, command)], check=True, capture_output=True, cwd=TOOLS.parent, env=how)
+        environment = {**os.environ, "PATH": path, **slurm, **more}
+        subprocess.run([*map(str, command)], check=True, capture_output=True, cwd=TOOLS.parent, env=environment)
         return documents(tmp_path / f"out_{index:05d}-of-00002_text_document")
 
     first = job(0, 2)
@@ -189,7 +187,7 @@ def done_prefixes(folder: Path) -> list[str]:
     return sorted(str(path.with_suffix("")) for path in folder.glob("share_*.idx"))
 
 
-def test_special_tokens_of_a_post_processor_are_not_written(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+def test_a_post_processor_adds_no_special_tokens(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     content = json.loads((tokenizer / "tokenizer.json").read_text())
     content["post_processor"] = {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}
     (tokenizer / "tokenizer.json").write_text(json.dumps(content))
@@ -198,11 +196,11 @@ def test_special_tokens_of_a_post_processor_are_not_written(tmp_path: Path, corp
     assert documents(tmp_path / "out_text_document") == IDS
 
 
-def test_ready_ids_are_not_encoded_again(tmp_path: Path) -> None:
+def test_given_ids_are_not_encoded_again(tmp_path: Path) -> None:
     tokenizer = write_word_tokenizer(tmp_path / "t", [f"w{i}" for i in range(60)])
     flags = ["--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--json-keys", "input_ids"]
     assert call("--input", MDS / "ids_any", *flags).returncode == 0
-    # Document 1 begins with 1, which is [CLS]: rows bring their own.
+    # Document 1 begins with 1, which is [CLS]: training adds its own.
     expected = [list(range(i + (i == 1), i + 5 + i % 7)) for i in range(40)]
     assert documents(tmp_path / "out_input_ids_document") == expected
 
@@ -227,27 +225,27 @@ def test_sentences_are_sequences(tmp_path: Path, tokenizer: Path) -> None:
 
 BAD = [
     ("{not json", "line 2: is not JSON"),
-    ('{"body": "a"}', 'line 2: is no JSON object with a text under "text"'),
-    ('{"text": 3}', 'line 2: is no JSON object with a text under "text"'),
-    ("[]", 'line 2: is no JSON object with a text under "text"'),
+    ('{"body": "a"}', 'line 2: is not a JSON object with a text under "text"'),
+    ('{"text": 3}', 'line 2: is not a JSON object with a text under "text"'),
+    ("[]", 'line 2: is not a JSON object with a text under "text"'),
 ]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(("line", "told"), BAD)
-def test_a_bad_line_is_named_and_nothing_is_left(
-    tmp_path: Path, tokenizer: Path, line: str, told: str, workers: int
+@pytest.mark.parametrize(("line", "message"), BAD)
+def test_a_bad_line_is_reported_and_leaves_no_files(
+    tmp_path: Path, tokenizer: Path, line: str, message: str, workers: int
 ) -> None:
     bad = write_lines(tmp_path / "bad.jsonl", ['{"text": "a"}', line])
     flags = ["--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--workers", workers]
     done = call("--input", bad, *flags)
     assert done.returncode == 2
-    assert last_line(done).startswith(f"error: --input {bad} {told}"), done.stderr
+    assert last_line(done).startswith(f"error: --input {bad} {message}"), done.stderr
     assert not list(tmp_path.glob("out*"))
 
 
 def test_bad_records_are_skipped_and_listed(tmp_path: Path, tokenizer: Path) -> None:
-    good = [json.dumps({"text": "a b", "beside": "x" * 150})] * 6000  # a megabyte
+    good = [json.dumps({"text": "a b", "other": "x" * 150})] * 6000  # a megabyte
     lines = [*good, "{", *good, "", '{"text": "\\ud800"}', *good]
     (tmp_path / "in").mkdir()
     first = write_lines(tmp_path / "in" / "a.jsonl", lines)
@@ -263,13 +261,13 @@ def test_bad_records_are_skipped_and_listed(tmp_path: Path, tokenizer: Path) -> 
     assert listed[4]["onwards"]
     kept = documents(tmp_path / "out_text_document")
     assert len(kept) == 18_000 + listed[4]["line"] - 1 - 3
-    assert last_line(done) == f"5 records were left out; all are listed in {tmp_path}/out.skipped.jsonl"
+    assert last_line(done) == f"5 records were skipped; all are listed in {tmp_path}/out.skipped.jsonl"
     manifest = Manifest.load(tmp_path / "out_text_document")
     assert manifest is not None
     assert manifest.skipped == 5
 
 
-def test_wrong_flags_are_one_line(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+def test_bad_flags_are_one_line(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     good = {"--input": corpus, "--output-prefix": tmp_path / "out", "--tokenizer-model": tokenizer}
     cases: list[tuple[dict[str, object], str]] = [
         ({"--input": tmp_path / "none.jsonl"}, "error: --input"),
@@ -283,10 +281,10 @@ def test_wrong_flags_are_one_line(tmp_path: Path, corpus: Path, tokenizer: Path)
         ({"--shard-index": "1"}, "error: --shard-index 1: must be from 0 to below --num-shards 1"),
         ({"--punkt-model": "x"}, "error: --punkt-model: needs --split-sentences"),
     ]
-    for change, told in cases:
+    for change, message in cases:
         done = call(*[part for flag in {**good, **change}.items() for part in flag])
         assert done.returncode == 2
-        assert done.stderr.startswith(told), done.stderr
+        assert done.stderr.startswith(message), done.stderr
         assert done.stderr.count("\n") == 1
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -303,7 +301,7 @@ def test_append_eod_needs_a_separator(tmp_path: Path, corpus: Path, tokenizer: P
     assert (done.returncode, last_line(done).split(":")[:2]) == (2, ["error", " --append-eod"])
 
 
-def test_help_is_there_at_once() -> None:
+def test_help_imports_no_heavy_library() -> None:
     loaded = subprocess.run(
         [sys.executable, "-X", "importtime", *command("--help")[1:]], capture_output=True, text=True, check=True
     ).stderr
@@ -316,7 +314,7 @@ LINE = json.dumps({"text": "a b c " * 1000}).encode() + b"\n"
 
 @pytest.fixture
 def running(tmp_path: Path, tokenizer: Path) -> Iterator[tuple[subprocess.Popen[str], int, list[psutil.Process]]]:
-    """A preprocessing in the middle of its work: the process, the pipe it reads from, and its workers."""
+    """A run in progress: its process, the pipe it reads from, and its workers."""
     pipe = tmp_path / "pipe.jsonl"
     os.mkfifo(pipe)
     flags = ["--input", pipe, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--workers", "2"]
@@ -337,11 +335,11 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
         if len(workers) == 2:
             return workers
         time.sleep(0.05)
-    raise TimeoutError("no workers were started")
+    raise TimeoutError("no workers have started")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_their_parent(tmp_path: Path, running, number: signal.Signals) -> None:  # type: ignore[no-untyped-def]
+def test_workers_exit_with_their_parent(tmp_path: Path, running, number: signal.Signals) -> None:  # type: ignore[no-untyped-def]
     process, _, workers = running
     process.send_signal(number)
     assert process.wait(30) == (-number if number == signal.SIGKILL else 128 + number)
@@ -352,13 +350,15 @@ def test_workers_end_with_their_parent(tmp_path: Path, running, number: signal.S
         assert process.stderr.read().splitlines()[1:] == []
 
 
-def test_a_killed_worker_is_told(tmp_path: Path, running) -> None:  # type: ignore[no-untyped-def]
+def test_a_killed_worker_is_reported(tmp_path: Path, running) -> None:  # type: ignore[no-untyped-def]
     process, writer, workers = running
     for worker in workers:
         worker.kill()
     os.close(writer)
     assert process.wait(30) == 2
-    assert last_line(process_output(process)) == "error: --workers 2: a worker was killed; fewer need less memory"
+    assert (
+        last_line(process_output(process)) == "error: --workers 2: a worker was killed; fewer workers need less memory"
+    )
     assert not list(tmp_path.glob("out*"))
 
 
@@ -367,7 +367,7 @@ def process_output(process: subprocess.Popen[str]) -> subprocess.CompletedProces
     return subprocess.CompletedProcess([], process.returncode, "", process.stderr.read())
 
 
-def test_blank_lines_are_no_documents(tmp_path: Path, tokenizer: Path) -> None:
+def test_blank_lines_are_skipped(tmp_path: Path, tokenizer: Path) -> None:
     corpus = write_lines(tmp_path / "c.jsonl", ["", '{"text": "a"}', "  ", '{"text": "b"}', ""])
     done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer)
     assert done.returncode == 0
@@ -376,30 +376,30 @@ def test_blank_lines_are_no_documents(tmp_path: Path, tokenizer: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_of_all_processes_stays_below_a_gibibyte(tmp_path: Path) -> None:
-    """On words that never come again, the worst for an encoder that remembers words, and a file that cannot be cut."""
+    """On words that do not repeat, the worst case for an encoder with a word cache, and a file that cannot be cut."""
     tokenizer = write_byte_tokenizer(tmp_path / "bytes")
     rng = np.random.default_rng(0)
     inputs = tmp_path / "in"
     inputs.mkdir()
-    with (inputs / "a.jsonl").open("wb") as plain, gzip.open(inputs / "b.jsonl.gz", "wb", 1) as packed:
+    with (inputs / "a.jsonl").open("wb") as plain, gzip.open(inputs / "b.jsonl.gz", "wb", 1) as compressed:
         for number in range(1500):
             letters = rng.integers(ord("a"), ord("z") + 1, 60_000, np.uint8)
             letters[::9] = ord(" ")
-            (plain if number % 3 else packed).write(b'{"text": "%s"}\n' % letters.tobytes())
+            (plain if number % 3 else compressed).write(b'{"text": "%s"}\n' % letters.tobytes())
     flags = ["--input", inputs, "--output-prefix", tmp_path / "out", "--tokenizer-model", tokenizer, "--workers", 2]
-    most = 0
+    peak = 0
     with subprocess.Popen(command(*flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         main = psutil.Process(process.pid)
         while process.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                most = max(most, sum(each.memory_full_info().pss for each in (main, *main.children())))
+                peak = max(peak, sum(each.memory_full_info().pss for each in (main, *main.children())))
             time.sleep(0.05)
     assert process.returncode == 0
     assert Manifest.load(tmp_path / "out_text_document").tokens == 1500 * 60_000  # type: ignore[union-attr]
-    assert 100 << 20 < most < 1 << 30
+    assert 100 << 20 < peak < 1 << 30
 
 
-# ---- interruptions: the same command goes on, and the result is that of a run that was not interrupted
+# ---- interruptions: the same command resumes, and the result equals that of an uninterrupted run
 
 
 @pytest.fixture
@@ -415,7 +415,7 @@ def finished_parts(folder: Path) -> int:
 
 
 def kill_after(parts: int, flags: list[object], folder: Path) -> None:
-    """Kill -9 a run and its workers when so many parts are there; one that was faster than that is begun anew."""
+    """Kill -9 a run and its workers once it has finished that many parts; a run that ended earlier is repeated."""
     for _ in range(5):
         with subprocess.Popen(command(*flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and finished_parts(folder) < parts:
@@ -423,31 +423,31 @@ def kill_after(parts: int, flags: list[object], folder: Path) -> None:
             process.kill()
         if process.returncode == -signal.SIGKILL:
             return
-    raise AssertionError("it always ended before it could be killed")
+    raise AssertionError("the run always ended before it could be killed")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
-def test_killed_again_and_again_the_result_is_the_same(tmp_path: Path, long_run: list[object], workers: int) -> None:
+def test_repeated_kills_do_not_change_the_result(tmp_path: Path, long_run: list[object], workers: int) -> None:
     assert call(*long_run, "--output-prefix", tmp_path / "whole").returncode == 0
     flags = [*long_run, "--output-prefix", tmp_path / "torn", "--workers", workers]
     folder = tmp_path / "torn.parts"
     for parts in (1, 3, 6):
         kill_after(parts, flags, folder)
-    # What a kill in the middle of a write leaves: a torn line, and a copy that was begun.
+    # Traces of a kill during a write: a truncated line, and an unfinished copy.
     with (folder / "journal.jsonl").open("ab") as journal:
         journal.write(b'{"part": {"ta')
     with (folder / "joined-0.bin").open("ab") as joined:
         joined.write(b"\1\2\3")
-    done = call(*flags, "--workers", 2)  # another number of workers goes on all the same
+    done = call(*flags, "--workers", 2)  # the number of workers may change
     assert done.returncode == 0, done.stderr
-    assert f"going on in {folder}: " in done.stderr
+    assert f"resuming in {folder}: " in done.stderr
     assert written(tmp_path, "torn") == written(tmp_path, "whole")
     assert not folder.exists()
 
 
 @pytest.mark.slow
-def test_a_kill_between_the_last_renames(tmp_path: Path, long_run: list[object]) -> None:
+def test_a_kill_between_the_final_renames(tmp_path: Path, long_run: list[object]) -> None:
     flags = [*long_run, "--output-prefix", tmp_path / "out"]
     assert call(*flags).returncode == 0
     expected = written(tmp_path, "out")
@@ -469,7 +469,7 @@ def test_a_kill_between_the_last_renames(tmp_path: Path, long_run: list[object])
 
 
 @pytest.mark.slow
-def test_parts_that_were_lost_are_made_again(tmp_path: Path, long_run: list[object]) -> None:
+def test_damaged_parts_are_encoded_again(tmp_path: Path, long_run: list[object]) -> None:
     assert call(*long_run, "--output-prefix", tmp_path / "whole").returncode == 0
     flags = [*long_run, "--output-prefix", tmp_path / "torn", "--workers", 3]
     kill_after(7, flags, tmp_path / "torn.parts")
@@ -487,13 +487,13 @@ CHANGES: list[tuple[list[object], str]] = [
 ]
 
 
-def test_other_flags_do_not_go_on(tmp_path: Path, long_run: list[object]) -> None:
+def test_changed_flags_do_not_resume(tmp_path: Path, long_run: list[object]) -> None:
     flags = [*long_run, "--output-prefix", tmp_path / "out"]
     kill_after(2, flags, tmp_path / "out.parts")
-    for change, told in CHANGES:
+    for change, difference in CHANGES:
         done = call(*flags, *change)
-        rule = f"when the run in {tmp_path}/out.parts began; repeat that command, or delete the folder"
-        assert (done.returncode, last_line(done)) == (2, f"error: {told} {rule}")
+        rule = f"when the run in {tmp_path}/out.parts started; repeat that command, or delete the folder"
+        assert (done.returncode, last_line(done)) == (2, f"error: {difference} {rule}")
     done = call(*[flag for flag in flags if flag != "--append-eod"])
     assert last_line(done).startswith("error: --append-eod: is not given and was given when")
     tokenizer = tmp_path / "bytes" / "tokenizer.json"
@@ -502,7 +502,9 @@ def test_other_flags_do_not_go_on(tmp_path: Path, long_run: list[object]) -> Non
     assert last_line(call(*flags)).startswith("error: --tokenizer-model: is ")
     tokenizer.write_text(content)
     (tmp_path / "mixed" / "d00.jsonl").write_text('{"text": "b"}\n')
-    assert last_line(call(*flags)).startswith("error: --input: the files are not those it began with when")
+    assert last_line(call(*flags)).startswith(
+        f"error: --input: the files have changed since the run in {tmp_path}/out.parts started"
+    )
 
 
 def limit_files(num_bytes: int) -> Callable[[], None]:
@@ -510,20 +512,20 @@ def limit_files(num_bytes: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, long_run: list[object], workers: int) -> None:
+def test_a_full_disk_keeps_finished_parts(tmp_path: Path, long_run: list[object], workers: int) -> None:
     assert call(*long_run, "--output-prefix", tmp_path / "whole").returncode == 0
     flags = [*long_run, "--output-prefix", tmp_path / "out", "--workers", workers]
-    # The joined file outgrows this, the files of the parts do not.
+    # The joined file exceeds this, the files of the parts do not.
     done = call(*flags, preexec_fn=limit_files(4_000_000))
     assert done.returncode == 2
-    told = f"error: --output-prefix {tmp_path}/out: File too large; finished parts stay in {tmp_path}/out.parts, and"
-    assert last_line(done).startswith(told)
+    kept = f"finished parts are kept in {tmp_path}/out.parts; run the same command to resume"
+    assert last_line(done) == f"error: --output-prefix {tmp_path}/out: File too large; {kept}"
     assert finished_parts(tmp_path / "out.parts") >= 2
     assert call(*flags).returncode == 0
     assert written(tmp_path, "out") == written(tmp_path, "whole")
 
 
-def test_two_runs_do_not_write_the_same(tmp_path: Path, running) -> None:  # type: ignore[no-untyped-def]
+def test_two_runs_with_one_prefix_are_refused(tmp_path: Path, running) -> None:  # type: ignore[no-untyped-def]
     _, _, _ = running
     corpus = write_lines(tmp_path / "c.jsonl", ['{"text": "a"}'])
     done = call("--input", corpus, "--output-prefix", tmp_path / "out", "--tokenizer-model", tmp_path / "tokenizer")

@@ -1,4 +1,4 @@
-"""Preprocessing on a local Ray: same bytes, even where a worker is killed on the way."""
+"""Preprocessing on a local Ray cluster: the same bytes, even after a worker is killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_killed_ray_worker_changes_nothing(tmp_path: Path) -> None:
+def test_a_killed_ray_worker_does_not_change_the_result(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra [ray]")
     tokenizer = write_word_tokenizer(tmp_path / "tokenizer", ["a", "b", "c"])
     with (tmp_path / "c.jsonl").open("w") as file:
@@ -34,19 +34,19 @@ def test_a_killed_ray_worker_changes_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(command("ray", "ray"), stderr=subprocess.PIPE, text=True) as process:
         victim = wait_for_worker(process, tmp_path / "ray.parts" / "journal.jsonl")
         victim.kill()
-        told = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, told
+        stderr = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, stderr
     for suffix in (".bin", ".idx", ".manifest.json"):
-        found, expected = (tmp_path / f"{name}_text_document{suffix}" for name in ("ray", "plain"))
-        assert found.read_bytes() == expected.read_bytes()
+        output, expected = (tmp_path / f"{name}_text_document{suffix}" for name in ("ray", "plain"))
+        assert output.read_bytes() == expected.read_bytes()
 
 
 def wait_for_worker(process: subprocess.Popen[str], journal: Path) -> psutil.Process:
-    """Return a Ray worker that is at a task, once the first part is there."""
+    """Return a Ray worker that runs a task, once the first part is finished."""
     while process.poll() is None:
         if journal.is_file() and b'"part"' in journal.read_bytes():
             for child in psutil.Process(process.pid).children(recursive=True):
                 if "ray::_do_task" in " ".join(child.cmdline()):
                     return child
         time.sleep(0.005)
-    raise AssertionError("it ended before a worker could be killed")
+    raise AssertionError("the run ended before a worker could be killed")

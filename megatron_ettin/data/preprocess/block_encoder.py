@@ -1,4 +1,4 @@
-"""Values of many documents to the arrays that a pair is written from."""
+"""Encode the values of many documents to the arrays that a .bin/.idx pair is written from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megatron_ettin.errors import ConfigError
 
 @dataclass(frozen=True)
 class Block:
-    """Documents end to end."""
+    """Documents laid end to end."""
 
     ids: NDArray[np.integer]
     lengths: NDArray[np.int64]
@@ -28,15 +28,15 @@ class Block:
 
 
 class BlockEncoder:
-    """Splits, encodes, and sets the end of each document."""
+    """Splits documents into sequences, encodes them, and appends the end-of-document token."""
 
     def __init__(
         self, tokenizer: TokenizerFiles, encoder: Encoder, splitter: SentenceSplitter | None, *, append_eod: bool
     ) -> None:
-        """Take the parts.
+        """Combine tokenizer, encoder and splitter.
 
         Raises:
-            ConfigError: an end is to be appended, and the tokenizer has none.
+            ConfigError: ``append_eod`` is set and the tokenizer has no [SEP].
         """
         if append_eod and tokenizer.sep_id is None:
             raise ConfigError(f"--append-eod: --tokenizer-model {tokenizer.path} has no [SEP] token to append")
@@ -47,28 +47,28 @@ class BlockEncoder:
         self._cls, self._size = tokenizer.cls_id, tokenizer.size
 
     def encode(self, values: Sequence[Value], where: str) -> Block:
-        """Return the ids of the documents' texts; ready ids stay as they are, but for a [CLS] in front.
+        """Return the token ids of the documents; given ids are kept, without a [CLS] at their start.
 
         Raises:
-            ConfigError: ready ids do not fit the tokenizer; ``where`` names them in the message.
+            ConfigError: given ids are outside the vocabulary; the message starts with ``where``.
         """
         items, counts = self._split(values)
         encoded = iter(self.encoder.encode([item for item in items if isinstance(item, str)]))
-        arrays = [next(encoded) if isinstance(item, str) else self._ready(item, where) for item in items]
+        arrays = [next(encoded) if isinstance(item, str) else self._given(item, where) for item in items]
         lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
         document_of = np.repeat(np.arange(len(values)), counts)[lengths > 0]
         counts = np.bincount(document_of, minlength=len(values))
         lengths = lengths[lengths > 0]
         ids = np.concatenate(arrays) if arrays else np.zeros(0, np.uint32)
         if len(ids) and not int(ids.max()) < self._size:
-            raise ConfigError(f"{where}: gives token id {ids.max()}; the tokenizer has {self._size} tokens")
+            raise ConfigError(f"{where}: contains token id {ids.max()}; the tokenizer has {self._size} tokens")
         ids = ids.astype(self.dtype)
         if self._end is not None:
             ids, lengths = self._append_end(self._end, ids, lengths, counts, values)
         return Block(ids, lengths, counts)
 
     def _split(self, values: Sequence[Value]) -> tuple[list[str | Ids], NDArray[np.int64]]:
-        """Return sequences of all documents, and how many each has."""
+        """Return the sequences of all documents, and the number of each document's."""
         split = self._splitter.split if self._splitter else None
         items: list[str | Ids] = []
         counts = np.ones(len(values), np.int64)
@@ -78,7 +78,7 @@ class BlockEncoder:
                 continue
             parts = value if isinstance(value, list) else [value]
             if split is not None:
-                parts = [chunk for part in parts for chunk in (split(part) if isinstance(part, str) else [part])]
+                parts = [each for part in parts for each in (split(part) if isinstance(part, str) else [part])]
             items += parts
             counts[number] = len(parts)
         return items, counts
@@ -91,17 +91,17 @@ class BlockEncoder:
         counts: NDArray[np.int64],
         values: Sequence[Value],
     ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """Put the end behind each document that has tokens, unless ready ids have it already."""
+        """Append the end token to each document that has tokens, unless given ids already end with it."""
         last_sequences = np.cumsum(counts)[counts > 0] - 1
         ends = np.cumsum(lengths)[last_sequences]
-        ready = np.fromiter((isinstance(value, np.ndarray) for value in values), bool, len(values))[counts > 0]
-        wanted = ~(ready & (ids[ends - 1] == end))
+        given = np.fromiter((isinstance(value, np.ndarray) for value in values), bool, len(values))[counts > 0]
+        wanted = ~(given & (ids[ends - 1] == end))
         lengths[last_sequences[wanted]] += 1
         return np.insert(ids, ends[wanted], end), lengths
 
-    def _ready(self, ids: Ids, where: str) -> Ids:
+    def _given(self, ids: Ids, where: str) -> Ids:
         if len(ids) and int(ids.min()) < 0:
-            raise ConfigError(f"{where}: gives the negative token id {ids.min()}")
-        # Rows begin with a [CLS] of their own.
+            raise ConfigError(f"{where}: contains the negative token id {ids.min()}")
+        # Training starts every row with a [CLS] itself.
         ids = np.asarray(ids, np.int64)
         return ids[1:] if len(ids) and ids[0] == self._cls else ids

@@ -1,4 +1,4 @@
-"""From text to token ids: gigatoken where it gives what the tokenizers library gives, else that library."""
+"""Encode texts to token ids: with gigatoken where it agrees with the tokenizers library, else with that library."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from megatron_ettin.errors import ConfigError, first_line
 
 Ids = NDArray[np.integer]
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_LONGEST_REASON = 200
+"""Characters shown of an error of gigatoken."""
 
 
 class Encoder(Protocol):
-    """Turns texts into ids without special tokens around them."""
+    """Encodes texts without adding special tokens."""
 
     name: str
 
@@ -28,64 +30,64 @@ class Encoder(Protocol):
 
 
 class GigatokenEncoder:
-    """Byte-level and SentencePiece BPE, some tens of times as fast as the tokenizers library.
+    """Byte-level and SentencePiece BPE, tens of times as fast as the tokenizers library.
 
-    The library keeps every word it has seen, without a bound: text of random letters fills 2 GB in 300 MB of it. So it
-    is loaded anew, which takes a tenth of a second, when this process has grown by ``cache_bytes``.
+    Its cache of words is unbounded: 300 MB of random letters fill 2 GB. So the tokenizer is loaded again, which takes a
+    tenth of a second, when this process has grown by ``cache_bytes``.
 
-    Added tokens that swallow the white space beside them, as ModernBERT's [MASK] does, it takes after those that are
-    white space themselves, the tokenizers library before. Text that spells one is rare and goes to that library.
+    It matches added tokens that strip adjacent white space, such as ModernBERT's [MASK], after added tokens that are
+    white space; the tokenizers library matches them before. The rare texts that contain one go to that library.
     """
 
     def __init__(self, tokenizer: TokenizerFiles, cache_bytes: int = 256 << 20) -> None:
         """Load the tokenizer.
 
         Raises:
-            Exception: whatever the library says to a tokenizer that it does not support.
+            Exception: the library does not support the tokenizer.
         """
-        # The inner module: the package around it takes another 0.4 s to import, for arrays that are not used here.
+        # The inner module: importing the package takes 0.4 s longer, for arrays that are not used here.
         from gigatoken.gigatoken_rs import load_hf_json
 
         self.name = f"gigatoken {version('gigatoken')}"
         content = tokenizer.content
         self._load = lambda: load_hf_json(content)
-        self._swallowing = tokenizer.swallowing_tokens
-        self._library = LibraryEncoder(tokenizer) if self._swallowing else None
+        self._stripping = tokenizer.swallowing_tokens
+        self._library = LibraryEncoder(tokenizer) if self._stripping else None
         self._tokenizer: Any = self._load()
         self._cache_bytes = cache_bytes
         self._process = self._limit_bytes = 0
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text."""
-        if self._process != os.getpid():  # the first text in this process, which may be a fork
+        if self._process != os.getpid():  # first call in this process, which may be a fork
             self._process, self._limit_bytes = os.getpid(), resident_bytes() + self._cache_bytes
         encode = self._tokenizer.encode
-        found: list[Ids] = [encode(text) if self._takes(text) else self._by_library(text) for text in texts]
+        ids: list[Ids] = [self._encode_by_library(text) if self._strips(text) else encode(text) for text in texts]
         if resident_bytes() > self._limit_bytes:
             del encode
             self._tokenizer = None
             self._tokenizer = self._load()
-            # Else what is held for other reasons would have it loaded again and again.
+            # Memory that other objects hold must not reload it again and again.
             self._limit_bytes = max(self._limit_bytes, resident_bytes() + self._cache_bytes)
-        return found
+        return ids
 
-    def _takes(self, text: str) -> bool:
-        return not any(token in text for token in self._swallowing)
+    def _strips(self, text: str) -> bool:
+        return any(token in text for token in self._stripping)
 
-    def _by_library(self, text: str) -> Ids:
+    def _encode_by_library(self, text: str) -> Ids:
         assert self._library is not None
         (ids,) = self._library.encode([text])
         return ids
 
 
 class LibraryEncoder:
-    """The tokenizers library, which is also the judge of the other one."""
+    """The tokenizers library, which is also the reference for gigatoken."""
 
     def __init__(self, tokenizer: TokenizerFiles) -> None:
         """Load the tokenizer."""
         self.name = f"tokenizers {version('tokenizers')}"
         self._tokenizer = tokenizer
-        tokenizer.encoder  # noqa: B018  (loaded now, so that a worker that is forked has it)
+        tokenizer.encoder  # noqa: B018  (loaded now, for workers to inherit on fork)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text."""
@@ -93,7 +95,7 @@ class LibraryEncoder:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process has in use."""
+    """Return the resident memory of this process."""
     with Path("/proc/self/statm").open("rb") as file:
         return int(file.read().split()[1]) * _PAGE_BYTES
 
@@ -101,32 +103,32 @@ def resident_bytes() -> int:
 def choose_encoder(
     tokenizer: TokenizerFiles, sample: Sequence[str], cache_bytes: int = 256 << 20
 ) -> tuple[Encoder, str]:
-    """Return the encoder to use and why it is that one.
+    """Return the encoder to use and the reason for it.
 
-    Both encode the sample, and texts around the tokenizer's added tokens, which real text seldom holds.
+    Both encode the sample and, since real text rarely contains them, texts with the tokenizer's added tokens.
     """
-    judge = LibraryEncoder(tokenizer)
+    library = LibraryEncoder(tokenizer)
     try:
         fast = GigatokenEncoder(tokenizer, cache_bytes)
     except ImportError:
-        return judge, "gigatoken is not installed"
+        return library, "gigatoken is not installed"
     except Exception as error:
-        return judge, f"gigatoken does not support this tokenizer ({first_line(error)[:200]})"
+        return library, f"gigatoken does not support this tokenizer ({first_line(error)[:_LONGEST_REASON]})"
     texts = [*sample, *_probes(tokenizer)]
     try:
-        found = fast.encode(texts)
+        encoded = fast.encode(texts)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        return judge, f"gigatoken fails on a sample of the input ({first_line(error)[:200]})"
-    for text, ids, expected in zip(texts, found, judge.encode(texts), strict=True):
+        return library, f"gigatoken fails on a sample of the input ({first_line(error)[:_LONGEST_REASON]})"
+    for text, ids, expected in zip(texts, encoded, library.encode(texts), strict=True):
         if not np.array_equal(ids, expected):
-            return judge, f"gigatoken encodes {_excerpt(text, ids, expected, judge)} differently"
-    return fast, f"same ids as {judge.name} on {len(sample)} documents of the input"
+            return library, f"gigatoken encodes {_excerpt(text, ids, expected, tokenizer)} differently"
+    return fast, f"same ids as {library.name} on {len(sample)} documents of the input"
 
 
 def load_encoder(tokenizer: TokenizerFiles, name: str) -> Encoder:
-    """Return the encoder of a name that :func:`choose_encoder` gave on another machine.
+    """Return the encoder that :func:`choose_encoder` chose on another machine.
 
     Raises:
         ConfigError: this machine has another version of it.
@@ -138,15 +140,16 @@ def load_encoder(tokenizer: TokenizerFiles, name: str) -> Encoder:
 
 
 def _probes(tokenizer: TokenizerFiles) -> list[str]:
-    """Return texts in which added tokens stand alone, between words and behind spaces, and white space in a row."""
+    """Return texts with added tokens alone, between words and after spaces, and with runs of white space."""
     tokens = tokenizer.added_tokens
     around = [form.format(token) for token in tokens[:64] for form in ("{}", "a{}b", "a {} b", "a  {0}\n{0}")]
     return ["", " ", "\n\n", "\t \u00a0 x", "a" * 300, "e\u0301\u1100\u1161 \ufb01", "\x00a", *around]
 
 
-def _excerpt(text: str, ids: Ids, expected: Ids, judge: LibraryEncoder) -> str:
+def _excerpt(text: str, ids: Ids, expected: Ids, tokenizer: TokenizerFiles) -> str:
+    """Return the text around the first id that differs."""
     place = next(
         (i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b), min(len(ids), len(expected))
     )
-    near = judge._tokenizer.decode([int(token) for token in expected[max(0, place - 4) : place + 4]])
+    near = tokenizer.decode([int(token) for token in expected[max(0, place - 4) : place + 4]])
     return repr(near or text[:40])

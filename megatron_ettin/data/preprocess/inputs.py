@@ -1,4 +1,4 @@
-"""The files that ``--input`` names: globs and folders written out, each file with what it is."""
+"""Resolve ``--input`` to files: expand globs and folders, and detect the kind and compression of each file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
 KINDS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".txt": "text", ".parquet": "parquet", ".mds": "mds"}
 MDS_INDEX = "index.json"
 OWN_ENDINGS = (".parts", ".punkt", ".manifest.json", ".skipped.jsonl")
-"""What preprocessing itself writes is no input, should it lie in the same folder."""
+"""Outputs of preprocessing, which are not inputs even in the same folder."""
 
 
 def find_inputs(given: Sequence[str], flag: str = "--input") -> list[InputFile]:
-    """Return the files that are meant, in the given order; those of a glob or a folder by name.
+    """Return the files in the given order; those of a glob or a folder sorted by name.
 
-    A folder stands for all files below it with a known ending, and for the shards of an index.json of MDS.
+    A folder stands for all files below it with a known suffix, or for the shards that an MDS index.json lists.
 
     Raises:
-        ConfigError: something is not there, or there is nothing to read in it.
+        ConfigError: an input does not exist, or contains nothing to read.
     """
     return [file for entry in given for file in _expand(entry, flag)]
 
@@ -31,11 +31,11 @@ def find_inputs(given: Sequence[str], flag: str = "--input") -> list[InputFile]:
 def _expand(entry: str, flag: str) -> Iterator[InputFile]:
     path = Path(entry)
     if path.is_dir():
-        found = list(_folder_files(path, flag))
-        if not found:
-            endings = ", ".join(KINDS)
-            raise ConfigError(f"{flag} {entry}: the folder holds no file to read ({endings}, plain, .gz or .zst)")
-        yield from found
+        files = list(_folder_files(path, flag))
+        if not files:
+            suffixes = ", ".join(KINDS)
+            raise ConfigError(f"{flag} {entry}: the folder has no file to read ({suffixes}, plain, .gz or .zst)")
+        yield from files
     elif path.exists():
         yield from _mds_shards(path, flag) if _is_mds_index(path) else [_describe(path)]
     elif glob.has_magic(entry):
@@ -49,40 +49,40 @@ def _expand(entry: str, flag: str) -> Iterator[InputFile]:
         raise ConfigError(f"{flag} {entry}: there is no such file")
 
 
-def _folder_files(folder: Path, flag: str, above: tuple[Path, ...] = ()) -> Iterator[InputFile]:
-    """Yield what is to be read below a folder, folder by folder."""
+def _folder_files(folder: Path, flag: str, parents: tuple[Path, ...] = ()) -> Iterator[InputFile]:
+    """Yield the files to read below a folder, folder by folder."""
     index = folder / MDS_INDEX
     if _is_mds_index(index):
         yield from _mds_shards(index, flag)
         return
-    inside = (*above, folder.resolve())
+    visited = (*parents, folder.resolve())
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.endswith(OWN_ENDINGS):
             continue
         if path.is_dir():
-            if path.resolve() not in inside:  # a link that leads back would give all of it again and again
-                yield from _folder_files(path, flag, inside)
-        elif _ending(path)[0] in KINDS:
+            if path.resolve() not in visited:  # a symbolic link to a parent would recurse forever
+                yield from _folder_files(path, flag, visited)
+        elif _suffixes(path)[0] in KINDS:
             yield _describe(path)
 
 
-def _ending(path: Path) -> tuple[str, str]:
-    """Return what the file is and how it is compressed, as endings."""
+def _suffixes(path: Path) -> tuple[str, str]:
+    """Return the suffix of a file's kind, and that of its compression or nothing."""
     name = path.name.lower()
-    packed = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
-    return Path(name.removesuffix(packed)).suffix, packed
+    compression = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
+    return Path(name.removesuffix(compression)).suffix, compression
 
 
 def _describe(path: Path) -> InputFile:
-    """Tell a file by its ending; an unknown one is taken for lines of JSON."""
-    kind, packed = _ending(path)
-    about = path.stat()
+    """Describe a file by its suffix; an unknown one is read as lines of JSON."""
+    kind, compression = _suffixes(path)
+    stat = path.stat()
     return InputFile(
         path=str(path),
         kind=KINDS.get(kind, "json"),
-        compression=COMPRESSIONS.get(packed, ""),
-        num_bytes=about.st_size if path.is_file() else 0,
-        changed_ns=about.st_mtime_ns if path.is_file() else 0,
+        compression=COMPRESSIONS.get(compression, ""),
+        num_bytes=stat.st_size if path.is_file() else 0,
+        changed_ns=stat.st_mtime_ns if path.is_file() else 0,
         is_pipe=not path.is_file(),
     )
 
@@ -95,30 +95,30 @@ def _is_mds_index(path: Path) -> bool:
 
 
 def _mds_shards(index: Path, flag: str) -> Iterator[InputFile]:
-    """Yield the shards that an index lists, each as it lies there, raw or compressed.
+    """Yield the shards that an index lists, raw or compressed as they are on disk.
 
     Raises:
-        ConfigError: the index is none, or a shard is missing or has another size than the index says.
+        ConfigError: the file is not an index, or a shard is missing or differs in size from the index.
     """
     try:
         shards = json.loads(index.read_bytes())["shards"]
-        kept = [[shard["raw_data"], shard["zip_data"]] for shard in shards]
+        all_forms = [[shard["raw_data"], shard["zip_data"]] for shard in shards]
         formats = {shard["format"] for shard in shards}
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{flag} {index}: is no index of MDS shards") from None
+        raise ConfigError(f"{flag} {index}: is not an index of MDS shards") from None
     if formats - {"mds"}:
         raise ConfigError(f"{flag} {index}: lists shards of format {', '.join(formats)}; only mds is read")
-    for forms in kept:
+    for forms in all_forms:
         names = [index.parent / form["basename"] for form in forms if form]
         path, size = next(
             ((name, form["bytes"]) for name, form in zip(names, filter(None, forms), strict=True) if name.is_file()),
             (None, 0),
         )
         if path is None:
-            raise ConfigError(f"{flag} {index}: lists {names[-1].name}, which is not there")
+            raise ConfigError(f"{flag} {index}: lists {names[-1].name}, which does not exist")
         file = _describe(path)
         if file.num_bytes != size:
             raise ConfigError(f"{flag} {path}: has {file.num_bytes} bytes, its index says {size}")
         if file.kind != "mds":
-            raise ConfigError(f"{flag} {path}: is compressed in a way that is not read; only zstd and gzip are")
+            raise ConfigError(f"{flag} {path}: has an unsupported compression; use zstd or gzip")
         yield file

@@ -1,19 +1,18 @@
-"""The folder of an unfinished run: which parts are there, noted as they are finished, and joined as they come in order.
+"""The work folder of an unfinished run: a journal of its finished parts, which are joined in order.
 
-A line is appended for every finished part, after its files have their names. A run that was killed therefore loses what
-it was writing at that moment and nothing else, and goes on with the same result. After a loss of power the same holds:
-parts are joined, flushed to the disk and noted as joined before their own files go, and those that still wait are
-checked when the run goes on.
+A line is appended for every finished part, after its files have been moved to their names. So a killed run loses only
+the parts it was writing, and resumes with the same result. The same holds after a power failure: parts are joined,
+flushed to disk and recorded as joined before their own files are deleted, and the others are verified on resume.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,72 +20,69 @@ from typing import Any
 from megatron_ettin.data.corpus.indexed import IndexHeader
 from megatron_ettin.data.corpus.manifest import Part
 from megatron_ettin.data.corpus.merge import append_file
-from megatron_ettin.data.preprocess.settings import Progress
+from megatron_ettin.data.preprocess.progress import Progress
 from megatron_ettin.data.preprocess.worker import PartDone, TaskEnded, part_prefix, skipped_file
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.files import file_sha256, flush_to_disk
+from megatron_ettin.files import file_sha256, flush_to_disk, locked
 
 _JOURNAL = "journal.jsonl"
 
 
 class Journal:
-    """Finished parts of one run. Use as a context manager: it keeps a second run of the same out.
+    """The finished parts of one run; as a context manager it locks the folder against a second run.
 
     Attributes:
         in_order: finished parts in the order of the input, up to the first that is missing.
-        is_whole: whether only the last renaming is left to do.
+        is_complete: whether only the final renames are left.
     """
 
     def __init__(
         self, folder: str, facts: Mapping[str, Any], tasks: Sequence[int], num_keys: int, *, can_resume: bool = True
     ) -> None:
-        """Take what :meth:`__enter__` opens.
+        """Describe the run; :meth:`__enter__` opens the folder.
 
         Args:
-            folder: where parts lie; made where it is not there.
-            facts: all that decides what is written, by the flag to name where it is not what it was.
+            folder: the work folder, created where it does not exist.
+            facts: everything that determines the output, by the flag to name when it has changed.
             tasks: numbers of all tasks, in order.
-            num_keys: pairs that are written.
-            can_resume: whether the inputs can be read again; else what an earlier run left is dropped.
+            num_keys: pairs to write.
+            can_resume: whether the inputs can be read again; else the parts of an earlier run are dropped.
         """
         self._can_resume = can_resume
         self._folder = Path(folder)
         self._facts = json.loads(json.dumps(facts))
         self._tasks = tasks
         self._num_keys = num_keys
-        self._joined = 0  # so many of the parts in order
+        self._joined = 0  # number of the parts in order that are joined
         self._parts: dict[int, dict[int, PartDone]] = {}
         self._num_parts: dict[int, int] = {}
-        self._frontier = [0, 0]  # place in tasks, part: of the first part that is missing
+        self._frontier = [0, 0]  # index in tasks and number of the first missing part
         self.in_order: list[PartDone] = []
-        self.is_whole = False
+        self.is_complete = False
 
     def __enter__(self) -> Journal:
-        """Open the folder, and find out what is there already.
+        """Lock the folder, read the journal and verify the parts.
 
         Raises:
-            ConfigError: another run is writing here, or one with other facts was begun.
+            ConfigError: another run is writing here, or the folder belongs to a run with other facts.
         """
         self._folder.mkdir(exist_ok=True)
         flush_to_disk(self._folder.absolute().parent)
-        self._file = (self._folder / _JOURNAL).open("a+b", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise ConfigError(f"--output-prefix: another run is writing in {self._folder}") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._folder / _JOURNAL, wait=False))
+            except BlockingIOError:
+                raise ConfigError(f"--output-prefix: another run is writing in {self._folder}") from None
+            self._file = stack.enter_context((self._folder / _JOURNAL).open("a+b", buffering=0))
             self._read()
             self._drop_incomplete()
             self._advance()
-        except BaseException:
-            self._file.close()
-            raise
+            self._open_files = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave finished parts for the next run; without any, the folder goes."""
-        self._file.close()
+        """Keep finished parts for the next run; without any, delete the folder."""
+        self._open_files.close()
         if self._folder.is_dir():
             for path in self._folder.iterdir():
                 if path.suffix in (".part", ".lent"):
@@ -96,32 +92,32 @@ class Journal:
 
     @property
     def finished(self) -> list[PartDone]:
-        """All parts that are there."""
+        """All finished parts."""
         return [part for parts in self._parts.values() for part in parts.values()]
 
     def done(self, task: int) -> frozenset[int]:
-        """Return the parts of a task that are there."""
+        """Return the numbers of a task's finished parts."""
         return frozenset(self._parts.get(task, ()))
 
     def is_done(self, task: int) -> bool:
-        """Whether all parts of a task are there."""
+        """Whether all parts of a task are finished."""
         return task in self._num_parts and len(self._parts.get(task, ())) == self._num_parts[task]
 
-    def note(self, event: PartDone | TaskEnded) -> None:
-        """Write down what is finished; a part must lie under its name."""
-        self._take(event)
+    def record(self, event: PartDone | TaskEnded) -> None:
+        """Record a finished part, whose files have their names, or the end of a task."""
+        self._add(event)
         self._append({"part" if isinstance(event, PartDone) else "task": asdict(event)})
         self._advance()
 
-    def note_whole(self) -> None:
-        """Write down that the joined files are complete; they must be on the disk."""
-        self.is_whole = True
+    def record_complete(self) -> None:
+        """Record that the joined files are complete; they must be flushed to disk."""
+        self.is_complete = True
         self._append({"whole": True}, flush=True)
 
     def join(self) -> None:
-        """Append the tokens of parts that have become next in order to one file for each key, and delete theirs.
+        """Append the tokens of the parts that are next in order to one file for each key, and delete their own.
 
-        One thread may do so while another notes what is finished.
+        One thread may join while another records finished parts.
         """
         fresh = self.in_order[self._joined :]
         if not fresh:
@@ -129,7 +125,7 @@ class Journal:
         for key in range(self._num_keys):
             joined = self.joined_file(key, ".bin")
             joined.touch()
-            with joined.open("r+b") as target:  # not for appending: the kernel does not copy into such a file
+            with joined.open("r+b") as target:  # copy_file_range does not accept files opened for appending
                 target.seek(0, os.SEEK_END)
                 for part in fresh:
                     append_file(self.part_file(part, key, ".bin"), target)
@@ -145,29 +141,29 @@ class Journal:
                 self.part_file(part, key, ".bin").unlink()
 
     def part_file(self, part: PartDone, key: int, suffix: str) -> Path:
-        """Return where a file of a part lies."""
+        """Return the path of a file of a part."""
         return Path(part_prefix(str(self._folder), part.task, part.part, key) + suffix)
 
     def skipped_file(self, part: PartDone) -> Path:
-        """Return where the records that a part left out are listed, where there are any."""
+        """Return the path of the list of records that a part skipped; it exists only where there are some."""
         return Path(skipped_file(str(self._folder), part.task, part.part))
 
     def joined_file(self, key: int, suffix: str) -> Path:
-        """Return a file of the whole, which lies here until all is written."""
+        """Return the path of a joined file, until it is moved to its final name."""
         return self._folder / f"joined-{key}{suffix}"
 
     def delete(self) -> None:
-        """Take the folder away: all is under its final name."""
+        """Delete the folder; all files have been moved to their final names."""
         shutil.rmtree(self._folder)
 
     def _files_to_keep(self, part: PartDone) -> list[Path]:
-        """Return the files of a part that stay until the end."""
+        """Return the files of a part that are kept until the end."""
         indices = [self.part_file(part, key, ".idx") for key in range(self._num_keys)]
         return [*indices, self.skipped_file(part)] if part.progress.skipped else indices
 
     def _append(self, line: Mapping[str, Any], *, flush: bool = False) -> None:
-        written = json.dumps(line).encode() + b"\n"
-        if self._file.write(written) != len(written):
+        content = json.dumps(line).encode() + b"\n"
+        if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
         if flush:
             os.fsync(self._file.fileno())
@@ -178,19 +174,19 @@ class Journal:
         self._file.seek(0)
         kept = 0
         for line in self._file.read().splitlines(keepends=True):
-            found = _parsed(line)
-            if found is None:  # cut off by a kill, or by a loss of power
+            entry = _parse(line)
+            if entry is None:  # truncated by a kill or a power failure
                 break
             if kept == 0:
-                self._refuse_other_facts(found["facts"])
-            elif "part" in found:
-                self._take(_part_done(found["part"]))
-            elif "task" in found:
-                self._take(TaskEnded(**found["task"]))
-            elif "joined" in found:
-                self._joined = found["joined"]
+                self._refuse_other_facts(entry["facts"])
+            elif "part" in entry:
+                self._add(_part_done(entry["part"]))
+            elif "task" in entry:
+                self._add(TaskEnded(**entry["task"]))
+            elif "joined" in entry:
+                self._joined = entry["joined"]
             else:
-                self.is_whole = True
+                self.is_complete = True
             kept += len(line)
         self._file.truncate(kept)
         if kept == 0:
@@ -199,27 +195,26 @@ class Journal:
     def _refuse_other_facts(self, facts: Mapping[str, Any]) -> None:
         for flag, value in self._facts.items():
             if facts.get(flag) != value:
-                told = (
-                    "the files are not those it began with"
-                    if isinstance(value, list) and flag == "--input"
-                    else f"is {_spelled(value)} and was {_spelled(facts.get(flag))}"
+                change = (
+                    f"is {_spelled(value)} and was {_spelled(facts.get(flag))} when the run in {self._folder} started"
                 )
-                rule = f"{told} when the run in {self._folder} began; repeat that command, or delete the folder"
-                raise ConfigError(f"{flag}: {rule}")
+                if flag == "--input":
+                    change = f"the files have changed since the run in {self._folder} started"
+                raise ConfigError(f"{flag}: {change}; repeat that command, or delete the folder")
 
-    def _take(self, event: PartDone | TaskEnded) -> None:
+    def _add(self, event: PartDone | TaskEnded) -> None:
         if isinstance(event, PartDone):
             self._parts.setdefault(event.task, {})[event.part] = event
         else:
             self._num_parts[event.task] = event.num_parts
 
     def _advance(self) -> None:
-        """Move the frontier over what has been finished."""
+        """Move the frontier past finished parts and tasks."""
         while self._frontier[0] < len(self._tasks):
             task = self._tasks[self._frontier[0]]
-            found = self._parts.get(task, {}).get(self._frontier[1])
-            if found is not None:
-                self.in_order.append(found)
+            part = self._parts.get(task, {}).get(self._frontier[1])
+            if part is not None:
+                self.in_order.append(part)
                 self._frontier[1] += 1
             elif self._num_parts.get(task) == self._frontier[1]:
                 self._frontier = [self._frontier[0] + 1, 0]
@@ -227,8 +222,8 @@ class Journal:
                 break
 
     def _drop_incomplete(self) -> None:
-        """Cut off a copy that was begun, and forget parts whose files are gone or not what they were."""
-        if self.is_whole:
+        """Truncate an unfinished copy, and drop parts whose files are missing or damaged."""
+        if self.is_complete:
             return
         self._advance()
         ends = [sum(part.pairs[key].bytes for part in self.in_order[: self._joined]) for key in range(self._num_keys)]
@@ -247,7 +242,7 @@ class Journal:
         self._frontier, self.in_order = [0, 0], []
 
     def _is_intact(self, part: PartDone) -> bool:
-        """Whether the files of a part that waits to be joined hold what was noted."""
+        """Whether the files of a part that is not joined yet match the journal."""
         try:
             for key, pair in enumerate(part.pairs):
                 header = IndexHeader.read(self.part_file(part, key, ".idx"))
@@ -260,23 +255,18 @@ class Journal:
         return all(path.is_file() for path in self._files_to_keep(part))
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """Return a line of the journal, None where it is no whole one."""
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return an entry of the journal, None for an incomplete one."""
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
         return None
-    return found if line.endswith(b"\n") and isinstance(found, dict) else None
+    return entry if line.endswith(b"\n") and isinstance(entry, dict) else None
 
 
-def _part_done(found: dict[str, Any]) -> PartDone:
-    return PartDone(
-        **{
-            **found,
-            "progress": Progress(**found["progress"]),
-            "pairs": tuple(Part(**pair) for pair in found["pairs"]),
-        }
-    )
+def _part_done(fields: dict[str, Any]) -> PartDone:
+    progress, pairs = Progress(**fields["progress"]), tuple(Part(**pair) for pair in fields["pairs"])
+    return PartDone(**{**fields, "progress": progress, "pairs": pairs})
 
 
 def _spelled(value: Any) -> str:

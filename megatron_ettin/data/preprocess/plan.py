@@ -1,4 +1,4 @@
-"""The work cut into tasks. The cut depends on the inputs alone, never on how many workers there are."""
+"""Cut the inputs into tasks. The cut depends on the inputs alone, never on the number of workers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from megatron_ettin.errors import ConfigError
 SMALLEST_PART_BYTES = 32 << 20
 LARGEST_PART_BYTES = 1 << 30
 MOST_PARTS = 4096
-"""Parts grow with the inputs, so that there are not many more than these."""
+"""Parts grow with the inputs, so that there are about this many at most."""
 EXPANSION = {"": 1, "gz": 4, "zst": 4}
-"""Text in a compressed file against its size, roughly: for sharing out the work only."""
+"""Rough ratio of text to file size; used only to balance work."""
 
 
 def choose_part_bytes(inputs: Sequence[InputFile]) -> int:
-    """Return how much text a part holds."""
+    """Return the bytes of text in a part."""
     total = sum(map(_weight, inputs))
     return min(max(SMALLEST_PART_BYTES, -(-total // MOST_PARTS)), LARGEST_PART_BYTES)
 
@@ -25,27 +25,27 @@ def choose_part_bytes(inputs: Sequence[InputFile]) -> int:
 def plan_tasks(inputs: Sequence[InputFile], part_bytes: int, text_documents: str) -> list[Task]:
     """Cut the inputs into tasks of about ``part_bytes``.
 
-    A large plain file becomes several tasks and small files share one. A large file that can only be read from its
-    begin is one task, which yields several parts.
+    A large file is cut into several tasks where that is possible, else it is one task of several parts; small files
+    share a task.
 
     Raises:
-        ConfigError: a text file that would be one document is too large for that.
+        ConfigError: a text file that is one document is too large for that.
     """
     groups: list[tuple[list[Span], int]] = []
     open_group: list[Span] = []
     open_weight = 0
-    for number, file in enumerate(inputs):
-        whole = file.kind == "text" and text_documents == "file"
-        if whole and _weight(file) > LARGEST_DOCUMENT_FILE:
-            raise ConfigError(f"--input {file.path}: {TOO_LARGE_RULE}")
+    for index, file in enumerate(inputs):
+        is_document = file.kind == "text" and text_documents == "file"
         weight = _weight(file)
+        if is_document and weight > LARGEST_DOCUMENT_FILE:
+            raise ConfigError(f"--input {file.path}: {TOO_LARGE_RULE}")
         if open_group and open_weight + weight > part_bytes:
             groups.append((open_group, open_weight))
             open_group, open_weight = [], 0
-        if file.can_be_cut and not whole and weight > part_bytes:
-            groups += [([span], (span.end or 0) - span.start) for span in _cut(number, file, part_bytes)]
+        if file.can_be_cut and not is_document and weight > part_bytes:
+            groups += [([span], (span.end or 0) - span.start) for span in _cut(index, file, part_bytes)]
         else:
-            open_group.append(Span(number, 0, None))
+            open_group.append(Span(index, 0, None))
             open_weight += weight
     if open_group:
         groups.append((open_group, open_weight))
@@ -53,25 +53,25 @@ def plan_tasks(inputs: Sequence[InputFile], part_bytes: int, text_documents: str
 
 
 def share_of(tasks: Sequence[Task], shard_index: int, num_shards: int) -> list[Task]:
-    """Return the tasks of one of several machines: neighbours, so that the shares laid end to end are the whole.
+    """Return the tasks of one of several machines: consecutive ones, so that the shares in order are all tasks.
 
-    A task belongs to the machine on whose stretch of the total weight its middle falls.
+    A task belongs to the machine whose range of the total weight contains the task's middle.
     """
     total = max(1, sum(task.weight for task in tasks))
-    chosen, before = [], 0
+    share, before = [], 0
     for task in tasks:
         middle = 2 * before + task.weight
         if min(middle * num_shards // (2 * total), num_shards - 1) == shard_index:
-            chosen.append(task)
+            share.append(task)
         before += task.weight
-    return chosen
+    return share
 
 
 def _weight(file: InputFile) -> int:
     return file.num_bytes * EXPANSION[file.compression]
 
 
-def _cut(number: int, file: InputFile, part_bytes: int) -> list[Span]:
+def _cut(index: int, file: InputFile, part_bytes: int) -> list[Span]:
     count = -(-file.num_bytes // part_bytes)
     edges = [file.num_bytes * place // count for place in range(count + 1)]
-    return [Span(number, start, end) for start, end in pairwise(edges)]
+    return [Span(index, start, end) for start, end in pairwise(edges)]

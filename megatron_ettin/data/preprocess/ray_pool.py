@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster whose machines share the folders of input and output. Ray repeats what a lost worker had."""
+"""Run tasks on a Ray cluster whose machines share the input and output folders. Ray retries tasks of lost workers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from megatron_ettin.data.preprocess.encoders import load_encoder
 from megatron_ettin.data.preprocess.readers.records import InputFile, Task
 from megatron_ettin.data.preprocess.sentences import load_splitter
 from megatron_ettin.data.preprocess.settings import PreprocessSettings
-from megatron_ettin.data.preprocess.worker import Event, Job, PartDone, TaskEnded, process_task
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.data.preprocess.worker import Event, Job, PartDone, PendingTask, TaskEnded, process_task
+from megatron_ettin.errors import ConfigError, first_line
 
 MOST_RETRIES = 3
-WAITING_PER_CPU = 2
-"""Tasks handed to Ray beyond those that run, so that no worker waits for the next."""
+QUEUED_PER_CPU = 2
+"""Tasks queued in Ray beyond the running ones, so that workers never wait."""
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """A job as it is sent: encoders are loaded where they run."""
+    """A job in the form it is sent; workers load the encoder themselves."""
 
     settings: PreprocessSettings
     inputs: tuple[InputFile, ...]
@@ -32,11 +32,12 @@ class _Recipe:
     punkt_model: str
 
 
-def run_on_ray(job: Job, tasks: Sequence[tuple[Task, frozenset[int]]]) -> Iterator[Event]:
-    """Do the tasks on the cluster that RAY_ADDRESS or Ray's own configuration names, or on a local one.
+def run_on_ray(job: Job, tasks: Sequence[PendingTask]) -> Iterator[Event]:
+    """Run the tasks on the cluster that RAY_ADDRESS or Ray's configuration names, or on a local one.
 
     Raises:
-        ConfigError: Ray is not installed, what a task raises, or workers were killed time and again.
+        ConfigError: Ray is not installed, a task raised it, or workers were lost repeatedly.
+        OSError: a task raised it.
     """
     try:
         import ray
@@ -46,22 +47,21 @@ def run_on_ray(job: Job, tasks: Sequence[tuple[Task, frozenset[int]]]) -> Iterat
         ray.init(log_to_driver=False, configure_logging=False)
     recipe = ray.put(_recipe(job))
     do_task = ray.remote(max_retries=MOST_RETRIES)(_do_task)
-    limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + WAITING_PER_CPU)
+    limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + QUEUED_PER_CPU)
     waiting = list(reversed(tasks))
-    under_way: list[ray.ObjectRef] = []
-    while waiting or under_way:
-        while waiting and len(under_way) < limit:
-            under_way.append(do_task.remote(recipe, *waiting.pop()))
-        ready, under_way = ray.wait(under_way)
+    submitted: list[ray.ObjectRef] = []
+    while waiting or submitted:
+        while waiting and len(submitted) < limit:
+            submitted.append(do_task.remote(recipe, *waiting.pop()))
+        ready, submitted = ray.wait(submitted)
         try:
             events = ray.get(ready[0])
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.WorkerCrashedError:
-            raise ConfigError(f"--executor ray: a worker was lost {MOST_RETRIES + 1} times at the same task") from None
-        except ray.exceptions.RayError as error:  # memory that a machine lacks, or a machine itself
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"--executor ray: {reason}") from None
+            raise ConfigError(f"--executor ray: a worker was lost {MOST_RETRIES + 1} times on the same task") from None
+        except ray.exceptions.RayError as error:  # out of memory, or a lost machine
+            raise ConfigError(f"--executor ray: {first_line(error)}") from None
         for event in events:
             if isinstance(event, PartDone):
                 yield event.progress
@@ -69,7 +69,7 @@ def run_on_ray(job: Job, tasks: Sequence[tuple[Task, frozenset[int]]]) -> Iterat
 
 
 def _recipe(job: Job) -> _Recipe:
-    """Return the job with paths that mean the same wherever a worker is started."""
+    """Return the job with absolute paths, valid in any working directory."""
     settings = job.settings
     model = settings.punkt_model or (f"{settings.output_prefix}.punkt" if settings.train_punkt else "")
     return _Recipe(
@@ -87,7 +87,7 @@ def _recipe(job: Job) -> _Recipe:
 
 @lru_cache(maxsize=1)
 def _load(recipe: _Recipe) -> Job:
-    """Make a worker's job once."""
+    """Build the job, once per worker process."""
     settings = recipe.settings
     tokenizer = TokenizerFiles.load(settings.tokenizer_model)
     splitter = (

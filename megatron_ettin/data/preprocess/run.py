@@ -1,7 +1,7 @@
-"""Text to token ids on disk, in a stream: memory is bounded whatever the corpus's size.
+"""Preprocess a corpus: encode texts to token ids on disk as a stream, in memory that is bounded for any corpus size.
 
-The inputs are cut into tasks (plan.py), workers turn each into files of its own (work.py), which are noted and joined
-in the order of the input (journal.py). Neither the number of workers nor an interruption changes the result.
+The inputs are cut into tasks (plan.py), workers write each as parts (worker.py), which are recorded and joined in the
+order of the input (journal.py). Neither the number of workers nor an interruption changes the result.
 """
 
 from __future__ import annotations
@@ -25,44 +25,45 @@ from megatron_ettin.data.preprocess.encoders import choose_encoder
 from megatron_ettin.data.preprocess.inputs import find_inputs
 from megatron_ettin.data.preprocess.journal import Journal
 from megatron_ettin.data.preprocess.plan import choose_part_bytes, plan_tasks, share_of
-from megatron_ettin.data.preprocess.readers.records import InputFile, Task, record_name
+from megatron_ettin.data.preprocess.progress import Progress
+from megatron_ettin.data.preprocess.readers.records import InputFile, Task
 from megatron_ettin.data.preprocess.sentences import SentenceSplitter, load_splitter, train_punkt
-from megatron_ettin.data.preprocess.settings import PreprocessSettings, Progress
+from megatron_ettin.data.preprocess.settings import PreprocessSettings
 from megatron_ettin.data.preprocess.texts import read_texts, sample_texts
-from megatron_ettin.data.preprocess.worker import Event, Job, PartDone, TaskEnded, read_skipped
+from megatron_ettin.data.preprocess.worker import Event, Job, PartDone, PendingTask, TaskEnded, read_skipped
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import file_sha256, flush_to_disk
 
 CACHE_BYTES = 384 << 20
-"""What all workers together may use to remember words; a table that grows holds its double for a moment."""
+"""Word caches of all workers together; a cache that grows briefly takes twice its size."""
 
 
 @dataclass(frozen=True)
 class PreprocessResult:
-    """What was done."""
+    """The outcome of a run."""
 
     progress: Progress
     pairs: tuple[str, ...]
-    """Prefixes of what was written."""
+    """Prefixes of the .bin/.idx pairs written."""
     skipped_file: str = ""
-    """Lists the records that were left out, where there were any."""
+    """Path of the list of skipped records; empty where there are none."""
 
 
 def preprocess(
     settings: PreprocessSettings,
     report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> PreprocessResult:
-    """Encode every document of the inputs, and write one pair of files for each JSON key.
+    """Encode every document of the inputs, and write one .bin/.idx pair for each JSON key.
 
     Args:
-        settings: what to do.
-        report: is shown the progress after each batch.
-        say: is told once what is worth knowing: the encoder, what is taken up, what was skipped.
+        settings: inputs, output and encoding.
+        report: called with the progress after each batch.
+        log: called with each notice: the chosen encoder, what a run resumes from.
 
     Raises:
-        ConfigError: an input is missing or damaged, a record is no document, the tokenizer does not fit, or another
-            run was begun under the same name. Finished parts stay for the same command to go on from.
+        ConfigError: an input is missing or damaged, a record is not a document, the tokenizer does not fit, or the
+            work folder belongs to another run. Finished parts are kept, and the same command resumes from them.
     """
     check_output_prefix(settings.output_prefix)
     inputs = find_inputs(settings.input)
@@ -74,11 +75,11 @@ def preprocess(
     if settings.num_shards > 1:
         tasks = share_of(tasks, settings.shard_index, settings.num_shards)
     tokenizer = TokenizerFiles.load(settings.tokenizer_model)
-    splitter = _prepare_splitter(settings, say)
+    splitter = _prepare_splitter(settings, log)
     encoder, reason = choose_encoder(
         tokenizer, sample_texts(inputs, settings), max(CACHE_BYTES // settings.workers, 64 << 20)
     )
-    say(f"encoder: {encoder.name} ({reason})")
+    log(f"encoder: {encoder.name} ({reason})")
     job = Job(settings, inputs, part_bytes, BlockEncoder(tokenizer, encoder, splitter, append_eod=settings.append_eod))
     facts = _facts(settings, inputs, part_bytes, tokenizer, encoder.name, splitter)
     journal = Journal(
@@ -88,25 +89,25 @@ def preprocess(
         len(settings.json_keys),
         can_resume=not any(file.is_pipe for file in inputs),
     )
-    with journal, _told_when_full(settings):
-        progress = _encode(job, journal, tasks, report, say)
+    with journal, _explain_full_disk(settings):
+        progress = _encode(job, journal, tasks, report, log)
         skipped = _list_skipped(settings, inputs, tasks, journal)
-        if not journal.is_whole:
-            _complete(job, journal, tokenizer, facts)
+        if not journal.is_complete:
+            _write_joined(job, journal, tokenizer, facts)
         _publish(settings, journal)
     pairs = tuple(settings.pair(key) for key in settings.json_keys)
     return PreprocessResult(progress, pairs, skipped)
 
 
 @contextmanager
-def _told_when_full(settings: PreprocessSettings) -> Iterator[None]:
-    """Say what a full disk means for this run."""
+def _explain_full_disk(settings: PreprocessSettings) -> Iterator[None]:
+    """Raise a full disk as a ConfigError that says how to resume."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        rule = f"finished parts stay in {settings.work_folder}, and the same command goes on from them"
+        rule = f"finished parts are kept in {settings.work_folder}; run the same command to resume"
         raise ConfigError(f"--output-prefix {settings.output_prefix}: {error.strerror}; {rule}") from None
 
 
@@ -115,17 +116,17 @@ def _encode(
     journal: Journal,
     tasks: Sequence[Task],
     report: Callable[[Progress], None],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Progress:
-    """Do what is not done yet."""
+    """Encode all parts that are not finished, and join finished ones."""
     progress = Progress(all_input_bytes=_share_bytes(job.inputs, tasks))
     for part in journal.finished:
         progress.add(part.progress)
     if progress.documents:
-        say(f"going on in {job.settings.work_folder}: {progress.documents:,} documents are there")
+        log(f"resuming in {job.settings.work_folder}: {progress.documents:,} documents are done")
     report(progress)
-    left = [] if journal.is_whole else [(t, journal.done(t.number)) for t in tasks if not journal.is_done(t.number)]
-    # Joining waits for the disk; whoever encodes must not. The thread starts when workers have been forked.
+    left = [] if journal.is_complete else [(t, journal.done(t.number)) for t in tasks if not journal.is_done(t.number)]
+    # Joining waits for the disk; encoding must not. The thread starts after workers have been forked.
     with ThreadPoolExecutor(1, thread_name_prefix="join") as thread:
         joining: Future[None] | None = None
         for event in _execute(job, left):
@@ -133,23 +134,23 @@ def _encode(
                 progress.add(event)
                 report(progress)
             elif isinstance(event, PartDone | TaskEnded):
-                journal.note(event)
+                journal.record(event)
                 if joining is None or joining.done():
-                    _result_of(joining)
+                    _raise_failure(joining)
                     joining = thread.submit(journal.join)
-        _result_of(joining)
+        _raise_failure(joining)
     journal.join()
     return progress
 
 
-def _result_of(joining: Future[None] | None) -> None:
-    """Raise what a join has met."""
+def _raise_failure(joining: Future[None] | None) -> None:
+    """Raise the error of a finished join, if it had one."""
     if joining is not None:
         joining.result()
 
 
-def _execute(job: Job, tasks: Sequence[tuple[Task, frozenset[int]]]) -> Iterator[Event]:
-    # Loaded only where used: each brings its own machinery.
+def _execute(job: Job, tasks: Sequence[PendingTask]) -> Iterator[Event]:
+    # Each executor is imported only where it is used.
     if job.settings.executor == "ray":
         from megatron_ettin.data.preprocess.ray_pool import run_on_ray
 
@@ -161,7 +162,7 @@ def _execute(job: Job, tasks: Sequence[tuple[Task, frozenset[int]]]) -> Iterator
     return run_on_workers(job, tasks, job.settings.workers)
 
 
-def _prepare_splitter(settings: PreprocessSettings, say: Callable[[str], None]) -> SentenceSplitter | None:
+def _prepare_splitter(settings: PreprocessSettings, log: Callable[[str], None]) -> SentenceSplitter | None:
     if not settings.split_sentences:
         for flag in ("keep_newlines", "train_punkt", "punkt_model"):
             if getattr(settings, flag):
@@ -170,7 +171,7 @@ def _prepare_splitter(settings: PreprocessSettings, say: Callable[[str], None]) 
     model = settings.punkt_model
     if settings.train_punkt:
         model = model or f"{settings.output_prefix}.punkt"
-        if not Path(settings.work_folder).is_dir():  # a run that goes on has learned it already
+        if not Path(settings.work_folder).is_dir():  # a resumed run has trained it already
             texts = read_texts(
                 settings.input,
                 "--input",
@@ -179,7 +180,7 @@ def _prepare_splitter(settings: PreprocessSettings, say: Callable[[str], None]) 
                 skip_bad=settings.on_error == "skip",
             )
             train_punkt((text for _, text in texts), model)
-            say(f"learned where sentences end: {model}")
+            log(f"trained Punkt on the input: {model}")
     return load_splitter(model, settings.lang, keep_newlines=settings.keep_newlines)
 
 
@@ -191,7 +192,7 @@ def _facts(
     encoder: str,
     splitter: SentenceSplitter | None,
 ) -> dict[str, object]:
-    """Return all that decides what is written, by the flag that gives it."""
+    """Return everything that determines the output, by the flag that sets it."""
     return {
         "--json-keys": list(settings.json_keys),
         "--append-eod": settings.append_eod,
@@ -217,8 +218,8 @@ def _share_bytes(inputs: Sequence[InputFile], tasks: Sequence[Task]) -> int:
     return sum(inputs[span.file].num_bytes if span.end is None else span.end - span.start for span in spans)
 
 
-def _complete(job: Job, journal: Journal, tokenizer: TokenizerFiles, facts: dict[str, object]) -> None:
-    """Write the indices and manifests of the joined tokens."""
+def _write_joined(job: Job, journal: Journal, tokenizer: TokenizerFiles, facts: dict[str, object]) -> None:
+    """Write the indices and manifests of the joined tokens, and flush all files."""
     settings = job.settings
     kept = {flag: value for flag, value in facts.items() if flag not in ("--input", "--tokenizer-model", "the encoder")}
     for number, key in enumerate(settings.json_keys):
@@ -238,16 +239,19 @@ def _complete(job: Job, journal: Journal, tokenizer: TokenizerFiles, facts: dict
             index_sha256=file_sha256(index),
             parts=[part.pairs[number] for part in journal.in_order],
         )
-        about = journal.joined_file(number, ".json")
-        about.write_text(manifest.to_json(), encoding="utf-8")
-        for path in (tokens, index, about):
+        facts_file = journal.joined_file(number, ".json")
+        facts_file.write_text(manifest.to_json(), encoding="utf-8")
+        for path in (tokens, index, facts_file):
             flush_to_disk(path)
     flush_to_disk(Path(settings.work_folder))
-    journal.note_whole()
+    journal.record_complete()
 
 
 def _publish(settings: PreprocessSettings, journal: Journal) -> None:
-    """Give the whole its names. An older index goes first and the new one comes last: none ever fits other tokens."""
+    """Move the joined files to their final names.
+
+    An old index is deleted first and the new one moved last, so that an index never stands next to other tokens.
+    """
     for number, key in enumerate(settings.json_keys):
         prefix = settings.pair(key)
         final = {".bin": Path(f"{prefix}.bin"), ".idx": Path(f"{prefix}.idx"), ".json": manifest_path(prefix)}
@@ -255,7 +259,7 @@ def _publish(settings: PreprocessSettings, journal: Journal) -> None:
             final[".idx"].unlink(missing_ok=True)
             final[".json"].unlink(missing_ok=True)
         for suffix, path in final.items():
-            if journal.joined_file(number, suffix).exists():  # else an earlier run came as far as this
+            if journal.joined_file(number, suffix).exists():  # else an earlier run moved it already
                 journal.joined_file(number, suffix).replace(path)
     flush_to_disk(Path(settings.work_folder).absolute().parent)
     journal.delete()
@@ -264,22 +268,22 @@ def _publish(settings: PreprocessSettings, journal: Journal) -> None:
 def _list_skipped(
     settings: PreprocessSettings, inputs: Sequence[InputFile], tasks: Sequence[Task], journal: Journal
 ) -> str:
-    """Write down what was left out, in the order of the input and by the numbers in the files."""
+    """Write the list of skipped records in the order of the input, numbered within each file; return its path."""
     path = Path(f"{settings.prefix}.skipped.jsonl")
     if not any(part.progress.skipped for part in journal.in_order):
-        if not journal.is_whole:
+        if not journal.is_complete:
             path.unlink(missing_ok=True)  # of an earlier run
         return str(path) if path.exists() else ""
-    before: dict[int, int] = {}  # lines of a file that is cut, in stretches that came already
-    stretches = {task.number: task for task in tasks}
+    before: dict[int, int] = {}  # lines of a file that is cut, in earlier spans
+    by_number = {task.number: task for task in tasks}
     with path.open("w", encoding="utf-8") as file:
         for part in journal.in_order:
-            for found in read_skipped(journal.skipped_file(part)) if part.progress.skipped else ():
-                about = inputs[found.file]
-                number = found.number + before.get(found.file, 0)
-                line = {"file": about.path, record_name(about.kind): number, "reason": found.reason}
-                file.write(json.dumps({**line, "onwards": True} if found.onwards else line) + "\n")
-            span = stretches[part.task].spans[0]
+            for record in read_skipped(journal.skipped_file(part)) if part.progress.skipped else ():
+                source = inputs[record.file]
+                number = record.number + before.get(record.file, 0)
+                line = {"file": source.path, source.record_name: number, "reason": record.reason}
+                file.write(json.dumps({**line, "onwards": True} if record.onwards else line) + "\n")
+            span = by_number[part.task].spans[0]
             if span.end is not None:
                 before[span.file] = before.get(span.file, 0) + part.num_lines
     return str(path)

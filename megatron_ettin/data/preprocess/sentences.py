@@ -1,4 +1,4 @@
-"""Where sentences end: nltk's Punkt, learned on the corpus itself or installed with nltk's data."""
+"""Split texts into sentences with nltk's Punkt, trained on the corpus itself or installed with nltk's data."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 from megatron_ettin.errors import ConfigError
 
 LARGEST_TEXT = 1_000_000
-"""Characters that Punkt looks at together; longer texts are cut there first, as Megatron's tool does."""
-LEARNED_CHARACTERS = 200_000_000
-"""Learning looks at no more than this: abbreviations are common words, and Punkt counts all words in memory."""
+"""Longer texts are first cut at this many characters, as in Megatron's tool."""
+TRAINED_CHARACTERS = 200_000_000
+"""Training stops after this many: abbreviations are common words, and Punkt counts all words in memory."""
 _TRIMMED_EVERY = 10_000_000
 MODEL_FILE = "punkt.json"
 
 
 class SentenceSplitter:
-    """Splits texts; ``fingerprint`` tells models apart."""
+    """Splits texts into sentences; ``fingerprint`` identifies the model."""
 
     def __init__(self, parameters: Any, *, keep_newlines: bool) -> None:
-        """Take Punkt's parameters; with ``keep_newlines`` the white space between sentences stays with the first."""
+        """Build from Punkt's parameters; ``keep_newlines`` keeps white space between sentences with the first."""
         from nltk.tokenize.punkt import PunktSentenceTokenizer
 
         variables = _whitespace_kept() if keep_newlines else None
@@ -39,15 +39,15 @@ class SentenceSplitter:
 
 
 def load_splitter(folder: str, lang: str, *, keep_newlines: bool) -> SentenceSplitter:
-    """Load a model that was learned, from ``folder``, or without one nltk's own for a language.
+    """Load a trained model from ``folder``, or nltk's model of a language if that is empty.
 
     Raises:
-        ConfigError: there is none; the message says what to run.
+        ConfigError: there is no such model; the message names the command that makes one.
     """
     if folder:
         path = Path(folder) / MODEL_FILE
         if not path.is_file():
-            rule = f"there is no {path}; the same command with --train-punkt learns it on the input and saves it there"
+            rule = f"there is no {path}; run the command with --train-punkt to train it on the input"
             raise ConfigError(f"--punkt-model {folder}: {rule}")
         return SentenceSplitter(_from_json(path), keep_newlines=keep_newlines)
     from nltk.tokenize.punkt import PunktTokenizer
@@ -56,15 +56,15 @@ def load_splitter(folder: str, lang: str, *, keep_newlines: bool) -> SentenceSpl
         parameters = PunktTokenizer(lang)._params
     except (LookupError, ValueError, OSError):
         rule = (
-            f"nltk has no Punkt model for --lang {lang} here; learn one on the input by adding --train-punkt to this "
-            f"command, or fetch nltk's with: python -m nltk.downloader punkt_tab"
+            f"nltk has no Punkt model for --lang {lang} here; add --train-punkt to train one on the input, "
+            f"or download nltk's with: python -m nltk.downloader punkt_tab"
         )
         raise ConfigError(f"--split-sentences: {rule}") from None
     return SentenceSplitter(parameters, keep_newlines=keep_newlines)
 
 
 def train_punkt(texts: Iterable[str], folder: str) -> None:
-    """Learn on the first LEARNED_CHARACTERS of the texts and save the model in ``folder``.
+    """Train on the first TRAINED_CHARACTERS of the texts and save the model in ``folder``.
 
     Raises:
         ConfigError: there is no text.
@@ -77,22 +77,22 @@ def train_punkt(texts: Iterable[str], folder: str) -> None:
         trainer.train(text[:LARGEST_TEXT], finalize=False)
         seen += len(text)
         if seen - trimmed_at > _TRIMMED_EVERY:
-            trainer.freq_threshold()  # words seen once or twice tell nothing and fill the memory
+            trainer.freq_threshold()  # drops rare words, which fill the memory and carry no information
             trimmed_at = seen
-        if seen >= LEARNED_CHARACTERS:
+        if seen >= TRAINED_CHARACTERS:
             break
     if not seen:
-        raise ConfigError("--train-punkt: the input holds no text to learn from")
+        raise ConfigError("--train-punkt: the input has no text to train on")
     trainer.finalize_training()
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    part = target / f"{MODEL_FILE}.{socket.gethostname()}-{os.getpid()}.part"  # each of an array's jobs may learn it
+    part = target / f"{MODEL_FILE}.{socket.gethostname()}-{os.getpid()}.part"  # each job of an array may train it
     part.write_text(_to_json(trainer.get_params()) + "\n", encoding="utf-8")
     part.replace(target / MODEL_FILE)
 
 
 def _to_json(parameters: Any) -> str:
-    """Return Punkt's parameters as text that is the same for the same parameters."""
+    """Return Punkt's parameters as JSON that is equal for equal parameters."""
     content = {
         "abbreviations": sorted(parameters.abbrev_types),
         "collocations": sorted(map(list, parameters.collocations)),
@@ -113,12 +113,14 @@ def _from_json(path: Path) -> Any:
         parameters.sent_starters = set(content["sentence_starters"])
         parameters.ortho_context = defaultdict(int, content["orthography"])
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"--punkt-model {path.parent}: {path} is no Punkt model of ours") from None
+        raise ConfigError(
+            f"--punkt-model {path.parent}: {path} is not a Punkt model that --train-punkt saved"
+        ) from None
     return parameters
 
 
 def _whitespace_kept() -> Any:
-    """Return Punkt's language rules with the white space behind a sentence's end counted to that sentence."""
+    """Return Punkt's language rules, changed to count white space after a sentence to that sentence."""
     from nltk.tokenize.punkt import PunktLanguageVars
 
     class WhitespaceKept(PunktLanguageVars):

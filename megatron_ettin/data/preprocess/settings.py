@@ -1,4 +1,4 @@
-"""What preprocessing is asked to do, and how far it is."""
+"""Settings of preprocessing, and the flags they come from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT_DOCUMENTS = ("file", "paragraph", "line")
 
 @dataclass(frozen=True)
 class PreprocessSettings:
-    """What to read, how to encode it and where to write it. Fields are the flags of tools/preprocess_data.py."""
+    """What to read, how to encode it and where to write it: the flags of tools/preprocess_data.py."""
 
     input: tuple[str, ...]
     output_prefix: str
@@ -32,85 +32,61 @@ class PreprocessSettings:
     on_error: str = "stop"
     workers: int = 1
     part_megabytes: int = 0
-    """Text of one part of the work; 0 chooses by the size of the inputs."""
+    """Text of one part; 0 chooses it by the size of the inputs."""
     shard_index: int = 0
     num_shards: int = 1
     executor: str = "local"
 
     @property
     def prefix(self) -> str:
-        """Begin of the names that this run writes: with the machine's share, where it has only a share."""
+        """Start of the names of all files this run writes; it names the shard where there are several."""
         if self.num_shards == 1:
             return self.output_prefix
         return f"{self.output_prefix}_{self.shard_index:05d}-of-{self.num_shards:05d}"
 
     def pair(self, key: str) -> str:
-        """Return the prefix of the pair written for one key, named as Megatron names it."""
+        """Return the prefix of the .bin/.idx pair of one key, named as Megatron names it."""
         return f"{self.prefix}_{key}_{'sentence' if self.split_sentences else 'document'}"
 
     @property
     def work_folder(self) -> str:
-        """Where parts lie until all are there."""
+        """Folder of the parts until all of them are finished."""
         return f"{self.prefix}.parts"
 
 
-@dataclass
-class Progress:
-    """How far preprocessing is."""
-
-    documents: int = 0
-    empty_documents: int = 0
-    skipped: int = 0
-    text_bytes: int = 0
-    tokens: int = 0
-    input_bytes: int = 0
-    """Of the files as they lie on disk, so compressed where they are."""
-    all_input_bytes: int = 0
-    """What ``input_bytes`` will be in the end; 0 where a pipe does not tell."""
-
-    def add(self, other: Progress) -> None:
-        """Count what was done in one more step."""
-        self.documents += other.documents
-        self.empty_documents += other.empty_documents
-        self.skipped += other.skipped
-        self.text_bytes += other.text_bytes
-        self.tokens += other.tokens
-        self.input_bytes += other.input_bytes
-
-
 def add_preprocess_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what can be asked for: Megatron's flags of the same names, and this tool's own."""
+    """Add Megatron's flags of the same names, and this tool's own."""
     add = parser.add_argument
     add(
         "--input", nargs="+", required=True, metavar="PATH", help="files, globs or folders: .jsonl, .parquet, .txt, MDS"
     )
-    add("--output-prefix", required=True, metavar="PREFIX", help="begin of the names written")
+    add("--output-prefix", required=True, metavar="PREFIX", help="start of the names of the written files")
     add("--tokenizer-type", choices=["HuggingFaceTokenizer"], default="HuggingFaceTokenizer")
     add("--tokenizer-model", required=True, metavar="DIR", help="folder with tokenizer.json")
-    add("--json-keys", nargs="+", default=["text"], metavar="KEY", help="fields or columns, texts or ready token ids")
-    add("--append-eod", action="store_true", help="write [SEP] behind each document")
+    add("--json-keys", nargs="+", default=["text"], metavar="KEY", help="JSON keys or columns: texts or token ids")
+    add("--append-eod", action="store_true", help="append [SEP] to each document")
     add("--split-sentences", action="store_true", help="make each sentence a sequence: PREFIX_KEY_sentence.bin")
-    add("--keep-newlines", action="store_true", help="leave white space behind a sentence in it")
+    add("--keep-newlines", action="store_true", help="keep the white space after a sentence")
     add("--lang", default="english", help="language of nltk's Punkt model")
-    add("--train-punkt", action="store_true", help="learn Punkt on the input and save it in --punkt-model")
-    add("--punkt-model", default="", metavar="DIR", help="where it is; --train-punkt's default is PREFIX.punkt")
-    add("--text-documents", choices=TEXT_DOCUMENTS, default="file", help="a document of a .txt")
-    add("--on-error", choices=["stop", "skip"], default="stop", help="what to do about a record that is no document")
+    add("--train-punkt", action="store_true", help="train Punkt on the input and save it in --punkt-model")
+    add("--punkt-model", default="", metavar="DIR", help="folder of the model; --train-punkt defaults to PREFIX.punkt")
+    add("--text-documents", choices=TEXT_DOCUMENTS, default="file", help="what one document of a .txt file is")
+    add("--on-error", choices=["stop", "skip"], default="stop", help="what to do with a record that is not a document")
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help="processes that encode")
-    add("--part-megabytes", type=count, default=0, metavar="N", help="text in a part; 0: by the input's size")
-    add("--shard-index", type=int, default=0, metavar="I", help="which of --num-shards shares of the work, from 0")
+    add("--part-megabytes", type=count, default=0, metavar="N", help="text in a part; 0 chooses by the input size")
+    add("--shard-index", type=int, default=0, metavar="I", help="index of this machine among --num-shards, from 0")
     add("--num-shards", type=positive, default=1, metavar="N", help="machines that share the work")
     add("--executor", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     for flag in ("--partitions", "--log-interval"):
-        add(flag, type=positive, default=1, metavar="N", help="taken for Megatron's sake; changes nothing")
-    add("--keep-sequential-samples", action="store_true", help="taken for Megatron's sake; the order is always kept")
+        add(flag, type=positive, default=1, metavar="N", help="accepted for compatibility with Megatron; has no effect")
+    add("--keep-sequential-samples", action="store_true", help="accepted for compatibility; the order is always kept")
 
 
 def settings_of(flags: argparse.Namespace) -> PreprocessSettings:
-    """Return what was asked for.
+    """Return the settings that the flags give.
 
     Raises:
-        ConfigError: the machine's number is none of those that share the work.
+        ConfigError: --shard-index is out of range.
     """
     if not 0 <= flags.shard_index < flags.num_shards:
         raise ConfigError(f"--shard-index {flags.shard_index}: must be from 0 to below --num-shards {flags.num_shards}")

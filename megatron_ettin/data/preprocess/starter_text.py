@@ -1,6 +1,6 @@
-"""Text to begin with: the Python standard library's own, which every machine has, or a file of the user's.
+"""Gather a first corpus: docstrings and sources of the Python standard library, or a file of the user.
 
-All of it is held in memory: this is for a first corpus, not for one that needs preprocessing in a stream.
+All of it is held in memory: large corpora go to preprocessing directly, which streams them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from megatron_ettin.data.preprocess.texts import read_texts
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import write_json_lines
 
-KNOWN_ENDINGS = tuple(f".{kind}{packed}" for kind in ("jsonl", "json", "parquet") for packed in ("", ".gz", ".zst"))
+KNOWN_SUFFIXES = tuple(f".{kind}{ending}" for kind in ("jsonl", "json", "parquet") for ending in ("", ".gz", ".zst"))
 SMALLEST_CHARACTERS = 80
-"""A docstring shorter than this teaches little."""
+"""Shorter docstrings of the standard library are left out."""
 SOURCE_CHARACTERS = 20_000
-"""A source file is cut into documents of about this length, at line ends."""
+"""Source files are cut into documents of about this length, at line ends."""
 PLAIN_CHARACTERS = 2_000
-"""A file of plain text is cut into documents of about this length, between paragraphs."""
+"""Plain text files are cut into documents of about this length, between paragraphs."""
 _LEFT_OUT = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings"})
-"""Tests and tables would drown the rest; what pip installed is not part of the library."""
+"""Tests and tables would outweigh the rest; installed packages are not part of the library."""
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it is from."""
+    """A text and its source."""
 
     text: str
     source: str
@@ -46,44 +46,44 @@ def standard_library() -> Iterator[Document]:
         name = path.relative_to(root)
         if _LEFT_OUT.isdisjoint(name.parts):
             source = path.read_text(encoding="utf-8", errors="replace")
-            found = module_documents(source, name.as_posix())
-            yield from (document for document in found if len(document.text) >= SMALLEST_CHARACTERS)
+            documents = module_documents(source, name.as_posix())
+            yield from (document for document in documents if len(document.text) >= SMALLEST_CHARACTERS)
 
 
 def module_documents(source: str, name: str) -> Iterator[Document]:
     """Yield each docstring of a module, then the source without them.
 
-    No text comes twice: the same words in training and in validation would flatter the validation loss.
+    No text is yielded twice: a text in both the training and the validation split would lower the validation loss.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of old escapes in strings
+        with warnings.catch_warnings(action="ignore"):  # about old string escapes
             tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # a file for another version of Python
+    except (SyntaxError, ValueError):  # written for another version of Python
         return
-    taken: set[int] = set()
+    docstring_lines: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
             if docstring:
                 statement = node.body[0]
-                taken.update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
+                docstring_lines.update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
                 yield Document(docstring, f"{name}:{getattr(node, 'name', '')}")
-    lines = [line for number, line in enumerate(io.StringIO(source), 1) if number not in taken]
+    lines = [line for number, line in enumerate(io.StringIO(source), 1) if number not in docstring_lines]
     for number, part in enumerate(_join(lines, SOURCE_CHARACTERS)):
         yield Document(part, f"{name}#{number}")
 
 
 def own_text(path: str) -> Iterator[Document]:
-    """Yield the documents of a user's file: the "text" of .jsonl lines or .parquet rows, or plain text in parts.
+    """Yield the documents of a user's file: the "text" of .jsonl lines or .parquet rows, or plain text cut into parts.
 
     Raises:
-        ConfigError: there is no such file, it is not text, or a line is no JSON object with a "text".
+        ConfigError: the file does not exist or is not text, or a line is not a JSON object with a "text".
     """
     file = Path(path)
     if not file.is_file():
         reason = "is a folder, not a file" if file.is_dir() else "there is no such file"
         raise ConfigError(f"--corpus {path}: {reason}")
-    if any(path.endswith(ending) for ending in KNOWN_ENDINGS):
+    if path.endswith(KNOWN_SUFFIXES):
         yield from (Document(text, f"{file.name}:{number}") for number, text in read_texts([path], "--corpus"))
         return
     try:
@@ -95,16 +95,16 @@ def own_text(path: str) -> Iterator[Document]:
         yield Document(part.strip("\n"), f"{file.name}#{number}")
 
 
-def _join(parts: Iterable[str], enough: int) -> Iterator[str]:
-    """Join parts until there are ``enough`` characters."""
+def _join(parts: Iterable[str], length: int) -> Iterator[str]:
+    """Join consecutive parts to texts of at least ``length`` characters."""
     joined: list[str] = []
-    length = 0
+    num_characters = 0
     for part in parts:
         joined.append(part)
-        length += len(part)
-        if length >= enough:
+        num_characters += len(part)
+        if num_characters >= length:
             yield "".join(joined)
-            joined, length = [], 0
+            joined, num_characters = [], 0
     if joined:
         yield "".join(joined)
 
@@ -124,5 +124,5 @@ def choose_documents(documents: Iterable[Document], *, seed: int, largest_bytes:
 
 
 def write_jsonl(documents: Iterable[Document], path: Path) -> None:
-    """Write one {"text", "source"} object a line; the file appears when it is whole."""
+    """Write one {"text", "source"} object per line; the file appears once it is complete."""
     write_json_lines({path: ({"text": document.text, "source": document.source} for document in documents)})

@@ -1,4 +1,4 @@
-"""Which encoder is used, and that its ids are those of the tokenizers library."""
+"""The choice of encoder; its ids equal those of the tokenizers library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> TokenizerFiles:
     return TokenizerFiles.load(folder)
 
 
-def test_gigatoken_is_taken_where_it_agrees(bpe: TokenizerFiles) -> None:
+def test_gigatoken_is_used_where_it_agrees(bpe: TokenizerFiles) -> None:
     encoder, reason = choose_encoder(bpe, ["def f(x):\n    return [SEP] x [MASK]  y"])
     assert isinstance(encoder, GigatokenEncoder)
     assert reason.startswith("same ids as tokenizers ")
@@ -41,14 +41,14 @@ def test_gigatoken_is_taken_where_it_agrees(bpe: TokenizerFiles) -> None:
 
 @settings(max_examples=150)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=5))
-def test_same_ids_on_any_text(bpe: TokenizerFiles, texts: list[str]) -> None:
+def test_ids_equal_the_library_on_any_text(bpe: TokenizerFiles, texts: list[str]) -> None:
     library = Tokenizer.from_file(str(bpe.path))
     expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
     assert [ids.tolist() for ids in GigatokenEncoder(bpe).encode(texts)] == expected
     assert [ids.tolist() for ids in LibraryEncoder(bpe).encode(texts)] == expected
 
 
-def test_a_mask_that_swallows_spaces_stands_before_tokens_that_are_spaces(bpe: TokenizerFiles, tmp_path: Path) -> None:
+def test_a_mask_that_strips_spaces_is_matched_before_space_tokens(bpe: TokenizerFiles, tmp_path: Path) -> None:
     """As in ModernBERT's tokenizer, whose vocabulary has runs of spaces as added tokens."""
     library = Tokenizer.from_file(str(bpe.path))
     library.add_tokens(["  ", "    "])
@@ -63,21 +63,21 @@ def test_a_mask_that_swallows_spaces_stands_before_tokens_that_are_spaces(bpe: T
     assert first.tolist() == expected
 
 
-def test_memory_of_the_fast_encoder_is_bounded(bpe: TokenizerFiles) -> None:
+def test_memory_of_gigatoken_is_bounded(bpe: TokenizerFiles) -> None:
     encoder = GigatokenEncoder(bpe, cache_bytes=32 << 20)
     rng = np.random.default_rng(0)
     (before,) = encoder.encode(["def f(x):\n"])
     start = largest = encoders.resident_bytes()
     for _ in range(40):
         letters = rng.integers(ord("a"), ord("z") + 1, 500_000, np.uint8)
-        letters[::9] = ord(" ")  # words that never come again
+        letters[::9] = ord(" ")  # words that do not repeat
         encoder.encode([letters.tobytes().decode()])
         largest = max(largest, encoders.resident_bytes())
-    assert largest - start < 120 << 20  # 300 MB and growing without the bound
+    assert largest - start < 120 << 20  # above 300 MB without the bound
     assert encoder.encode(["def f(x):\n"])[0].tolist() == before.tolist()
 
 
-def test_what_gigatoken_does_not_support_falls_back(tmp_path: Path) -> None:
+def test_an_unsupported_tokenizer_falls_back_to_the_library(tmp_path: Path) -> None:
     tokenizer = TokenizerFiles.load(write_word_tokenizer(tmp_path / "t", ["a", "b"]))
     encoder, reason = choose_encoder(tokenizer, ["a b"])
     assert isinstance(encoder, LibraryEncoder)
@@ -85,7 +85,9 @@ def test_what_gigatoken_does_not_support_falls_back(tmp_path: Path) -> None:
     assert [ids.tolist() for ids in encoder.encode(["a b", ""])] == [[5, 6], []]
 
 
-def test_a_difference_on_the_sample_falls_back(bpe: TokenizerFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_on_the_sample_falls_back_to_the_library(
+    bpe: TokenizerFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = GigatokenEncoder.encode
 
     def wrong(self: GigatokenEncoder, texts: Any) -> Any:
@@ -102,16 +104,16 @@ def test_a_difference_on_the_sample_falls_back(bpe: TokenizerFiles, monkeypatch:
 
 
 def block(bpe: TokenizerFiles, values: list[Any], *, append_eod: bool) -> tuple[list[int], list[int], list[int]]:
-    made = BlockEncoder(bpe, GigatokenEncoder(bpe), None, append_eod=append_eod).encode(values, "--input f")
-    assert made.ids.dtype == np.uint16
-    return made.ids.tolist(), made.lengths.tolist(), made.counts.tolist()
+    encoded = BlockEncoder(bpe, GigatokenEncoder(bpe), None, append_eod=append_eod).encode(values, "--input f")
+    assert encoded.ids.dtype == np.uint16
+    return encoded.ids.tolist(), encoded.lengths.tolist(), encoded.counts.tolist()
 
 
-def test_ends_and_ready_ids(bpe: TokenizerFiles) -> None:
+def test_end_tokens_and_given_ids(bpe: TokenizerFiles) -> None:
     cls, sep = bpe.cls_id, bpe.sep_id
     (a,), (b,) = bpe.encode_batch(["a", "b"])
-    ready = [np.array([cls, 50, 60, sep]), np.array([50], np.uint64), np.array([], np.int64), np.array([cls])]
-    values = ["ab a", "", ["a", "", "b"], *ready]
+    given_ids = [np.array([cls, 50, 60, sep]), np.array([50], np.uint64), np.array([], np.int64), np.array([cls])]
+    values = ["ab a", "", ["a", "", "b"], *given_ids]
     text = bpe.encode_batch(["ab a"])[0]
     ids, lengths, counts = block(bpe, values, append_eod=False)
     assert ids == [*text, a, b, 50, 60, sep, 50]
@@ -124,8 +126,8 @@ def test_ends_and_ready_ids(bpe: TokenizerFiles) -> None:
     assert block(bpe, [], append_eod=True) == ([], [], [])
 
 
-def test_ready_ids_that_do_not_fit_are_refused(bpe: TokenizerFiles) -> None:
-    with pytest.raises(ConfigError, match=r"--input f: gives token id 1000; the tokenizer has 1000 tokens"):
+def test_ids_outside_the_vocabulary_are_refused(bpe: TokenizerFiles) -> None:
+    with pytest.raises(ConfigError, match=r"--input f: contains token id 1000; the tokenizer has 1000 tokens"):
         block(bpe, [np.array([5, 1000])], append_eod=False)
     with pytest.raises(ConfigError, match=r"negative token id -1"):
         block(bpe, [np.array([5, -1])], append_eod=False)

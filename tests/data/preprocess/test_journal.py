@@ -1,4 +1,4 @@
-"""The folder of an unfinished run after kills and losses of power: what is whole stays, what is not is made again."""
+"""The work folder after kills and power failures: complete parts are kept, incomplete ones are encoded again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 from megatron_ettin.data.preprocess.journal import Journal
-from megatron_ettin.data.preprocess.settings import Progress
+from megatron_ettin.data.preprocess.progress import Progress
 from megatron_ettin.data.preprocess.worker import PartDone, TaskEnded, part_prefix, skipped_file
 
 FACTS = {"--input": ["a"]}
@@ -23,7 +23,7 @@ def journal(folder: Path, tasks: int = 3) -> Journal:
 
 
 def finish(opened: Journal, folder: Path, task: int, skipped: int = 0) -> None:
-    """Do a task of one part, as a worker does, and note it."""
+    """Write a task of one part as a worker does, and record it."""
     pairs = []
     for key in range(KEYS):
         with IndexedWriter(part_prefix(str(folder), task, 0, key), np.uint16) as writer:
@@ -32,17 +32,17 @@ def finish(opened: Journal, folder: Path, task: int, skipped: int = 0) -> None:
             pairs.append(writer.summary())
     if skipped:
         Path(skipped_file(str(folder), task, 0)).write_text("{}\n")
-    opened.note(PartDone(task, 0, Progress(documents=5, skipped=skipped), tuple(pairs), 5))
-    opened.note(TaskEnded(task, 1))
+    opened.record(PartDone(task, 0, Progress(documents=5, skipped=skipped), tuple(pairs), 5))
+    opened.record(TaskEnded(task, 1))
 
 
-def tasks_there(folder: Path) -> list[int]:
+def finished_tasks(folder: Path) -> list[int]:
     with journal(folder) as opened:
         return sorted(part.task for part in opened.finished)
 
 
-def waiting(folder: Path) -> None:
-    """Leave a run of which task 0 is joined, and task 2 waits for task 1."""
+def interrupt(folder: Path) -> None:
+    """Leave a run in which task 0 is joined and task 2 waits for task 1."""
     with journal(folder) as opened:
         for task in (0, 2):
             finish(opened, folder, task, skipped=task)
@@ -51,14 +51,14 @@ def waiting(folder: Path) -> None:
 
 def test_parts_are_joined_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     folder = tmp_path / "out.parts"
-    waiting(folder)
+    interrupt(folder)
     with journal(folder) as opened:
         finish(opened, folder, 1)
         opened.join()
         assert not list(folder.glob("0*.bin"))
         for key in range(KEYS):
-            found = np.fromfile(opened.joined_file(key, ".bin"), np.uint16)
-            assert found.tolist() == [10 * task + key for task in range(3) for _ in range(15)]
+            tokens = np.fromfile(opened.joined_file(key, ".bin"), np.uint16)
+            assert tokens.tolist() == [10 * task + key for task in range(3) for _ in range(15)]
 
 
 @pytest.mark.parametrize(
@@ -72,39 +72,37 @@ def test_parts_are_joined_in_the_order_of_the_tasks(tmp_path: Path) -> None:
         ("000002-000000.skipped.jsonl", None),
     ],
 )
-def test_a_waiting_part_that_lost_something_is_made_again(
-    tmp_path: Path, name: str, damage: Callable[[bytes], bytes] | None
-) -> None:
+def test_a_damaged_part_is_encoded_again(tmp_path: Path, name: str, damage: Callable[[bytes], bytes] | None) -> None:
     folder = tmp_path / "out.parts"
-    waiting(folder)
-    assert tasks_there(folder) == [0, 2]
+    interrupt(folder)
+    assert finished_tasks(folder) == [0, 2]
     if damage is None:
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(damage((folder / name).read_bytes()))
-    assert tasks_there(folder) == [0]
+    assert finished_tasks(folder) == [0]
 
 
 @pytest.mark.parametrize("tail", [b'{"part": {"ta', b"\0" * 300, b'\0\0\n{"joined": 3}\n', b'{"joined": 3}'])
-def test_what_was_not_written_whole_into_the_journal_counts_for_nothing(tmp_path: Path, tail: bytes) -> None:
+def test_incomplete_journal_entries_are_dropped(tmp_path: Path, tail: bytes) -> None:
     folder = tmp_path / "out.parts"
-    waiting(folder)
+    interrupt(folder)
     before = (folder / "journal.jsonl").read_bytes()
     (folder / "journal.jsonl").write_bytes(before + tail)
-    assert tasks_there(folder) == [0, 2]
+    assert finished_tasks(folder) == [0, 2]
     assert (folder / "journal.jsonl").read_bytes() == before
 
 
-def test_a_copy_that_was_begun_is_cut_off_and_one_that_is_gone_is_made_again(tmp_path: Path) -> None:
+def test_an_unfinished_copy_is_truncated_and_a_lost_one_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "out.parts"
-    waiting(folder)
+    interrupt(folder)
     joined = folder / "joined-1.bin"
     whole = joined.read_bytes()
-    joined.write_bytes(whole + b"begun")
-    assert tasks_there(folder) == [0, 2]
+    joined.write_bytes(whole + b"unfinished")
+    assert finished_tasks(folder) == [0, 2]
     assert joined.read_bytes() == whole
     joined.write_bytes(whole[:-1])
-    assert tasks_there(folder) == [2]
+    assert finished_tasks(folder) == [2]
     assert (joined.stat().st_size, (folder / "joined-0.bin").stat().st_size) == (0, 0)
     with journal(folder) as opened:
         for task in (0, 1):
@@ -113,28 +111,30 @@ def test_a_copy_that_was_begun_is_cut_off_and_one_that_is_gone_is_made_again(tmp
     assert joined.read_bytes()[: len(whole)] == whole
 
 
-def test_nothing_goes_before_what_replaces_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_deleted_only_after_the_joined_file_is_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "out.parts"
     done: list[str] = []
     flush, remove = os.fsync, Path.unlink
 
-    def note_flush(descriptor: int) -> None:
+    def log_flush(descriptor: int) -> None:
         done.append(f"flush {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
         flush(descriptor)
 
-    def note_removal(path: Path, missing_ok: bool = False) -> None:
+    def log_removal(path: Path, missing_ok: bool = False) -> None:
         if path.suffix == ".bin":
             done.append(f"remove {path.name}")
         remove(path, missing_ok)
 
-    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(os, "fsync", log_flush)
     with journal(folder) as opened:
         finish(opened, folder, 0, skipped=1)
-        monkeypatch.setattr(Path, "unlink", note_removal)
+        monkeypatch.setattr(Path, "unlink", log_removal)
         done.clear()
         opened.join()
     first_removal = done.index("remove 000000-000000-0.bin")
     kept = {"joined-0.bin", "joined-1.bin", "000000-000000-0.idx", "000000-000000-1.idx"}
     kept |= {"000000-000000.skipped.jsonl", "out.parts"}
     assert set(done[:first_removal]) == {f"flush {name}" for name in (*kept, "journal.jsonl")}
-    assert done[first_removal - 1] == "flush journal.jsonl", "noted when all else is there"
+    assert done[first_removal - 1] == "flush journal.jsonl", "recorded after everything else"

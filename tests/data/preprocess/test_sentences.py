@@ -1,4 +1,4 @@
-"""Sentences: Punkt learned on the corpus, saved and loaded; what is missing is told."""
+"""Sentence splitting: Punkt trained on the corpus, saved and loaded; errors name the command to run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_splits_as_nltk_does(model: str) -> None:
+def test_splits_like_nltk(model: str) -> None:
     trainer = PunktTrainer()
     for text in TEXTS:
         trainer.train(text, finalize=False)
@@ -33,7 +33,7 @@ def test_splits_as_nltk_does(model: str) -> None:
     assert expected[1] == "They spoke of e.g. trees!"
 
 
-def test_kept_newlines_are_at_the_ends_of_the_same_sentences(model: str) -> None:
+def test_keep_newlines_keeps_white_space_after_the_same_sentences(model: str) -> None:
     plain = load_splitter(model, "english", keep_newlines=False)
     kept = load_splitter(model, "english", keep_newlines=True)
     text = "Was it?\n\n  Yes. They came\tlate.\n"
@@ -42,22 +42,20 @@ def test_kept_newlines_are_at_the_ends_of_the_same_sentences(model: str) -> None
 
 
 def test_long_texts_are_cut_first(model: str) -> None:
-    found = load_splitter(model, "english", keep_newlines=False).split("x" * 2_500_000)
-    assert [len(part) for part in found] == [1_000_000, 1_000_000, 500_000]
+    sentences = load_splitter(model, "english", keep_newlines=False).split("x" * 2_500_000)
+    assert [len(sentence) for sentence in sentences] == [1_000_000, 1_000_000, 500_000]
 
 
-def test_what_is_missing_says_what_to_run(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_command_to_run(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ConfigError, match=r"--punkt-model .*none: there is no .*punkt\.json; the same command with --tr"
+        ConfigError, match=r"--punkt-model .*none: there is no .*punkt\.json; run the command with --train-punkt"
     ):
         load_splitter(str(tmp_path / "none"), "english", keep_newlines=False)
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
-    with pytest.raises(
-        ConfigError, match=r"--lang english here; learn one on the input by adding --train-punkt to this"
-    ):
+    with pytest.raises(ConfigError, match=r"--lang english here; add --train-punkt to train one on the input"):
         load_splitter("", "english", keep_newlines=False)
     (tmp_path / "punkt.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"is no Punkt model of ours"):
+    with pytest.raises(ConfigError, match=r"is not a Punkt model that --train-punkt saved"):
         load_splitter(str(tmp_path), "english", keep_newlines=False)
-    with pytest.raises(ConfigError, match=r"--train-punkt: the input holds no text"):
+    with pytest.raises(ConfigError, match=r"--train-punkt: the input has no text"):
         train_punkt([], str(tmp_path / "new"))

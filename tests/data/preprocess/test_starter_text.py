@@ -1,4 +1,4 @@
-"""Text to begin with: every word of a file once, cut where a reader would cut it."""
+"""The starter corpus: every word of a file once, cut at lines and paragraphs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def plain():
 '''
 
 
-def test_docstrings_are_taken_out_of_the_source() -> None:
-    found = {document.source: document.text for document in module_documents(SOURCE, "m.py")}
-    assert found == {
+def test_docstrings_are_separated_from_the_source() -> None:
+    texts = {document.source: document.text for document in module_documents(SOURCE, "m.py")}
+    assert texts == {
         "m.py:": "Of the module.",
         "m.py:Counter": "Of the class,\nin two lines.",
         "m.py:count": "Of the method.",
@@ -45,16 +45,16 @@ def test_docstrings_are_taken_out_of_the_source() -> None:
     }
 
 
-def test_line_numbers_are_those_of_python() -> None:
-    # A form feed and U+2028 end a line for str.splitlines, and not for Python.
-    source = 'a = "\u2028"\n\f\ndef f():\n    """Told."""\n    return a\n'
+def test_lines_are_counted_as_python_counts_them() -> None:
+    # A form feed and U+2028 end a line for str.splitlines, but not for Python.
+    source = 'a = "\u2028"\n\f\ndef f():\n    """Documented."""\n    return a\n'
     assert [document.text for document in module_documents(source, "m.py")] == [
-        "Told.",
+        "Documented.",
         'a = "\u2028"\n\f\ndef f():\n    return a\n',
     ]
 
 
-def test_long_source_is_cut_at_lines_and_whole() -> None:
+def test_long_source_is_cut_at_line_ends_without_loss() -> None:
     source = "".join(f"x{i} = 1_{i}\n" for i in range(10_000, 13_500))
     parts = [document.text for document in module_documents(source, "m.py")]
     assert "".join(parts) == source
@@ -62,7 +62,7 @@ def test_long_source_is_cut_at_lines_and_whole() -> None:
     assert all(part.endswith("\n") and SOURCE_CHARACTERS <= len(part) < SOURCE_CHARACTERS + 20 for part in parts[:-1])
 
 
-def test_a_file_for_another_python_is_passed_over() -> None:
+def test_a_file_for_another_python_is_skipped() -> None:
     assert list(module_documents("print 'hello'\n", "old.py")) == []
 
 
@@ -78,7 +78,7 @@ def test_plain_text_is_cut_between_paragraphs_and_loses_no_word(
     assert all(len(part) < PLAIN_CHARACTERS + 901 for part in parts)
 
 
-def test_choice_depends_on_the_seed_alone_and_fits() -> None:
+def test_choice_depends_only_on_the_seed_and_fits_the_limit() -> None:
     documents = [Document(f"é{i}", f"d{i}") for i in range(50)] + [Document("é0", "twice"), Document(" \n", "blank")]
     chosen = choose_documents(documents, seed=1, largest_bytes=1 << 30)
     assert sorted(document.text for document in chosen) == sorted(f"é{i}" for i in range(50))
@@ -89,7 +89,7 @@ def test_choice_depends_on_the_seed_alone_and_fits() -> None:
     assert sum(len(document.text.encode()) for document in fewer) in range(38, 42)
 
 
-def test_nothing_stays_after_a_failure(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     def documents():  # type: ignore[no-untyped-def]
         yield Document("a", "b")
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""Bytes of a file, plain or decompressed, with the end of a broken one told apart from an end."""
+"""Read a file's bytes, plain or decompressed, and detect data that is damaged or truncated."""
 
 from __future__ import annotations
 
@@ -9,67 +9,68 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 READ_BYTES = 1 << 20
-PACKED_BYTES = 64 << 10
-"""Compressed bytes taken at a time: what they become is held in memory."""
+COMPRESSED_BYTES = 64 << 10
+"""Compressed bytes read at a time; their decompressed content is held in memory."""
 
 
 class Damaged(ValueError):
-    """A file breaks off or holds what its format forbids; what came before has been handed out."""
+    """A file is truncated or violates its format; everything before the damage has been yielded."""
 
 
-def read_unpacked(path: str, compression: str) -> Iterator[tuple[bytes, int]]:
-    """Yield chunks of about a megabyte of the content, each with how many bytes of the file it took.
+def read_decompressed(path: str, compression: str) -> Iterator[tuple[bytes, int]]:
+    """Yield the content in chunks of about a megabyte, each with the number of bytes it takes on disk.
 
     Raises:
-        Damaged: the compressed data is broken or ends too early.
+        Damaged: the compressed data is corrupt or truncated.
     """
     with Path(path).open("rb", buffering=0) as raw:
         if not compression:
             while data := raw.read(READ_BYTES):
                 yield data, len(data)
             return
-        chunks, taken, held = [], 0, 0
+        chunks, input_bytes, num_bytes = [], 0, 0
         try:
             for chunk, used in _decompress(raw, compression):
                 chunks.append(chunk)
-                taken += used
-                held += len(chunk)
-                if held >= READ_BYTES:
-                    yield b"".join(chunks), taken
-                    chunks, taken, held = [], 0, 0
+                input_bytes += used
+                num_bytes += len(chunk)
+                if num_bytes >= READ_BYTES:
+                    yield b"".join(chunks), input_bytes
+                    chunks, input_bytes, num_bytes = [], 0, 0
         except Damaged:
-            yield b"".join(chunks), taken
+            yield b"".join(chunks), input_bytes
             raise
-        yield b"".join(chunks), taken
+        yield b"".join(chunks), input_bytes
 
 
 def _decompress(file: io.RawIOBase | BinaryIO, compression: str) -> Iterator[tuple[bytes, int]]:
     name = {"gz": "gzip", "zst": "zstd"}[compression]
     error_type, new = _decompressor(compression)
-    unpacker = None
-    while data := file.read(PACKED_BYTES):
+    decompressor = None
+    while data := file.read(COMPRESSED_BYTES):
         used = len(data)
         while data:
-            if unpacker is None or unpacker.eof:  # one file may be several, end to end
-                if unpacker is not None and not data.strip(b"\0"):
-                    break  # filled up with zeros, as gzip allows
-                unpacker = new()
+            if decompressor is None or decompressor.eof:  # a file may consist of several members
+                if decompressor is not None and not data.strip(b"\0"):
+                    break  # gzip allows zero padding at the end
+                decompressor = new()
             try:
-                chunk = unpacker.decompress(data)
+                chunk = decompressor.decompress(data)
             except error_type as error:
                 if "too much memory" in str(error):
-                    raise Damaged("was packed with zstd's --long and a window above 128 MB; pack it anew") from None
+                    rule = "was compressed with zstd --long and a window above 128 MB; compress it with a smaller one"
+                    raise Damaged(rule) from None
                 raise Damaged(f"the {name} data is damaged ({error})") from None
-            data = unpacker.unused_data if unpacker.eof else b""
+            data = decompressor.unused_data if decompressor.eof else b""
             yield chunk, used
             used = 0
-    if unpacker is None or not unpacker.eof:  # an empty file too is one that was cut off
+    if decompressor is None or not decompressor.eof:  # an empty file is truncated as well
         raise Damaged(f"the {name} data is damaged (it ends too early)")
 
 
 def _decompressor(compression: str) -> tuple[type[Exception], Any]:
     if compression == "gz":
         return zlib.error, lambda: zlib.decompressobj(wbits=31)
-    import zstandard  # only where there is such a file
+    import zstandard  # imported only for inputs that need it
 
     return zstandard.ZstdError, lambda: zstandard.ZstdDecompressor().decompressobj()

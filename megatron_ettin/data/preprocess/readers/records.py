@@ -1,4 +1,4 @@
-"""Records of input files in batches of about a megabyte, small enough to be sent to another process."""
+"""Values that readers and workers exchange: input files, spans of them, tasks, and batches of records."""
 
 from __future__ import annotations
 
@@ -6,32 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+BATCH_BYTES = 1 << 20
+"""Text of a batch, roughly: memory stays small, and a batch can be sent to another process."""
 LARGEST_DOCUMENT_FILE = 32 << 20
-"""A text file that is one document is held in memory, and its ids with it."""
-
-
+"""Bytes of a text file that is one document: the file and its ids are held in memory."""
 TOO_LARGE_RULE = "a file of this size cannot be one document; give --text-documents paragraph or line"
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of one input file."""
-
-    file: int
-    """Number of the file in the list of inputs."""
-    start: int
-    end: int | None
-    """Bytes of a file that can be cut; None for the whole file."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A unit of work: the end of one file, some whole small files, or a stretch of a large one."""
-
-    number: int
-    spans: tuple[Span, ...]
-    weight: int
-    """Bytes of text in it, roughly."""
 
 
 @dataclass(frozen=True)
@@ -40,40 +19,62 @@ class InputFile:
 
     path: str
     kind: str
-    """``json`` (an object a line), ``text``, ``parquet`` or ``mds``."""
+    """``json`` (one object per line), ``text``, ``parquet`` or ``mds``."""
     compression: str
     """``gz``, ``zst`` or empty."""
     num_bytes: int
     """Size on disk; 0 for a pipe."""
     changed_ns: int
+    """Modification time; 0 for a pipe."""
     is_pipe: bool = False
 
     @property
     def can_be_cut(self) -> bool:
-        """Whether reading may begin anywhere in it."""
+        """Whether reading may start anywhere in the file."""
         return self.kind in ("json", "text") and not self.compression and not self.is_pipe
+
+    @property
+    def record_name(self) -> str:
+        """What a record of the file is called in messages."""
+        return {"parquet": "row", "mds": "sample"}.get(self.kind, "line")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A byte range of one input file."""
+
+    file: int
+    """Index of the file in the list of inputs."""
+    start: int
+    end: int | None
+    """None for the whole file, of any kind; else the file can be cut."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of work: one large file that cannot be cut, a span of a large one, or some small files."""
+
+    number: int
+    spans: tuple[Span, ...]
+    weight: int
+    """Bytes of text, roughly."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some records of one file."""
+    """Consecutive records of one file."""
 
     file: int
-    """Number of the file in the list of inputs."""
+    """Index of the file in the list of inputs."""
     form: str
-    """What a record is: ``json`` (the bytes of a line), ``text`` (bytes) or ``values`` (one for each key)."""
+    """What a record is: ``json`` (the bytes of a line), ``text`` (bytes) or ``values`` (one value per key)."""
     numbers: Sequence[int]
-    """Of each record in its file from 1; in the span, where that begins inside the file."""
+    """Number of each record, counted from 1: in its file, or in its span where that starts inside the file."""
     records: Sequence[Any]
     text_bytes: int
     input_bytes: int
-    """Of the file on disk."""
+    """Bytes read from disk."""
     num_lines: int = 0
-    """Lines read for this batch, blank ones counted."""
-    broken: tuple[int, str] | None = None
-    """Behind the records, the file cannot be read on: number of the record, and why."""
-
-
-def record_name(kind: str) -> str:
-    """Return what a record of such a file is called in messages."""
-    return {"parquet": "row", "mds": "sample"}.get(kind, "line")
+    """Lines read, including blank ones."""
+    damage: tuple[int, str] | None = None
+    """Number of the first record that cannot be read, and the reason; the last batch of the file."""

@@ -1,10 +1,9 @@
-"""Reading documents: all of them, in order, from every format, and errors that say where."""
+"""Readers: every record once and in order, from every format, and errors that name the record."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,13 +19,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ettin.data.preprocess import plan
-from megatron_ettin.data.preprocess.documents import BadRecord, read_documents
+from megatron_ettin.data.preprocess.documents import BadRecord, read_documents, read_span
 from megatron_ettin.data.preprocess.inputs import find_inputs
-from megatron_ettin.data.preprocess.plan import plan_tasks, share_of
 from megatron_ettin.data.preprocess.readers import decompress, lines
-from megatron_ettin.data.preprocess.readers.dispatch import Batch, read_span
-from megatron_ettin.data.preprocess.readers.records import Span
+from megatron_ettin.data.preprocess.readers.records import Batch, Span
 from megatron_ettin.data.preprocess.texts import read_texts
 from megatron_ettin.errors import ConfigError
 
@@ -37,18 +33,18 @@ MDS_IDS = [list(range(i, i + 5 + i % 7)) for i in range(40)]
 
 
 @given(st.lists(any_text, max_size=20), st.booleans(), st.booleans())
-def test_every_line_in_order_whatever_is_in_it(
+def test_lines_of_any_text_are_read_in_order(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], escaped: bool, last_line_ends: bool
 ) -> None:
     file = tmp_path_factory.mktemp("lines") / "c.jsonl"
-    # Blank lines are passed over, and counted.
+    # Blank lines are skipped, but counted.
     content = "\n \n".join(json.dumps({"text": text}, ensure_ascii=escaped) for text in texts)
     file.write_bytes((content + "\n" * last_line_ends).encode())
     assert list(read_texts([str(file)], "--input")) == [(2 * i + 1, text) for i, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reason"),
     [
         (b'{"text": "a', "is not JSON (Unterminated string starting after 9 characters)"),
         (b'{"text": "a"', "is not JSON (Expecting ',' delimiter after 12 characters)"),
@@ -56,22 +52,22 @@ def test_every_line_in_order_whatever_is_in_it(
         (b"\x00\x00\x00", "is not JSON ("),
         (b'{"text": "\xe4"}', "is not UTF-8 (invalid continuation byte at byte 10)"),
         (b"[" * 100_000, "is not JSON (maximum recursion"),
-        (b'{"text": "\\ud800"}', 'the text under "text" holds half of a surrogate pair'),
-        (b'{"text": null, "id": 1}', 'is no JSON object with a text under "text" (its keys: text, id)'),
-        (b'{"body": "a"}', 'is no JSON object with a text under "text" (its keys: body)'),
-        (b"3", 'is no JSON object with a text under "text"'),
-        (b'{"text": ["a", 1]}', 'is no JSON object with a text under "text" (its keys: text)'),
+        (b'{"text": "\\ud800"}', 'the text under "text" contains half of a surrogate pair'),
+        (b'{"text": null, "id": 1}', 'is not a JSON object with a text under "text" (its keys: text, id)'),
+        (b'{"body": "a"}', 'is not a JSON object with a text under "text" (its keys: body)'),
+        (b"3", 'is not a JSON object with a text under "text"'),
+        (b'{"text": ["a", 1]}', 'is not a JSON object with a text under "text" (its keys: text)'),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes, told: str) -> None:
+def test_a_bad_line_is_reported_by_its_number(tmp_path: Path, line: bytes, reason: str) -> None:
     file = tmp_path / "c.jsonl"
     file.write_bytes(b'{"text": "a"}\n\n' + line + b"\n")
     with pytest.raises(ConfigError) as caught:
         list(read_texts([str(file)], "--input"))
-    assert str(caught.value).startswith(f"--input {file} line 3: {told}")
+    assert str(caught.value).startswith(f"--input {file} line 3: {reason}")
 
 
-def test_what_a_strict_parser_takes_amiss_is_read(tmp_path: Path) -> None:
+def test_json_that_orjson_rejects_is_read(tmp_path: Path) -> None:
     file = tmp_path / "c.jsonl"
     file.write_bytes(
         b'{"text": "nul \\u0000 in it", "score": NaN}\r\n{"text": "\\ud83e\\udd17", "n": 1' + b"0" * 400 + b"}"
@@ -86,11 +82,11 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("packing", ["gz", "zst"])
-def test_compressed_files_of_several_members(tmp_path: Path, packing: str) -> None:
-    pack = COMPRESS[packing]
-    file = tmp_path / f"c.json.{packing}"
-    file.write_bytes(pack(CONTENT) + pack(b"") + pack(CONTENT))
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_compressed_files_of_several_members(tmp_path: Path, suffix: str) -> None:
+    compress = COMPRESS[suffix]
+    file = tmp_path / f"c.json.{suffix}"
+    file.write_bytes(compress(CONTENT) + compress(b"") + compress(CONTENT))
     assert [text for _, text in read_texts([str(file)], "--input")] == [str(i) for i in range(50_000)] * 2
 
 
@@ -99,7 +95,7 @@ def in_the_middle(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("packing", "damage"),
+    ("suffix", "damage"),
     [
         ("gz", lambda data: data[:-20]),
         ("zst", lambda data: data[:-20]),
@@ -107,54 +103,54 @@ def in_the_middle(data: bytes) -> bytes:
         ("zst", lambda data: data + b"trailing rubbish"),
         ("gz", lambda data: b""),
         ("zst", lambda data: b""),
-        ("zst", in_the_middle),  # gzip may make lines of such, and says so at its end only
+        ("zst", in_the_middle),  # gzip may decode it to lines, and detects it only at the end
     ],
 )
-def test_what_comes_before_the_damage_is_read(tmp_path: Path, packing: str, damage: Callable[[bytes], bytes]) -> None:
-    file = tmp_path / f"c.jsonl.{packing}"
-    file.write_bytes(damage(COMPRESS[packing](CONTENT)))
-    name = {"gz": "gzip", "zst": "zstd"}[packing]
-    found: list[int] = []
+def test_records_before_the_damage_are_read(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]) -> None:
+    file = tmp_path / f"c.jsonl.{suffix}"
+    file.write_bytes(damage(COMPRESS[suffix](CONTENT)))
+    name = {"gz": "gzip", "zst": "zstd"}[suffix]
+    numbers: list[int] = []
 
     def read_all() -> None:
         for number, text in read_texts([str(file)], "--input"):
             assert text == str(number - 1)
-            found.append(number)
+            numbers.append(number)
 
     with pytest.raises(ConfigError, match=rf"{file} from line \d+ on: the {name} data is damaged"):
         read_all()
     kept = [text for _, text in read_texts([str(file)], "--input", skip_bad=True)]
-    assert kept == [str(number - 1) for number in found]
+    assert kept == [str(number - 1) for number in numbers]
 
 
-def test_a_zstd_window_that_would_fill_the_memory_is_told(tmp_path: Path) -> None:
-    for log, told in (
+def test_a_zstd_window_above_128_mb_is_refused(tmp_path: Path) -> None:
+    for log, message in (
         (27, ""),
-        (28, r"c\.jsonl\.zst from line 1 on: was packed with zstd's --long and a window above 128"),
+        (28, r"c\.jsonl\.zst from line 1 on: was compressed with zstd --long and a window above 128 MB"),
     ):
-        how = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
-        packer = zstandard.ZstdCompressor(compression_params=how).compressobj()
-        (tmp_path / "c.jsonl.zst").write_bytes(packer.compress(CONTENT) + packer.flush())
-        with pytest.raises(ConfigError, match=told) if told else nullcontext():
+        parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        (tmp_path / "c.jsonl.zst").write_bytes(compressor.compress(CONTENT) + compressor.flush())
+        with pytest.raises(ConfigError, match=message) if message else nullcontext():
             assert sum(1 for _ in read_texts([str(tmp_path / "c.jsonl.zst")], "--input")) == 50_000
 
 
-def test_zeros_behind_a_gzip_are_no_damage(tmp_path: Path) -> None:
+def test_zero_padding_after_gzip_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(CONTENT) + b"\0" * 200_000)
     assert sum(1 for _ in read_texts([str(tmp_path / "c.jsonl.gz")], "--input")) == 50_000
 
 
-def spans_of(file: Path, edges: list[int], text_documents: str) -> list[bytes]:
-    (about,) = find_inputs([str(file)])
-    found: list[bytes] = []
+def records_of(file: Path, edges: list[int], text_documents: str) -> list[bytes]:
+    (described,) = find_inputs([str(file)])
+    records: list[bytes] = []
     for start, end in pairwise(edges):
-        for batch in read_span(Span(0, start, end), about, ["text"], text_documents):
-            found += batch.records
-    return found
+        for batch in read_span(Span(0, start, end), described, ["text"], text_documents):
+            records += batch.records
+    return records
 
 
 @given(st.lists(st.text("ab\n\r ", max_size=12), max_size=12), st.data(), st.sampled_from(["line", "paragraph"]))
-def test_a_cut_anywhere_loses_and_doubles_nothing(
+def test_spans_cut_anywhere_contain_each_record_once(
     tmp_path_factory: pytest.TempPathFactory, parts: list[str], data: st.DataObject, kind: str
 ) -> None:
     content = "\n".join(parts).encode()
@@ -163,25 +159,25 @@ def test_a_cut_anywhere_loses_and_doubles_nothing(
     cuts = data.draw(st.lists(st.integers(0, len(content)), max_size=4))
     edges = sorted({0, len(content), *cuts})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "READ_BYTES", 32)  # boundaries are looked for two bytes at a time
-        assert spans_of(file, edges, kind) == spans_of(file, [0, len(content)], kind)
+        patch.setattr(lines, "READ_BYTES", 32)  # boundaries are searched two bytes at a time
+        assert records_of(file, edges, kind) == records_of(file, [0, len(content)], kind)
     whole = [line.removesuffix(b"\r") for line in content.split(b"\n")]
     if kind == "line":
         expected = [line for line in whole if line.strip()]
     else:
         marked = [line if line.strip() else b"\0" for line in whole]
         expected = [part.strip(b"\n") for part in b"\n".join(marked).split(b"\0") if part.strip(b"\n")]
-    assert spans_of(file, [0, len(content)], kind) == expected
+    assert records_of(file, [0, len(content)], kind) == expected
 
 
-def test_lines_before_a_stretch_are_counted(tmp_path: Path) -> None:
+def test_lines_before_a_span_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "c.txt"
     file.write_text("one\ntwo\n\nthree\nfour\n")
     assert lines.lines_before(str(file), 5, paragraphs=False) == 2
     assert lines.lines_before(str(file), 5, paragraphs=True) == 3
 
 
-def test_a_text_file_is_one_document_unless_told(tmp_path: Path) -> None:
+def test_a_text_file_is_one_document_by_default(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\n\n\nthree \x00\n")
     (tmp_path / "b.txt").write_bytes(b" \n")
     given = [str(tmp_path)]
@@ -206,46 +202,29 @@ def test_parquet_rows(tmp_path: Path) -> None:
         list(read_texts([str(tmp_path)], "--input", ["body"]))
 
 
-def test_a_large_file_is_no_single_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sparse.txt").touch()
-    os.truncate(tmp_path / "sparse.txt", plan.LARGEST_DOCUMENT_FILE + 1)
-    (large,) = find_inputs([str(tmp_path / "sparse.txt")])
-    told = r"a file of this size cannot be one document; give --text-documents paragraph or line"
-    with pytest.raises(ConfigError, match=rf"--input .*sparse\.txt: {told}"):
-        plan_tasks([large], 1 << 20, "file")
-    assert len(plan_tasks([large], 1 << 20, "line")) == 33
-    # A small one may become large.
-    monkeypatch.setattr(lines, "LARGEST_DOCUMENT_FILE", 1 << 21)
-    packed = tmp_path / "packed.txt.gz"
-    packed.write_bytes(gzip.compress(b"all the same " * 300_000))
-    with pytest.raises(ConfigError, match=rf"--input .*packed\.txt\.gz from line 1 on: {told}"):
-        list(read_texts([str(packed)], "--input"))
-    assert list(read_texts([str(packed)], "--input", skip_bad=True)) == []
-
-
 READ_ALL = """
 import sys, pyarrow
-from megatron_ettin.data.preprocess.readers.dispatch import read_span
+from megatron_ettin.data.preprocess.documents import read_span
 from megatron_ettin.data.preprocess.inputs import find_inputs
-from megatron_ettin.data.preprocess.plan import Span
+from megatron_ettin.data.preprocess.readers.records import Span
 batches = read_span(Span(0, 0, None), find_inputs(sys.argv[1:])[0], ["text"], "file")
 print(sum(len(batch.records) for batch in batches), pyarrow.default_memory_pool().max_memory())
 """
 
 
-def test_memory_does_not_grow_with_a_row_group(tmp_path: Path) -> None:
+def test_parquet_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
     letters = np.random.default_rng(0).bytes(10_000_000).hex()
     texts = [letters[at : at + 1000] for at in range(0, len(letters), 1000)]
     file = tmp_path / "c.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), file, use_dictionary=False)
     assert file.stat().st_size > 15_000_000
-    told = subprocess.run([sys.executable, "-c", READ_ALL, file], capture_output=True, text=True, check=True).stdout
-    rows, most_bytes = map(int, told.split())
+    output = subprocess.run([sys.executable, "-c", READ_ALL, file], capture_output=True, text=True, check=True).stdout
+    rows, most_bytes = map(int, output.split())
     assert rows == len(texts)
     assert most_bytes < 8_000_000
 
 
-def test_bad_parquet(tmp_path: Path) -> None:
+def test_bad_parquet_is_reported_by_its_row(tmp_path: Path) -> None:
     for good, bad in (("a", None), ([3], None), ([3], [4, None])):
         pyarrow.parquet.write_table(pyarrow.table({"text": [good, bad]}), tmp_path / "c.parquet")
         with pytest.raises(ConfigError, match=r'c\.parquet row 2: has neither a text nor token ids under "text"'):
@@ -256,15 +235,15 @@ def test_bad_parquet(tmp_path: Path) -> None:
 
 
 def values(path: Path, key: str) -> list[np.ndarray]:
-    found = []
+    arrays = []
     for number, file in enumerate(find_inputs([str(path)])):
         for batch in read_span(Span(number, 0, None), file, [key], "file"):
-            assert batch.broken is None
+            assert batch.damage is None
             for document in read_documents(batch, [key]):
                 assert not isinstance(document, BadRecord)
                 assert isinstance(document[0], np.ndarray)
-                found.append(document[0])
-    return found
+                arrays.append(document[0])
+    return arrays
 
 
 @pytest.mark.parametrize("name", ["raw", "zstd"])
@@ -274,13 +253,13 @@ def test_texts_of_mds_shards(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ids_fixed", "ids_any"])
-def test_ready_ids_of_mds_shards(name: str) -> None:
+def test_token_ids_of_mds_shards(name: str) -> None:
     assert [row.tolist() for row in values(MDS / name, "input_ids")] == MDS_IDS
     with pytest.raises(ConfigError, match=r'sample 1 on: there is no column "text" \(its columns: input_ids, length\)'):
         list(read_texts([str(MDS / name)], "--input"))
 
 
-def test_damaged_mds(tmp_path: Path) -> None:
+def test_damaged_mds_is_reported(tmp_path: Path) -> None:
     for file in (MDS / "raw").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     shard = tmp_path / "shard.00001.mds"
@@ -292,66 +271,17 @@ def test_damaged_mds(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"shard\.00001\.mds from sample 1 on: "):
         list(read_texts([str(tmp_path)], "--input"))
     shard.unlink()
-    with pytest.raises(ConfigError, match=r"lists shard\.00001\.mds, which is not there"):
+    with pytest.raises(ConfigError, match=r"lists shard\.00001\.mds, which does not exist"):
         list(read_texts([str(tmp_path)], "--input"))
-
-
-def test_globs_and_folders_are_written_out_by_name(tmp_path: Path) -> None:
-    for name in ("b/2.jsonl", "b/1.jsonl.gz", "a/x.txt", "a/notes.md", "z.parquet", ".hidden.jsonl", "o.manifest.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "o.parts").mkdir()
-    (tmp_path / "o.parts" / "journal.jsonl").touch()
-    found = [
-        (os.path.relpath(file.path, tmp_path), file.kind, file.compression) for file in find_inputs([str(tmp_path)])
-    ]
-    expected = [("a/x.txt", "text", ""), ("b/1.jsonl.gz", "json", "gz"), ("b/2.jsonl", "json", "")]
-    assert found == [*expected, ("z.parquet", "parquet", "")]
-    assert [file.path for file in find_inputs([str(tmp_path / "b" / "*")])] == [
-        str(tmp_path / "b" / name) for name in ("1.jsonl.gz", "2.jsonl")
-    ]
-    (tmp_path / "b" / "up").symlink_to(tmp_path)
-    (tmp_path / "b" / "beside").symlink_to(tmp_path / "a")
-    again = [os.path.relpath(file.path, tmp_path) for file in find_inputs([str(tmp_path)])]
-    assert again == ["a/x.txt", "b/1.jsonl.gz", "b/2.jsonl", "b/beside/x.txt", "z.parquet"], "no folder inside itself"
-    (tmp_path / "empty").mkdir()
-    for entry, told in (
-        ("none.jsonl", "no such file"),
-        ("*.csv", "no file matches"),
-        ("empty", "holds no file to read"),
-    ):
-        with pytest.raises(ConfigError, match=told):
-            find_inputs([str(tmp_path / entry)])
-
-
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=30), st.integers(1, 7))
-def test_the_plan_covers_all_once_and_shares_are_neighbours(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], num_shards: int
-) -> None:
-    folder = tmp_path_factory.mktemp("plan")
-    for number, size in enumerate(sizes):
-        (folder / f"{number:03d}.{'jsonl' if number % 3 else 'jsonl.gz'}").write_bytes(b"x" * size)
-    inputs = find_inputs([str(folder)])
-    tasks = plan_tasks(inputs, 100, "file")
-    covered = [(span.file, span.start, span.end) for task in tasks for span in task.spans]
-    at: dict[int, int] = {}
-    for file, start, end in covered:
-        assert start == at.get(file, 0)
-        at[file] = inputs[file].num_bytes if end is None else end
-        assert not inputs[file].compression or end is None
-    assert at == {number: file.num_bytes for number, file in enumerate(inputs)}
-    assert [file for file, *_ in covered] == sorted(file for file, *_ in covered)
-    shares = [share_of(tasks, index, num_shards) for index in range(num_shards)]
-    assert [task for share in shares for task in share] == tasks
 
 
 def test_memory_of_a_batch_is_bounded(tmp_path: Path) -> None:
     file = tmp_path / "c.jsonl.gz"
     rng = np.random.default_rng(0)
     file.write_bytes(gzip.compress(b"".join(b'{"text": "%s"}\n' % rng.bytes(500).hex().encode() for _ in range(9000))))
-    (about,) = find_inputs([str(file)])
-    batches: list[Batch] = list(read_span(Span(0, 0, None), about, ["text"], "file"))
+    (described,) = find_inputs([str(file)])
+    batches: list[Batch] = list(read_span(Span(0, 0, None), described, ["text"], "file"))
     assert sum(len(batch.records) for batch in batches) == 9000
-    assert max(batch.text_bytes for batch in batches) < decompress.READ_BYTES + 4 * decompress.PACKED_BYTES
+    assert max(batch.text_bytes for batch in batches) < decompress.READ_BYTES + 4 * decompress.COMPRESSED_BYTES
     assert len(batches) > 7
     assert sum(batch.input_bytes for batch in batches) == file.stat().st_size
