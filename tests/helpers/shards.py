@@ -16,7 +16,7 @@ def rank_shards(model: Any) -> list[Shard]:
     shards = []
     for entry in model.sharded_state_dict().values():
         for shard in entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]:
-            shards.append((shard.key, tuple(shard.global_offset), shard.data.detach().numpy().copy()))
+            shards.append((shard.key, tuple(shard.global_offset), shard.data.detach().float().numpy().copy()))
     return shards
 
 
