@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch, assemble
-from megatron_ettin.data.chunk_lengths import ChunkRule
 from megatron_ettin.data.rows import RowDataset
 from megatron_ettin.optim.schedules import Schedule
 from tests.helpers.corpora import open_corpus
@@ -205,11 +204,11 @@ def test_schedules_are_the_authors(name: str) -> None:
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_rows_are_the_authors(kind: str) -> None:
-    """Rows equal the authors' but for what their dataset leaves to its preparation.
+    """The first row of each document equals theirs, but for what their dataset leaves to its preparation.
 
-    Their documents were chunked beforehand, so one without [SEP] at its end is the beginning of a longer one; here every
-    document ends, and a decoder's row of it ends with [SEP]. An empty document has no row here. A document longer than a
-    row is cut at the same place for both kinds here, one position before the decoder's cut there.
+    Their documents were chunked beforehand, so one without [SEP] at its end is part of a longer one; here every
+    document ends, and a decoder's row of it ends with [SEP]. An empty document has no row here. A document longer than
+    a row is cut at the same place for both kinds here, one position before the decoder's cut there.
     """
     rows = json.loads((NUMBERS / "rows.json").read_text())
     cls_id, sep_id, size = 50281, 50282, rows["max_seq_len"]
@@ -223,10 +222,10 @@ def test_rows_are_the_authors(kind: str) -> None:
         if kind == "decoder":
             row = row[: size - 1] if is_cut else row if row[-1] == sep_id else [*row, sep_id]
         expected.append(row)
-    rule = ChunkRule(size, skip_size=size)
     corpus = open_corpus(documents)
-    ours = RowDataset(corpus, range(len(documents)), size, sep_id=sep_id, packing="none", rule=rule)
-    assert ours.num_rows == len(documents) == 9
-    for number, row in enumerate(expected):
-        packed = assemble(ours.stored_row(number), cls_id=cls_id, sep_id=sep_id, close_every_chunk=kind == "encoder")
+    ours = RowDataset(corpus, range(len(documents)), size, sep_id=sep_id, packing="none")
+    chunks = [chunk for number in range(ours.num_rows) for chunk in ours.stored_row(number) if chunk.index == 0]
+    assert len(chunks) == len(documents) == 9
+    for chunk, row in zip(chunks, expected, strict=True):
+        packed = assemble([chunk], cls_id=cls_id, sep_id=sep_id, close_every_chunk=kind == "encoder")
         assert packed.tokens_T.tolist() == row
