@@ -1,4 +1,4 @@
-"""Draw the loss curves of several runs into one picture."""
+"""Draw the loss curves of several runs into one figure."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from megatron_ettin.evaluation.run_reports.figures import draw_losses
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the tool."""
+    """Draw the curves."""
     parser = ToolParser(__doc__ or "")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a --save folder, or LABEL=FOLDER to name it otherwise")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a --save folder, or LABEL=FOLDER to choose its label")
     parser.add_argument("--output", required=True, type=png_path, metavar="FILE.png", help="the PNG to write")
-    told = parser.parse(arguments)
+    options = parser.parse(arguments)
     curves: dict[str, LossCurve] = {}
-    for written in told.runs:
-        label, folder = _named(written)
+    for argument in options.runs:
+        label, folder = _label_and_folder(argument)
         if label in curves:
-            raise ConfigError(f"RUN {written}: another run is called {label}; write LABEL={folder}")
+            raise ConfigError(f"RUN {argument}: another run has the label {label}; write LABEL={folder}")
         curves[label] = _curve(folder)
     try:
-        draw_losses(curves, Path(told.output))
+        draw_losses(curves, Path(options.output))
     except ValueError as error:
         raise ConfigError(f"RUN: {error}") from error
-    print(f"wrote {told.output}")
+    print(f"wrote {options.output}")
     return 0
 
 
-def _named(written: str) -> tuple[str, Path]:
-    label, found, path = written.rpartition("=")
+def _label_and_folder(argument: str) -> tuple[str, Path]:
+    label, separator, path = argument.rpartition("=")
     folder = Path(path)
-    return (label, folder) if found else (folder.resolve().name, folder)
+    return (label, folder) if separator else (folder.resolve().name, folder)
 
 
 def _curve(folder: Path) -> LossCurve:

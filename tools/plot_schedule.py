@@ -16,30 +16,32 @@ from megatron_ettin.evaluation.run_reports.figures import PhaseCurve, draw_phase
 from megatron_ettin.optim.schedules import learning_rate_path, phase_schedule
 from megatron_ettin.train.preflight.prepare import prepare_run
 
-_POINTS = 400
+_NUM_POINTS = 400
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the tool."""
-    told = _parser().parse(arguments)
-    source = ["--config", told.config] if told.config else ["--preset", told.preset]
-    objective = told.objective or parse_command(source).config.training.objective or "mlm"
+    """Draw one panel for each phase."""
+    options = _parser().parse(arguments)
+    source = ["--config", options.config] if options.config else ["--preset", options.preset]
+    objective = options.objective or parse_command(source).config.training.objective or "mlm"
     curves = []
-    for phase in told.phases:
+    for phase in options.phases:
         command = parse_command([*source, "--objective", objective, "--phase", phase, "--dry-run"])
         curves.append(_curve(" ".join(source), prepare_run(command, world_size=1).config))
-    draw_phases(f"{told.config or told.preset}, {objective}", curves, Path(told.output))
-    print(f"wrote {told.output}")
+    draw_phases(f"{options.config or options.preset}, {objective}", curves, Path(options.output))
+    print(f"wrote {options.output}")
     return 0
 
 
 def _parser() -> ToolParser:
     parser = ToolParser(__doc__ or "")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--preset", default="", help="named settings")
-    source.add_argument("--config", default="", help="file of settings")
+    source.add_argument("--preset", default="", help="name of a preset")
+    source.add_argument("--config", default="", help="YAML file")
     parser.add_argument("--objective", default="", help="mlm, clm or mntp; by default that of the file, else mlm")
-    parser.add_argument("--phases", nargs="+", default=list(PHASES), choices=PHASES, help="which phases, in order")
+    parser.add_argument(
+        "--phases", nargs="+", default=list(PHASES), choices=PHASES, help="phases in the order of the panels"
+    )
     parser.add_argument("--output", required=True, type=png_path, metavar="FILE.png", help="the PNG to write")
     return parser
 
@@ -47,9 +49,9 @@ def _parser() -> ToolParser:
 def _curve(source: str, config: RunConfig) -> PhaseCurve:
     end, schedule = schedule_end(config.optimizer, config.training), phase_schedule(config.optimizer, config.training)
     if end == 0:
-        raise ConfigError(f"{source}: tells no duration, so there is nothing to draw")
+        raise ConfigError(f"{source}: sets no duration, so there is nothing to draw")
     corners = [time for time, _ in learning_rate_path(config.optimizer, config.training)]
-    times = sorted({*corners, *(end * point / _POINTS for point in range(_POINTS + 1))})
+    times = sorted({*corners, *(end * point / _NUM_POINTS for point in range(_NUM_POINTS + 1))})
     unit = {"tokens": "tokens", "iters": "steps"}[schedule_unit(config.optimizer, config.training)]
     length = format_token_count(end) if unit == "tokens" else f"{end:,}"
     masked = f"\n{config.data.mlm_probability:.0%} masked" if config.training.objective != "clm" else ""

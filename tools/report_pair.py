@@ -1,6 +1,6 @@
-"""Measure a paired encoder and decoder: losses, a check of their releases, a picture, a verdict.
+"""Measure a paired encoder and decoder: losses, a check of their releases, a figure and a report.
 
-Exits with 1 when a model has not learned or was not released as it was trained.
+The exit code is 1 if a model has not learned or its release computes something else.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def main(arguments: Sequence[str]) -> int:
     """Write OUTPUT/loss.png and OUTPUT/report.json, and print the report."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument(
-        "--encoder", required=True, metavar="DIR", help="--save folder of the run, with a release in hf/"
+        "--encoder", required=True, metavar="DIR", help="--save folder of the run, with its release in hf/"
     )
-    parser.add_argument("--decoder", required=True, metavar="DIR", help="the same of the decoder")
+    parser.add_argument("--decoder", required=True, metavar="DIR", help="the same for the decoder")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for loss.png and report.json")
     options = parser.parse(arguments)
     import numpy as np

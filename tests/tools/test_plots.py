@@ -1,4 +1,4 @@
-"""The two plotting tools as a user calls them."""
+"""The two plotting tools, as a user runs them."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def blue_columns(picture: Path) -> np.ndarray:
-    """Return for each column of pixels the height (from the foot) of its topmost blue one; -1 where there is none."""
-    is_blue = np.abs(imread(picture)[..., :3] - BLUE).max(axis=-1) < 0.05
+def blue_columns(image: Path) -> np.ndarray:
+    """Return for each column of pixels the height of its topmost blue one; -1 if there is none."""
+    is_blue = np.abs(imread(image)[..., :3] - BLUE).max(axis=-1) < 0.05
     return np.where(is_blue.any(axis=0), len(is_blue) - is_blue.argmax(axis=0), -1)
 
 
-def test_schedule_of_a_preset_falls_from_peak_to_half_to_nothing(tmp_path: Path) -> None:
+def test_schedule_of_a_preset_decays_from_the_peak_to_zero(tmp_path: Path) -> None:
     done = tool("plot_schedule", "--preset", "ettin-17m", "--output", tmp_path / "s.png", "--phases", "extend", "decay")
     assert (done.returncode, done.stderr) == (0, "")
     heights = blue_columns(tmp_path / "s.png")
     drawn = heights[heights >= 0]
-    foot, top = drawn.min(), drawn.max()
+    bottom, top = drawn.min(), drawn.max()
     middle = len(drawn) // 2
-    assert (drawn[middle - 12 : middle + 12] - foot).mean() / (top - foot) == pytest.approx(0.5, abs=0.05)
+    assert (drawn[middle - 12 : middle + 12] - bottom).mean() / (top - bottom) == pytest.approx(0.5, abs=0.05)
     assert (np.diff(drawn) <= 1).all()
 
 
-def test_schedule_of_a_shape_alone_is_refused(tmp_path: Path) -> None:
+def test_schedule_without_a_duration_is_refused(tmp_path: Path) -> None:
     done = tool("plot_schedule", "--preset", "nano", "--output", tmp_path / "s.png")
     assert done.returncode == 2
-    assert done.stderr == "error: --preset nano: tells no duration, so there is nothing to draw\n"
+    assert done.stderr == "error: --preset nano: sets no duration, so there is nothing to draw\n"
     assert not (tmp_path / "s.png").exists()
 
 
-def test_schedule_of_a_config_is_that_of_its_objective(tmp_path: Path) -> None:
+def test_schedule_of_a_config_uses_its_objective(tmp_path: Path) -> None:
     plot_schedule = import_module("tools.plot_schedule")
     drawn: list[tuple[str, list[Any]]] = []
     config = str(ROOT / "examples" / "configs" / "ettin" / "17m_decoder.yaml")
@@ -65,7 +65,7 @@ def test_schedule_of_a_config_is_that_of_its_objective(tmp_path: Path) -> None:
     ("name", "source", "output"),
     [("plot_schedule", ("--preset", "ettin-17m"), "folder"), ("plot_run", ("no-run",), "picture.jpg")],
 )
-def test_what_is_no_png_is_refused(tmp_path: Path, name: str, source: tuple[str, ...], output: str) -> None:
+def test_output_other_than_png_is_refused(tmp_path: Path, name: str, source: tuple[str, ...], output: str) -> None:
     done = tool(name, *source, "--output", tmp_path / output)
     assert (done.returncode, done.stderr) == (2, f"error: --output: {tmp_path / output} does not end in .png\n")
     assert list(tmp_path.iterdir()) == []
@@ -81,22 +81,22 @@ def write_run(folder: Path, level: float) -> Path:
     return folder
 
 
-def test_runs_in_one_picture(tmp_path: Path) -> None:
+def test_several_runs_in_one_figure(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a", 2.0), write_run(tmp_path / "b", 3.0)]
     done = tool("plot_run", runs[0], f"other={runs[1]}", "--output", tmp_path / "two.png")
     assert (done.returncode, done.stderr) == (0, "")
     assert imread(tmp_path / "two.png").shape[1] > 500
 
 
-def test_no_run_is_refused(tmp_path: Path) -> None:
+def test_missing_runs_and_equal_labels_are_refused(tmp_path: Path) -> None:
     done = tool("plot_run", tmp_path, "--output", tmp_path / "no.png")
     assert (done.returncode, done.stderr) == (2, f"error: RUN {tmp_path}: there is no {tmp_path}/metrics.jsonl\n")
-    config = write_run(tmp_path / "a", 2.0)
-    done = tool("plot_run", config, config, "--output", tmp_path / "no.png")
-    assert "another run is called a; write LABEL=" in done.stderr
+    run = write_run(tmp_path / "a", 2.0)
+    done = tool("plot_run", run, run, "--output", tmp_path / "no.png")
+    assert "another run has the label a; write LABEL=" in done.stderr
 
 
-def test_line_cut_short_by_a_kill_is_left_out_and_no_other(tmp_path: Path) -> None:
+def test_only_a_truncated_last_line_is_skipped(tmp_path: Path) -> None:
     metrics = write_run(tmp_path / "a", 2.0) / "metrics.jsonl"
     with metrics.open("a") as file:
         file.write('{"step": 30, "tok')

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from megatron_ettin.evaluation.models.kinds import KINDS, Kind
+from megatron_ettin.evaluation.run_reports.figures import label_axes
 from megatron_ettin.evaluation.run_reports.four_way import KIND_COLORS
 from megatron_ettin.files import atomic_file
 
@@ -36,13 +37,9 @@ LOOKS: Mapping[Kind, KindLook] = {
 
 
 def finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
-    """Label axes and apply the common style."""
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(alpha=0.25)
+    """Label axes in the common style, with the grid below the data."""
+    label_axes(axes, x_label, y_label)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def label_empty_panel(axes: Axes, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What became of a paired encoder and decoder: figures, a verdict, and both as JSON and as a table."""
+"""Report of a paired encoder and decoder: measurements and problems, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from megatron_ettin.evaluation.run_reports.samples import Continuation, FilledMask
 
 LEARNED_NATS = 0.3
-"""A model has learned something when its validation loss is at least this far below the unigram entropy."""
+"""A model has learned if its validation loss is at least this far below the unigram entropy."""
 
 SAME_LOSS_NATS = 1e-3
-"""The trained and the released model are the same when their validation losses are no further apart: both sum the
-same fp32 losses in another order."""
+"""Allowed difference of the validation losses of trained and released model, which sum equal fp32 losses in different
+orders."""
 
 SAME_LOGITS = 2e-5
-"""Largest difference of logits allowed between the checkpoint's tensors and the released model, as a share of the
-largest logit (at least 1), in fp32."""
+"""Allowed difference of the released model's logits from those of the checkpoint's tensors, relative to the largest logit
+(at least 1), in fp32."""
 
 
 @dataclass(frozen=True)
 class ModelReport:
-    """One of the two models."""
+    """Measurements of one of the two models."""
 
     name: str
     """encoder or decoder."""
@@ -32,7 +32,7 @@ class ModelReport:
     parameters: int
     steps: int
     tokens: int
-    """Trained on."""
+    """Training tokens."""
     first_loss: float
     last_loss: float
     validation_loss: float
@@ -42,14 +42,14 @@ class ModelReport:
     scored_tokens: int
     """Of the validation split."""
     logit_difference: float
-    """Of the released model from the checkpoint's tensors, relative."""
+    """Relative difference of the released model's logits from the checkpoint's."""
     tokens_per_second: float
     sample: FilledMask | Continuation
 
 
 @dataclass(frozen=True)
 class PairReport:
-    """Both models and what they are measured against."""
+    """Both models, and the reference that they are measured against."""
 
     validation_tokens: int
     unigram_entropy: float
@@ -57,15 +57,15 @@ class PairReport:
     models: tuple[ModelReport, ...]
 
     def problems(self) -> list[str]:
-        """Return what is wrong, a line each; nothing when both have learned and were released as trained."""
+        """Return one line for each problem; none if both models have learned and were released as trained."""
         return [problem for model in self.models for problem in _problems(model, self.unigram_entropy)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dicts, ready for JSON."""
+        """Return the report as nested dicts for JSON."""
         return {**asdict(self), "problems": self.problems()}
 
     def text(self) -> str:
-        """Return the figures side by side, one fact a line, then the samples and what is wrong."""
+        """Return a table with a column for each model, then the samples and the problems."""
         rows = list(_rows(self))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         table = "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -74,7 +74,7 @@ class PairReport:
 
 
 def _problems(model: ModelReport, entropy: float) -> Iterator[str]:
-    # Each condition is written so that a loss that is not a number is a problem too.
+    # The conditions are negated so that NaN is a problem too.
     if not model.validation_loss <= entropy - LEARNED_NATS:
         yield (
             f"{model.name}: validation loss {model.validation_loss:.3f} is not {LEARNED_NATS} nats below "

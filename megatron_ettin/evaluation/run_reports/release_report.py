@@ -1,4 +1,4 @@
-"""One trained model and its release, measured against each other."""
+"""Measure a released model against the trained model that it was made from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COMPARED_CHUNKS = 8
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What the trainer left behind."""
+    """A finished run, and the logits of its last checkpoint."""
 
     name: str
     """encoder or decoder."""
@@ -37,7 +37,7 @@ class TrainedModel:
     run_folder: Path
     curve: LossCurve
     logits: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
-    """Input ids [S] of several texts to logits [S, V] of each, computed from the checkpoint's own tensors."""
+    """Maps input ids [S] of several texts to the logits [S, V] of each, computed with the checkpoint's tensors."""
 
 
 def report_release(
@@ -46,13 +46,13 @@ def report_release(
     scored: Sequence[ScoredChunk],
     contents: Sequence[NDArray[np.integer]],
 ) -> ModelReport:
-    """Load a released folder with transformers alone and measure it.
+    """Load a released folder with transformers only, and measure it.
 
     Args:
         trained: the model that was released.
-        released_folder: what transformers loads.
+        released_folder: the folder that transformers loads.
         scored: the chunks of the validation split, as the trainer scores them.
-        contents: the tokens of the same chunks, without special tokens and masks.
+        contents: the tokens of the same chunks, without special tokens and masking.
 
     Raises:
         ValueError: the run has no validation loss after its last step.
@@ -60,7 +60,7 @@ def report_release(
     training, validation = trained.curve.training, trained.curve.validation
     if not validation or validation[-1].step < training[-1].step:
         raise ValueError(f"{trained.run_folder} has no validation loss after its last step, {training[-1].step}")
-    model, tokenizer = load_released(released_folder, trained.objective)
+    model, tokenizer = _load_released(released_folder, trained.objective)
     score = score_released(model, scored)
     texts = [torch.from_numpy(chunk.tokens_S.astype(np.int64)) for chunk in scored[:_COMPARED_CHUNKS]]
     differences = (
@@ -85,12 +85,12 @@ def report_release(
     )
 
 
-def load_released(folder: Path, objective: str) -> tuple[Any, Any]:
+def _load_released(folder: Path, objective: str) -> tuple[Any, Any]:
     """Return the model, in fp32 and evaluation mode, and the tokenizer of a released folder."""
     import transformers
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # small models load at once
+    disable_progress_bar()  # small models load instantly
     auto: Any = getattr(transformers, OBJECTIVES[objective].hub.auto_class)
     model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -99,9 +99,9 @@ def load_released(folder: Path, objective: str) -> tuple[Any, Any]:
 def _sample(
     model: Any, tokenizer: Any, objective: str, contents: Sequence[NDArray[np.integer]]
 ) -> FilledMask | Continuation:
-    """Let the model work on the beginning of the first chunk that is long enough, or of the longest."""
-    tokens_of = next((content for content in contents if len(content) >= _SAMPLE_TOKENS), max(contents, key=len))
-    tokens = tokens_of[:_SAMPLE_TOKENS].tolist()
+    """Sample from the start of the first chunk that is long enough, or else of the longest chunk."""
+    content = next((content for content in contents if len(content) >= _SAMPLE_TOKENS), max(contents, key=len))
+    tokens = content[:_SAMPLE_TOKENS].tolist()
     if is_encoder(objective):
         return fill_mask(model, tokenizer, tokens, word_to_mask(tokenizer, tokens))
     return continue_text(model, tokenizer, tokenizer.decode(tokens))

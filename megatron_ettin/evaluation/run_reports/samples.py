@@ -1,4 +1,4 @@
-"""A first look at what a released model has learned: a filled mask, a continuation."""
+"""Samples of a released model: the guesses for a masked token, or a continuation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 @dataclass(frozen=True)
 class FilledMask:
-    """What an encoder puts in the place of a masked token."""
+    """An encoder's guesses for a masked token."""
 
     text: str
-    """With the mask in it."""
+    """The text with the mask token."""
     hidden: str
-    """What stood there."""
+    """The token that was masked."""
     guesses: tuple[tuple[str, float], ...]
-    """The likeliest tokens with their probabilities, best first."""
+    """The most probable tokens with their probabilities, best first."""
 
     def __str__(self) -> str:
         guesses = ", ".join(f"{token!r} {probability:.2f}" for token, probability in self.guesses)
@@ -27,27 +27,27 @@ class FilledMask:
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a decoder writes after a text."""
+    """A decoder's continuation of a text."""
 
     prompt: str
     text: str
 
     def __str__(self) -> str:
-        return f"{self.prompt!r}\n  goes on: {self.text!r}"
+        return f"{self.prompt!r}\n  continues: {self.text!r}"
 
 
 @torch.inference_mode()
 def fill_mask(model: Any, tokenizer: Any, tokens: Sequence[int], masked: int, *, num_guesses: int = 5) -> FilledMask:
-    """Hide one token of a text and ask the model for it.
+    """Mask one token of a text and return the model's guesses.
 
-    The text goes through the released tokenizer again, as a user's would.
+    The text is encoded with the released tokenizer, as a user's text is.
 
     Args:
-        model: a masked language model of ``transformers``.
+        model: a masked language model from ``transformers``.
         tokenizer: its tokenizer.
         tokens: ids of the text, without special tokens.
-        masked: index of the token to hide.
-        num_guesses: how many guesses to return.
+        masked: index of the token to mask.
+        num_guesses: number of guesses.
     """
     before, after = tokenizer.decode(tokens[:masked]), tokenizer.decode(tokens[masked + 1 :])
     text = f"{before}{tokenizer.mask_token}{after}"
@@ -64,9 +64,9 @@ def fill_mask(model: Any, tokenizer: Any, tokens: Sequence[int], masked: int, *,
 
 
 def word_to_mask(tokenizer: Any, tokens: Sequence[int]) -> int:
-    """Return the index of the token nearest to the middle that begins a word of three letters or more.
+    """Return the index of the token nearest to the middle that is a word of three letters or more.
 
-    Where no token does, it is the middle itself.
+    If there is none, return the middle.
     """
     middle = len(tokens) // 2
     by_distance = sorted(range(len(tokens)), key=lambda index: abs(index - middle))
@@ -80,7 +80,7 @@ def word_to_mask(tokenizer: Any, tokens: Sequence[int]) -> int:
 def continue_text(
     model: Any, tokenizer: Any, prompt: str, *, num_tokens: int = 24, temperature: float = 0.7, seed: int = 0
 ) -> Continuation:
-    """Write on after a text, drawing tokens by their probability; the same seed draws the same ones."""
+    """Sample a continuation of a text; equal seeds give equal continuations."""
     encoded = tokenizer(prompt, return_tensors="pt")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

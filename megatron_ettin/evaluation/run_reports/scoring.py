@@ -1,4 +1,4 @@
-"""The loss of a released model over chunks of documents, through nothing but transformers' own forward pass."""
+"""Loss and logits of a released model, by transformers' own forward pass, and the unigram entropy as a reference."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ScoredChunk:
-    """One chunk of a document as a model reads it, and what it is asked about.
+    """The input of one chunk of a document, with its scored positions.
 
     Shapes: S positions of the chunk, K scored positions.
     """
 
     tokens_S: NDArray[np.integer]
-    """Input ids, special tokens and masking included."""
+    """Input ids, with special tokens and masking."""
     scored_K: NDArray[np.integer]
-    """Positions whose output is scored."""
+    """Scored positions."""
     labels_K: NDArray[np.integer]
-    """The right token at each of them."""
+    """The label of each scored position."""
 
 
 def split_chunks(
@@ -32,13 +32,13 @@ def split_chunks(
     scored_K: NDArray[np.integer],
     labels_K: NDArray[np.integer],
 ) -> list[ScoredChunk]:
-    """Take a packed batch apart.
+    """Split a packed batch into its chunks.
 
     Args:
-        tokens_T: the input ids of all chunks, end to end.
-        cu_seqlens: where each chunk begins, and the total.
+        tokens_T: the concatenated input ids of all chunks.
+        cu_seqlens: the start of each chunk, and the total length.
         scored_K: scored positions in the whole batch, ascending.
-        labels_K: the right token at each.
+        labels_K: the label of each.
     """
     bounds = np.searchsorted(scored_K, cu_seqlens)
     return [
@@ -48,11 +48,11 @@ def split_chunks(
 
 
 @dataclass(frozen=True)
-class Score:
-    """Sums over many chunks."""
+class LossSum:
+    """Cross-entropy summed over chunks."""
 
     loss_sum: float
-    """Of the cross-entropy, in nats."""
+    """In nats."""
     scored_tokens: int
 
     @property
@@ -61,15 +61,15 @@ class Score:
         return self.loss_sum / self.scored_tokens
 
 
-def score_released(model: Any, chunks: Iterable[ScoredChunk]) -> Score:
-    """Run every chunk alone, unpadded, and add up the losses in double precision.
+def score_released(model: Any, chunks: Iterable[ScoredChunk]) -> LossSum:
+    """Run every chunk separately, without padding, and sum the losses in double precision.
 
     Args:
         model: a ``transformers`` model with logits, in evaluation mode.
-        chunks: what to score; those that ask nothing are passed over.
+        chunks: the chunks to score; those without scored positions are skipped.
 
     Raises:
-        ValueError: nothing is scored at all.
+        ValueError: no position is scored.
     """
     loss_sum, scored_tokens = 0.0, 0
     for chunk in chunks:
@@ -79,7 +79,7 @@ def score_released(model: Any, chunks: Iterable[ScoredChunk]) -> Score:
         scored_tokens += len(chunk.scored_K)
     if scored_tokens == 0:
         raise ValueError("there is no scored token in these chunks")
-    return Score(loss_sum, scored_tokens)
+    return LossSum(loss_sum, scored_tokens)
 
 
 @torch.inference_mode()
@@ -92,12 +92,12 @@ def _chunk_loss(model: Any, chunk: ScoredChunk) -> torch.Tensor:
 
 @torch.inference_mode()
 def logit_difference(model: Any, tokens_S: torch.Tensor, expected_SV: torch.Tensor) -> float:
-    """Return how far a model's logits are from ``expected_SV``, as a share of the largest of those (at least 1).
+    """Return the largest difference of logits from ``expected_SV``, relative to its largest value (at least 1).
 
     Args:
         model: a ``transformers`` model with logits, in evaluation mode.
         tokens_S: input ids of one text.
-        expected_SV: what another implementation of the same model computed.
+        expected_SV: logits of the same model by another implementation.
     """
     logits_SV = model(input_ids=tokens_S[None]).logits[0]
     largest = max(1.0, float(expected_SV.abs().max()))
@@ -105,16 +105,15 @@ def logit_difference(model: Any, tokens_S: torch.Tensor, expected_SV: torch.Tens
 
 
 def unigram_entropy(tokens: NDArray[np.integer]) -> float:
-    """Return the entropy, in nats a token, of the distribution of these tokens themselves.
+    """Return the entropy of the distribution of these tokens, in nats a token.
 
-    No predictor that ignores context can have a lower mean cross-entropy on the same tokens, for its best choice is
-    their own distribution, which it would have to be told.
+    It is the lowest mean cross-entropy that a predictor without context can have on these tokens.
 
     Raises:
         ValueError: there are no tokens.
     """
     if tokens.size == 0:
-        raise ValueError("the entropy of no tokens is not defined")
+        raise ValueError("the entropy of no tokens is undefined")
     counts = np.unique(tokens, return_counts=True)[1]
     share = counts / counts.sum()
     return float(-(share * np.log(share)).sum())

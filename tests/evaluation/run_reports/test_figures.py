@@ -1,3 +1,5 @@
+"""Loss figures, by the colours of their pixels."""
+
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,11 @@ def falling(start: float) -> LossCurve:
     return LossCurve(points, points[::5], 100.0)
 
 
-def pixels_of(picture: np.ndarray, color: str) -> int:
-    return int((np.abs(picture[..., :3] - to_rgb(color)).max(axis=-1) < 0.02).sum())
+def pixels_of(image: np.ndarray, color: str) -> int:
+    return int((np.abs(image[..., :3] - to_rgb(color)).max(axis=-1) < 0.02).sum())
 
 
-def test_every_run_and_level_leaves_its_colour(tmp_path: Path) -> None:
+def test_every_run_and_level_has_its_colour(tmp_path: Path) -> None:
     draw_losses({"encoder": falling(7.0), "decoder": falling(6.0)}, tmp_path / "two.png", levels={"unigram": 6.5})
     draw_losses({"encoder": falling(7.0)}, tmp_path / "one.png")
     two, one = imread(tmp_path / "two.png"), imread(tmp_path / "one.png")

@@ -1,3 +1,5 @@
+"""The report of a pair: problems, JSON and table."""
+
 import json
 import math
 from dataclasses import replace
@@ -22,38 +24,38 @@ def with_encoder(**changes: float) -> PairReport:
     return replace(GOOD, models=(replace(ENCODER, **changes), DECODER))  # type: ignore[arg-type]
 
 
-def test_a_good_pair_has_no_problem() -> None:
+def test_good_pair_has_no_problems() -> None:
     assert GOOD.problems() == []
     assert "error" not in GOOD.text()
 
 
 @pytest.mark.parametrize("loss", [6.11, math.nan, math.inf])
-def test_a_model_that_learned_nothing_is_a_problem(loss: float) -> None:
+def test_model_that_did_not_learn_is_a_problem(loss: float) -> None:
     report = with_encoder(validation_loss=loss, released_validation_loss=loss)
     assert report.problems()[0].startswith("encoder: validation loss")
     assert "error: encoder: validation loss" in report.text()
-    # just enough
+    # just low enough
     assert with_encoder(validation_loss=6.09, released_validation_loss=6.09).problems() == []
 
 
-def test_a_release_that_scores_otherwise_is_a_problem() -> None:
+def test_release_with_another_loss_is_a_problem() -> None:
     assert "released model's validation loss is 5.70200" in with_encoder(released_validation_loss=5.702).problems()[0]
 
 
 @pytest.mark.parametrize("difference", [3e-5, math.nan])
-def test_a_release_that_computes_otherwise_is_a_problem(difference: float) -> None:
+def test_release_with_other_logits_is_a_problem(difference: float) -> None:
     assert "logits differ" in with_encoder(logit_difference=difference).problems()[0]
 
 
-def test_json_holds_figures_and_verdict() -> None:
-    told = json.loads(json.dumps(with_encoder(validation_loss=6.3, released_validation_loss=6.3).to_dict()))
-    assert told["unigram_entropy"] == 6.4
-    assert [model["validation_loss"] for model in told["models"]] == [6.3, 5.1]
-    assert told["models"][1]["sample"] == {"prompt": "a cat", "text": " sat"}
-    assert len(told["problems"]) == 1
+def test_json_contains_measurements_and_problems() -> None:
+    report = json.loads(json.dumps(with_encoder(validation_loss=6.3, released_validation_loss=6.3).to_dict()))
+    assert report["unigram_entropy"] == 6.4
+    assert [model["validation_loss"] for model in report["models"]] == [6.3, 5.1]
+    assert report["models"][1]["sample"] == {"prompt": "a cat", "text": " sat"}
+    assert len(report["problems"]) == 1
 
 
-def test_table_holds_both_models_side_by_side() -> None:
+def test_table_has_a_column_for_each_model() -> None:
     lines = {line[:26].strip(): line.split() for line in GOOD.text().splitlines()}
     assert lines["validation loss"][-2:] == ["5.700", "5.100"]
     assert lines["below it by (nats)"][-2:] == ["0.700", "1.300"]

@@ -1,3 +1,5 @@
+"""Measuring a released folder against the trained model."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +22,10 @@ CHUNKS = [
 ]
 
 
-def trained(kind: str, curve: LossCurve = CURVE, off: float = 0.0) -> TrainedModel:
+def trained(kind: str, curve: LossCurve = CURVE, shift: float = 0.0) -> TrainedModel:
     def logits(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         with torch.inference_mode():
-            return [released_model(kind)(input_ids=text[None]).logits[0] + off for text in texts]
+            return [released_model(kind)(input_ids=text[None]).logits[0] + shift for text in texts]
 
     return TrainedModel(kind, OBJECTIVES[kind], Path("runs/x"), curve, logits)
 
@@ -36,7 +38,7 @@ def folder(tmp_path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_a_released_folder_is_measured(kind: str, folder: Path) -> None:
+def test_released_folder_is_measured(kind: str, folder: Path) -> None:
     report = report_release(trained(kind), folder, CHUNKS, [CONTENT[:5], CONTENT])
     assert report.released_validation_loss == pytest.approx(score_released(released_model(kind), CHUNKS).loss, rel=1e-6)
     assert report.scored_tokens == 34
@@ -44,23 +46,23 @@ def test_a_released_folder_is_measured(kind: str, folder: Path) -> None:
     assert report.logit_difference < 1e-6
     assert (report.first_loss, report.last_loss, report.validation_loss) == (4.5, 4.0, 4.25)
     assert (report.steps, report.tokens) == (20, 200)
-    beginning = tokenizer().decode(CONTENT[:24])
+    start = tokenizer().decode(CONTENT[:24])
     if kind == "encoder":
         assert isinstance(report.sample, FilledMask)
-        assert report.sample.text.replace("[MASK]", report.sample.hidden) == beginning
+        assert report.sample.text.replace("[MASK]", report.sample.hidden) == start
     else:
         assert isinstance(report.sample, Continuation)
-        assert report.sample.prompt == beginning
+        assert report.sample.prompt == start
 
 
 @pytest.mark.parametrize("kind", ["decoder"])
-def test_other_logits_are_seen(kind: str, folder: Path) -> None:
-    report = report_release(trained(kind, off=0.01), folder, CHUNKS, [CONTENT])
+def test_differing_logits_are_detected(kind: str, folder: Path) -> None:
+    report = report_release(trained(kind, shift=0.01), folder, CHUNKS, [CONTENT])
     assert report.logit_difference > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["encoder"])
-def test_a_run_that_was_not_validated_at_its_end_is_refused(kind: str, folder: Path) -> None:
+def test_run_without_final_validation_is_refused(kind: str, folder: Path) -> None:
     early = LossCurve(CURVE.training, (LossPoint(10, 100, 4.6),), 50.0)
     with pytest.raises(ValueError, match="no validation loss after its last step, 20"):
         report_release(trained(kind, early), folder, CHUNKS, [CONTENT])
