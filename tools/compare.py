@@ -1,4 +1,4 @@
-"""Compare evaluated models: figures as the Ettin paper's, with its scores, and which differences exceed noise."""
+"""Compare evaluated models: the Ettin paper's figures with its scores, and the differences that exceed noise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def main(arguments: Sequence[str]) -> int:
     """Write report.md, figure1 to figure3 and learning_curve as PNG and PDF, and print the report."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("results", metavar="DIR", help="the --output of tools/evaluate.py")
-    parser.add_argument("--output", metavar="DIR", help="where the report and figures go; without it DIR/comparison")
+    parser.add_argument("--output", metavar="DIR", help="folder for report and figures; by default DIR/comparison")
     parser.add_argument(
-        "--model", nargs="+", metavar="NAME", default=(), help="only these folders of DIR; without it all"
+        "--model", nargs="+", metavar="NAME", default=(), help="only these models of DIR; by default all"
     )
     options = parser.parse(arguments)
 
-    # matplotlib takes its time to load
+    # matplotlib is slow to import
     from megatron_ettin.evaluation.comparison.compare import read_comparison, write_comparison
 
     results = Path(options.results)

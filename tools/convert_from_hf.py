@@ -1,4 +1,4 @@
-"""Import a Hugging Face model of the ModernBERT family as a checkpoint that training starts from."""
+"""Import a Hugging Face model of the ModernBERT family as a checkpoint to train from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def build_parser() -> ToolParser:
     """Return the command line."""
     parser = ToolParser(
         "Write a model folder of ModernBertForMaskedLM or ModernBertDecoderForCausalLM (config.json, safetensors, "
-        "tokenizer.json) as a checkpoint of step 0: weights in fp32, to be trained on at any layout."
+        "tokenizer.json) as a checkpoint of step 0, with weights in fp32 for any parallel layout."
     )
     parser.add_argument("--load", required=True, type=Path, metavar="DIR", help="the model folder")
     parser.add_argument("--save", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
@@ -20,14 +20,14 @@ def build_parser() -> ToolParser:
         "--as",
         dest="relabel",
         choices=["mlm", "clm"],
-        help="train on as an encoder (mlm) or decoder (clm), whatever the model was made as",
+        help="train as an encoder (mlm) or decoder (clm), whatever the model is",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint folder that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint folder")
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Import and say what was written."""
+    """Import a model and report what was written."""
     options = build_parser().parse(arguments)
     from megatron_ettin.convert.import_model import import_model
 

@@ -1,4 +1,4 @@
-"""Export a checkpoint as a Hugging Face model that plain transformers loads, and check that it computes the same."""
+"""Export a checkpoint as a Hugging Face model for plain transformers, and compare its logits."""
 
 from __future__ import annotations
 
@@ -17,39 +17,41 @@ def build_parser() -> ToolParser:
     """Return the command line."""
     parser = ToolParser(
         "Write a checkpoint as ModernBertForMaskedLM (encoder) or ModernBertDecoderForCausalLM (decoder), with its "
-        "tokenizer. The result is reloaded and its logits compared; exit 3, and nothing kept, when they differ."
+        "tokenizer. The result is reloaded and its logits compared: exit code 3, and nothing kept, if they differ."
     )
-    parser.add_argument("--load", required=True, metavar="DIR", help="a run's --save folder or one step_* folder of it")
+    parser.add_argument(
+        "--load", required=True, metavar="DIR", help="a run's --save folder or one of its step_* folders"
+    )
     parser.add_argument("--step", type=positive, metavar="N", help="this step of --load instead of the latest")
     parser.add_argument("--save", required=True, type=Path, metavar="DIR", help="the model folder to write")
     add_model_flags(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder")
     parser.add_argument("--no-check", action="store_true", help="do not reload and compare")
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Export and say what was written."""
+    """Export a checkpoint and report what was written."""
     options = build_parser().parse(arguments)
     from megatron_ettin.convert.export import CheckFailed, export_checkpoint
     from megatron_ettin.convert.options import ExportOptions
 
-    begin = time.monotonic()
-    wanted = ExportOptions(options.dtype or "", options.relabel, options.base_only, options.license)
+    start = time.monotonic()
+    export_options = ExportOptions(options.dtype or "", options.relabel, options.base_only, options.license)
     try:
         result = export_checkpoint(
             options.load,
             options.save,
             step=options.step or 0,
-            options=wanted,
+            options=export_options,
             overwrite=options.overwrite,
             check=not options.no_check,
         )
     except CheckFailed as failure:
         sys.stderr.write(f"error: --save {options.save}: {failure}\n")
         return EXIT_CHECK_FAILED
-    told = f"{result.num_parameters:,} parameters, {result.num_bytes / 1e6:,.1f} MB"
-    print(f"{result.checkpoint} -> {options.save}: {told}, {time.monotonic() - begin:.1f} s")
+    size = f"{result.num_parameters:,} parameters, {result.num_bytes / 1e6:,.1f} MB"
+    print(f"{result.checkpoint} -> {options.save}: {size}, {time.monotonic() - start:.1f} s")
     if result.check is not None:
         difference, allowed = f"{result.check.difference:.3g}", f"{result.check.allowed:.3g}"
         print(f"largest difference of the {result.check.compared}: {difference} (allowed {allowed})")

@@ -1,4 +1,4 @@
-"""Say what this machine can run, and for everything that it cannot why, and what mends it. The exit code is 0."""
+"""Report what this machine can run, and for the rest the reason and the fix. The exit code is 0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from megatron_ettin.cli import ToolParser, run_tool
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Look and report."""
+    """Run the checks and print their findings."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("--path", default="", metavar="DIR", help="measure how fast this folder's disk is (256 MiB)")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")

@@ -1,4 +1,4 @@
-"""Write the tokens of a run in the order in which they were trained, as parquet, one folder a checkpoint interval."""
+"""Write the tokens of a run in the order of training as parquet, one folder for each checkpoint interval."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from megatron_ettin.cli import ToolParser, run_tool
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Work the order out again from the checkpoints of --load and write it."""
+    """Reconstruct the order from the checkpoints in --load, and write it."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument("--load", required=True, metavar="RUN", help="a --save folder with its checkpoints")
     parser.add_argument(
-        "--output", metavar="DIR", help="folder to write; default RUN/training_order, where a release looks for it"
+        "--output", metavar="DIR", help="folder to write; by default RUN/training_order, which a release includes"
     )
     options = parser.parse(arguments)
     from megatron_ettin.release.plan.request import TRAINING_ORDER_FOLDER

@@ -1,4 +1,4 @@
-"""Lay .bin/.idx pairs end to end in one pair, in a stream."""
+"""Concatenate .bin/.idx pairs into one pair, streaming."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from megatron_ettin.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Merge and say what was written."""
+    """Merge the pairs and report what was written."""
     parser = ToolParser(__doc__ or "")
     parser.add_argument(
         "--input",
         nargs="+",
         required=True,
         metavar="PREFIX",
-        help="pairs in their order, or a folder: its pairs by name",
+        help="pairs in order, or a folder with pairs, sorted by name",
     )
-    parser.add_argument("--output-prefix", required=True, metavar="PREFIX", help="of the pair to write")
-    parser.add_argument("--partial", action="store_true", help="merge some shares of a run without the others")
+    parser.add_argument("--output-prefix", required=True, metavar="PREFIX", help="prefix of the pair to write")
+    parser.add_argument("--partial", action="store_true", help="merge an incomplete set of shards")
     options = parser.parse(arguments)
     from megatron_ettin.data.corpus.merge import merge_pairs, pairs_in
 
     prefixes: list[str] = []
     for given in options.input:
-        found = pairs_in(Path(given)) if Path(given).is_dir() else [given.removesuffix(".idx")]
-        if not found:
-            raise ConfigError(f"--input {given}: the folder holds no .idx file")
-        prefixes += found
+        pairs = pairs_in(Path(given)) if Path(given).is_dir() else [given.removesuffix(".idx")]
+        if not pairs:
+            raise ConfigError(f"--input {given}: the folder has no .idx files")
+        prefixes += pairs
     header = merge_pairs(prefixes, options.output_prefix, partial=options.partial)
     print(f"{options.output_prefix}: {len(prefixes)} pairs, {header.num_marks - 1:,} documents")
     return 0

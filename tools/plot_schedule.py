@@ -39,23 +39,22 @@ def _parser() -> ToolParser:
     source.add_argument("--preset", default="", help="name of a preset")
     source.add_argument("--config", default="", help="YAML file")
     parser.add_argument("--objective", default="", help="mlm, clm or mntp; by default that of the file, else mlm")
-    parser.add_argument(
-        "--phases", nargs="+", default=list(PHASES), choices=PHASES, help="phases in the order of the panels"
-    )
+    parser.add_argument("--phases", nargs="+", default=list(PHASES), choices=PHASES, help="phases, in order")
     parser.add_argument("--output", required=True, type=png_path, metavar="FILE.png", help="the PNG to write")
     return parser
 
 
 def _curve(source: str, config: RunConfig) -> PhaseCurve:
-    end, schedule = schedule_end(config.optimizer, config.training), phase_schedule(config.optimizer, config.training)
+    optimizer, training = config.optimizer, config.training
+    end, schedule = schedule_end(optimizer, training), phase_schedule(optimizer, training)
     if end == 0:
         raise ConfigError(f"{source}: sets no duration, so there is nothing to draw")
-    corners = [time for time, _ in learning_rate_path(config.optimizer, config.training)]
-    times = sorted({*corners, *(end * point / _NUM_POINTS for point in range(_NUM_POINTS + 1))})
-    unit = {"tokens": "tokens", "iters": "steps"}[schedule_unit(config.optimizer, config.training)]
+    corners = {time for time, _ in learning_rate_path(optimizer, training)}
+    times = sorted(corners | {end * point / _NUM_POINTS for point in range(_NUM_POINTS + 1)})
+    unit = {"tokens": "tokens", "iters": "steps"}[schedule_unit(optimizer, training)]
     length = format_token_count(end) if unit == "tokens" else f"{end:,}"
-    masked = f"\n{config.data.mlm_probability:.0%} masked" if config.training.objective != "clm" else ""
-    title = f"{config.training.phase}: {length} {unit}\nrows of {config.data.seq_length:,}{masked}"
+    masked = f"\n{config.data.mlm_probability:.0%} masked" if training.objective != "clm" else ""
+    title = f"{training.phase}: {length} {unit}\nrows of {config.data.seq_length:,}{masked}"
     return PhaseCurve(title, unit, times, [schedule(time) for time in times])
 
 

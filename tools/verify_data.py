@@ -1,4 +1,4 @@
-"""Check .bin/.idx pairs: sizes, index, token ids, checksums where there is a manifest. Exit code 1 if one is bad."""
+"""Check .bin/.idx pairs: sizes, index, token ids, and checksums if there is a manifest. Exit code 1 if one is bad."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from megatron_ettin.cli import ToolParser, positive, run_tool
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check all pairs and tell of each."""
+    """Check all pairs and report each."""
     parser = ToolParser(__doc__ or "")
-    parser.add_argument("prefix", nargs="+", metavar="PREFIX", help="of a pair, as given to --data-path")
-    parser.add_argument("--tokenizer-model", metavar="DIR", help="every token id must be one of this tokenizer")
-    parser.add_argument("--vocab-size", type=positive, metavar="N", help="every token id must be below this")
+    parser.add_argument("prefix", nargs="+", metavar="PREFIX", help="prefix of a pair, as for --data-path")
+    parser.add_argument("--tokenizer-model", metavar="DIR", help="check that token ids are of this tokenizer")
+    parser.add_argument("--vocab-size", type=positive, metavar="N", help="check that token ids are below N")
     options = parser.parse(arguments)
     from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
     from megatron_ettin.data.corpus.verify import BadPair, verify_pair

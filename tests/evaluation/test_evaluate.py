@@ -51,7 +51,7 @@ def test_one_call_does_what_it_can_and_says_what_it_could_not(
     assert len(failed) == 2
     assert "--model no/such: there is no such folder, and the Hub cannot be reached" in failed[0]
     assert "headless, bias/winogender: --model" in failed[1]
-    assert "holds no prediction head" in failed[1]
+    assert "has no prediction head" in failed[1]
     assert main(["--model", str(good), "--suite", "bias", *places]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == lines[1].split()[:3]
 

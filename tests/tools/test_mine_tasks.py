@@ -1,4 +1,4 @@
-"""tools/mine_tasks.py: from a folder of sources to tasks that the suites read, or one line and nothing written."""
+"""tools/mine_tasks.py: from a folder of sources to tasks that the suites read; refused input writes nothing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def mine(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def write_package(folder: Path) -> Path:
-    """Write a package of a hundred files with two functions each, no two alike."""
+    """Write a package of a hundred files with two functions each, all different."""
     folder.mkdir()
     for number in range(100):
         kind, other = THINGS[number % 10], THINGS[number // 10]
         functions = [
             f"def {verb}_{kind}_{other}({kind}, {other}_{folder.name}):\n"
-            f'    """{verb.title()} all {kind} that lie beside the {other} of {folder.name}."""\n'
+            f'    """{verb.title()} all {kind} that lie next to the {other} of {folder.name}."""\n'
             f"    {verb}ed_{number} = {kind} + {other}_{folder.name}\n"
             f"    return {verb}ed_{number} * {number}\n"
             for verb in ("sort", "count")
@@ -38,10 +38,10 @@ def write_package(folder: Path) -> Path:
 
 def test_suites_read_what_is_mined(tmp_path: Path) -> None:
     packages = [write_package(tmp_path / name) for name in PACKAGES]
-    told = mine("--source", *packages, "--output", tmp_path / "data", "--max-items", "200")
-    assert told.returncode == 0, told.stderr
+    mined = mine("--source", *packages, "--output", tmp_path / "data", "--max-items", "200")
+    assert mined.returncode == 0, mined.stderr
 
-    assert len(told.stdout.splitlines()) == 8
+    assert len(mined.stdout.splitlines()) == 8
     by_package = read_labelled(tmp_path / "data" / "classification" / "package", 0.1)
     assert by_package.classes == list(range(6))
     assert by_package.purposes.origins["choice"] == "validation.jsonl"
@@ -52,15 +52,15 @@ def test_suites_read_what_is_mined(tmp_path: Path) -> None:
 
 
 def test_an_unknown_package_is_refused(tmp_path: Path) -> None:
-    told = mine("--source", "no_such_package", "--output", tmp_path / "data")
-    assert told.returncode == 2
-    assert told.stderr.startswith("error: --source no_such_package: ")
+    mined = mine("--source", "no_such_package", "--output", tmp_path / "data")
+    assert mined.returncode == 2
+    assert mined.stderr.startswith("error: --source no_such_package: ")
     assert not (tmp_path / "data").exists()
 
 
 def test_a_source_without_docstrings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "module.py").write_text("def f():\n    return 1\n")
-    told = mine("--source", tmp_path / "bare", "--output", tmp_path / "data")
-    assert told.returncode == 2
-    assert told.stderr.startswith(f"error: --source {tmp_path}/bare: no function with a docstring")
+    mined = mine("--source", tmp_path / "bare", "--output", tmp_path / "data")
+    assert mined.returncode == 2
+    assert mined.stderr.startswith(f"error: --source {tmp_path}/bare: no function with a docstring")

@@ -1,12 +1,12 @@
-"""Labelled tasks made of a docstring and its function, for a machine that has nothing else: real text, labels for free.
+"""Labelled tasks from docstrings and functions of installed packages: real text and free labels, without a network.
 
-- ``classification/package``: a docstring, and which of six packages it is from.
-- ``classification/belongs``: a docstring and a function, and whether they belong together.
+- ``classification/package``: a docstring, labelled with the one of six packages that contains it.
+- ``classification/belongs``: a docstring and a function, labelled with whether they belong together.
 - ``generative/word_order``: a sentence of a docstring, and the same with two neighbouring words swapped (BLiMP's form).
 - ``generative/its_function``: a docstring, its function, and another function of the same file (PIQA's form).
 
-What is drawn is drawn by hashes of paths and names, so that a machine with the same packages has the same tasks. Splits
-are by file: what two functions of a file share is not in two of them.
+All choices depend on hashes of paths and names only, so equal packages give equal tasks on every machine. Tasks are
+split by file, so that functions of one file are never in two splits.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ TASKS = ("classification/package", "classification/belongs", "generative/word_or
 NUM_PACKAGES = 6
 _SPLITS = ("train", "validation", "test")
 _TEST_SHARE = 0.1
-"""Of the files; as many are for validation."""
+"""Share of the files in the test split; the validation split has the same share."""
 _CODE_CHARACTERS = 300
 _CHOICE_CHARACTERS = 100
-"""Of a description and of a function to choose: an encoder scores each of its tokens in a pass of its own."""
+"""Limit for a docstring and for a function to choose, since an encoder scores each token in a separate pass."""
 _SENTENCE = re.compile(r"[A-Z][A-Za-z,' -]+\.(?=\s|$)")
-"""Words and commas only, so that what is swapped are words."""
+"""A sentence of words and commas only."""
 _FEWEST_WORDS = 6
 
 
 def package_task(pairs: Sequence[MinedPair]) -> Split:
-    """Return docstrings labelled with their package, as many of each of the ``NUM_PACKAGES`` that have most of them."""
+    """Return docstrings labelled with their package, equally many of each of the ``NUM_PACKAGES`` largest packages."""
     by_package: dict[str, list[MinedPair]] = defaultdict(list)
     for pair in _shuffled(pairs):
         by_package[_package(pair)].append(pair)
@@ -55,28 +55,28 @@ def package_task(pairs: Sequence[MinedPair]) -> Split:
 
 
 def belongs_task(pairs: Sequence[MinedPair]) -> Split:
-    """Return docstrings with a function each: for one half their own (1), for the other one of another file (0)."""
+    """Return docstrings with their own function (label 1), or with a function of another file (label 0)."""
     rows: Split = {}
     for split in _SPLITS:
         chosen = [pair for pair in _shuffled(pairs) if _split_of(pair) == split]
         half = len(chosen) // 2
-        rows[split] = [_told_and_shown(pair, pair, 1) for pair in chosen[:half]]
-        strangers = chosen[half:]
-        # Each takes the next one's function, so that every function is shown once.
-        for pair, other in zip(strangers, strangers[1:] + strangers[:1], strict=True):
+        rows[split] = [_belongs_row(pair, pair, 1) for pair in chosen[:half]]
+        others = chosen[half:]
+        # Each gets the next one's function, so that every function occurs once.
+        for pair, other in zip(others, others[1:] + others[:1], strict=True):
             if pair.file != other.file:
-                rows[split].append(_told_and_shown(pair, other, 0))
+                rows[split].append(_belongs_row(pair, other, 0))
     return rows
 
 
 def word_order_task(pairs: Sequence[MinedPair]) -> list[Row]:
-    """Return sentences beside their likes with two neighbouring words swapped, neither the first one."""
+    """Return sentences with a copy in which two neighbouring words other than the first are swapped."""
     rows: list[Row] = []
     seen: set[str] = set()
     for pair in _shuffled(pairs):
-        found = _SENTENCE.search(pair.query)
-        words = found.group().removesuffix(".").split(" ") if found else []
-        # A comma would show which words were moved.
+        match = _SENTENCE.search(pair.query)
+        words = match.group().removesuffix(".").split(" ") if match else []
+        # A moved comma would reveal the swap.
         places = [i for i in range(1, len(words) - 1) if words[i].isalpha() and words[i + 1].isalpha()]
         places = [i for i in places if words[i].lower() != words[i + 1].lower()]
         sentence = " ".join(words) + "."
@@ -90,19 +90,19 @@ def word_order_task(pairs: Sequence[MinedPair]) -> list[Row]:
 
 
 def function_choice_task(pairs: Sequence[MinedPair]) -> list[Row]:
-    """Return docstrings with two functions of their file, of which ``label`` says which one is theirs."""
+    """Return docstrings with two functions of their file; ``label`` is the index of their own."""
     ordered = _shuffled(pairs)
     by_file: dict[str, list[MinedPair]] = defaultdict(list)
     for pair in ordered:
         by_file[pair.file].append(pair)
     rows: list[Row] = []
     for pair in ordered:
-        shown = _first_lines(pair, _CHOICE_CHARACTERS)
-        different = (_first_lines(other, _CHOICE_CHARACTERS) for other in by_file[pair.file])
-        others = [other for other in different if other != shown]
+        own = _first_lines(pair, _CHOICE_CHARACTERS)
+        candidates = (_first_lines(other, _CHOICE_CHARACTERS) for other in by_file[pair.file])
+        others = [other for other in candidates if other != own]
         if others and len(pair.query) <= _CHOICE_CHARACTERS:
             draw = Random(pair.order)
-            solutions, label = [shown, draw.choice(others)], draw.randrange(2)
+            solutions, label = [own, draw.choice(others)], draw.randrange(2)
             if label:
                 solutions.reverse()
             goal = f'"""{pair.query}"""'
@@ -111,19 +111,19 @@ def function_choice_task(pairs: Sequence[MinedPair]) -> list[Row]:
 
 
 def write_tasks(pairs: Sequence[MinedPair], output: Path, *, most: int) -> dict[str, int]:
-    """Write all tasks below ``output``, whole or not at all, and return their sizes.
+    """Write all tasks below ``output``, all or none, and return the number of lines of each file.
 
-    Few sources do not make every task: one without a line in each of its files, or with a single label, is left out.
+    A task is left out if one of its files would be empty or have a single label.
 
     Args:
-        pairs: without duplicates, which would leak from one split into another.
-        output: the folder that ``--data`` names later.
-        most: at most so many lines in a training split, and a quarter of it in any other file.
+        pairs: without duplicates, which would leak between splits.
+        output: the folder for ``--data``.
+        most: maximum lines of a training split; the other files have at most a quarter of it.
     """
     files: dict[str, list[Row]] = {}
     most_elsewhere = max(1, most // 4)
     for name, task in (("package", package_task(pairs)), ("belongs", belongs_task(pairs))):
-        for split, rows in task.items() if _can_be_told_apart(task) else ():
+        for split, rows in task.items() if _has_several_labels(task) else ():
             files[f"classification/{name}/{split}.jsonl"] = _thinned(rows, most if split == "train" else most_elsewhere)
     for name, rows in (("word_order", word_order_task(pairs)), ("its_function", function_choice_task(pairs))):
         if rows:
@@ -132,7 +132,7 @@ def write_tasks(pairs: Sequence[MinedPair], output: Path, *, most: int) -> dict[
     return {name: len(rows) for name, rows in files.items()}
 
 
-def _can_be_told_apart(task: Split) -> bool:
+def _has_several_labels(task: Split) -> bool:
     return all(len({row["label"] for row in rows}) > 1 for rows in task.values())
 
 
@@ -152,16 +152,16 @@ def _shuffled(pairs: Sequence[MinedPair]) -> list[MinedPair]:
 
 
 def _thinned(rows: Sequence[Row], most: int) -> list[Row]:
-    """Return rows in an order that mixes labels, at most so many."""
+    """Return at most ``most`` rows in an order that mixes the labels."""
     return sorted(rows, key=lambda row: hash_text(json.dumps(row)))[:most]
 
 
-def _told_and_shown(told: MinedPair, shown: MinedPair, label: int) -> Row:
-    return {"premise": told.query, "hypothesis": _first_lines(shown, _CODE_CHARACTERS), "label": label}
+def _belongs_row(described: MinedPair, shown: MinedPair, label: int) -> Row:
+    return {"premise": described.query, "hypothesis": _first_lines(shown, _CODE_CHARACTERS), "label": label}
 
 
 def _first_lines(pair: MinedPair, most_characters: int) -> str:
-    """Return a function's first lines, or the beginning of the first one: what fits a small model's window."""
+    """Return a function's first lines up to a number of characters, or the start of a longer first line."""
     lines: list[str] = []
     length = 0
     for line in pair.positive.splitlines():

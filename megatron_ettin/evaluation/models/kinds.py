@@ -1,4 +1,4 @@
-"""Which of the four kinds a released model is: from its class, its card and its name."""
+"""The four kinds of models, and finding a released model's kind from its class, card and name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Kind = Literal["encoder", "decoder", "encoder-from-decoder", "decoder-from-encod
 KINDS: tuple[Kind, ...] = ("encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder")
 
 _HEADS = {"ForMaskedLM": True, "ForPreTraining": True, "ForCausalLM": False, "LMHeadModel": False}
-"""How transformers' classes with a prediction head end, and whether that is an encoder."""
+"""Endings of transformers' classes with a prediction head, and whether they are encoders."""
 
 _CROSSED = re.compile(r"(enc(?:oder)?-from-dec(?:oder)?|dec(?:oder)?-from-enc(?:oder)?)(?![a-z])")
 """Names such as ettin-encoder-from-decoder-17m and the older ettin-enc-from-dec-17m."""
 
-_LINEAGE_HEAD = re.compile(r"^\| phase \| objective \|.*\n\|[-| ]+\|\n((?:\|.*\n?)+)", re.MULTILINE)
-"""The table in the card of a model that this project trained: a line for each stretch of its life."""
+_LINEAGE_TABLE = re.compile(r"^\| phase \| objective \|.*\n\|[-| ]+\|\n((?:\|.*\n?)+)", re.MULTILINE)
+"""The lineage table in the card of a model trained by this project: one row for each phase."""
 
 
 def has_head(config: Mapping[str, Any]) -> bool:
@@ -30,42 +30,42 @@ def has_head(config: Mapping[str, Any]) -> bool:
 def kind_of(config: Mapping[str, Any], *, card: str, name: str) -> Kind:
     """Return a model's kind.
 
-    The class in config.json tells encoder from decoder. Whether it was made from the other kind the card tells, where
-    its table of training has stretches by the other objective; where there is no such table, the name.
+    The class in config.json distinguishes encoders from decoders. A model was made from the other kind if the lineage
+    table in its card has a phase with the other objective, or, without such a table, if its name says so.
 
     Raises:
-        ConfigError: it is neither, as an encoder with a decoder.
+        ConfigError: it is neither, such as an encoder-decoder.
     """
     is_encoder = _is_encoder(config, name)
-    if _came_from_other(card, name, is_encoder=is_encoder):
+    if _is_from_other_kind(card, name, is_encoder=is_encoder):
         return "encoder-from-decoder" if is_encoder else "decoder-from-encoder"
     return "encoder" if is_encoder else "decoder"
 
 
-def _came_from_other(card: str, name: str, *, is_encoder: bool) -> bool:
-    found = _LINEAGE_HEAD.search(card)
-    if not found:
+def _is_from_other_kind(card: str, name: str, *, is_encoder: bool) -> bool:
+    table = _LINEAGE_TABLE.search(card)
+    if not table:
         return _names_crossing(name, is_encoder=is_encoder)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
     others = {name for name, traits in OBJECTIVES.items() if (traits.product == "encoder") != is_encoder}
     return any(row[1] in others or _names_crossing(row[-1], is_encoder=is_encoder) for row in rows)
 
 
 def _names_crossing(name: str, *, is_encoder: bool) -> bool:
-    found = _CROSSED.search(name.lower().replace("_", "-"))
-    return found is not None and found[1].startswith("enc") == is_encoder
+    match = _CROSSED.search(name.lower().replace("_", "-"))
+    return match is not None and match[1].startswith("enc") == is_encoder
 
 
 def _is_encoder(config: Mapping[str, Any], name: str) -> bool:
     architecture = _class_name(config)
-    told = next((encoder for ending, encoder in _HEADS.items() if architecture.endswith(ending)), None)
-    if config.get("is_encoder_decoder") or (told is not None and config.get("is_decoder") and told):
+    by_head = next((encoder for ending, encoder in _HEADS.items() if architecture.endswith(ending)), None)
+    if config.get("is_encoder_decoder") or (by_head and config.get("is_decoder")):
         raise ConfigError(f"--model {name}: {architecture} is neither an encoder nor a decoder by itself")
-    return _is_encoder_by_type(config, name) if told is None else told
+    return _is_encoder_by_type(config, name) if by_head is None else by_head
 
 
 def _is_encoder_by_type(config: Mapping[str, Any], name: str) -> bool:
-    """Tell a class without head by the classes with one that transformers has for its type."""
+    """Classify a class without head by the classes with heads that transformers has for its model type."""
     model_type = str(config.get("model_type", ""))
     if model_type in ("modernbert", "modernbert-decoder"):
         return model_type == "modernbert"
@@ -79,7 +79,7 @@ def _is_encoder_by_type(config: Mapping[str, Any], name: str) -> bool:
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return False
     raise ConfigError(
-        f"--model {name}: model_type {model_type or 'missing'} is no language model that transformers knows"
+        f"--model {name}: model_type {model_type or 'missing'} is not a language model that transformers knows"
     )
 
 

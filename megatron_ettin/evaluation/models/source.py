@@ -1,4 +1,4 @@
-"""Where a model that was named on the command line lies: a folder, a revision of a release, or the Hub."""
+"""Finding the files of a model given on the command line: a folder, a revision of a release, or a name on the Hub."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from megatron_ettin.evaluation.models.weights import CONFIG_FILE
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMON_NAMES = frozenset({"hf", "main", "model"})
-"""Last parts of paths that say nothing about which model it is."""
+"""Folder names that do not identify a model."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's files on this machine."""
+    """A model's local files."""
 
     name: str
-    """Fit for a folder's name."""
+    """Usable as a folder name."""
     folder: Path
     revision: str
     """Empty for main."""
 
 
 def find_model(given: str) -> ModelSource:
-    """Find the files of FOLDER, FOLDER@REVISION, NAME or NAME@REVISION, and fetch them where they are not here.
+    """Find the files of FOLDER, FOLDER@REVISION, NAME or NAME@REVISION, and download those of a name on the Hub.
 
-    A folder's revision is one of a release of ``tools/release.py``; without one such a release is its main.
+    FOLDER may be a release of ``tools/release.py``, whose revisions can be named; the default is its main.
 
     Raises:
-        ConfigError: there is no such folder, revision or hub name, or no network to look.
+        ConfigError: there is no such folder, revision or name, or the Hub cannot be reached.
     """
     if Path(given).is_dir():
         return _in_folder(Path(given), "")
-    place, _, revision = given.rpartition("@") if "@" in given else (given, "", "")
-    if Path(place).is_dir():
-        return _in_folder(Path(place), revision)
-    if given.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(place):
-        raise ConfigError(f"--model {given}: there is no such folder, and it is no name on the Hub")
-    return ModelSource(_join(place.replace("/", "--"), revision), _fetch(given, place, revision), revision)
+    model, _, revision = given.rpartition("@") if "@" in given else (given, "", "")
+    if Path(model).is_dir():
+        return _in_folder(Path(model), revision)
+    if given.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
+        raise ConfigError(f"--model {given}: there is no such folder, and it is not a name on the Hub")
+    return ModelSource(_join(model.replace("/", "--"), revision), _fetch(given, model, revision), revision)
 
 
 def _in_folder(folder: Path, revision: str) -> ModelSource:
@@ -50,20 +50,19 @@ def _in_folder(folder: Path, revision: str) -> ModelSource:
     if revision:
         known = sorted(path.name for path in (root / "revisions").glob("*"))
         if revision not in known:
-            held = f"holds {len(known)} revisions, {known[0]} among them" if known else "is no release with revisions"
-            raise ConfigError(f"--model {folder}@{revision}: {folder} {held}{suggestion(revision, known)}")
+            content = f"has {len(known)} revisions, such as {known[0]}" if known else "is not a release with revisions"
+            raise ConfigError(f"--model {folder}@{revision}: {folder} {content}{suggestion(revision, known)}")
         return ModelSource(_join(_name_of(root), revision), root / "revisions" / revision, revision)
     is_release = not (folder / CONFIG_FILE).is_file() and (folder / "main" / CONFIG_FILE).is_file()
     return ModelSource(_name_of(folder), folder / "main" if is_release else folder, "")
 
 
 def _name_of(folder: Path) -> str:
-    """Return the last part of the path that says something; for a revision's folder also which."""
+    """Return the last part of the path that identifies the model, with the revision for a revision's folder."""
     parts = [part for part in folder.resolve().parts if part != "/"]
     if len(parts) > 2 and parts[-2] == "revisions":
         return _join(parts[-3], parts[-1])
-    telling = [part for part in parts if part not in _COMMON_NAMES]
-    return telling[-1] if telling else "model"
+    return next((part for part in reversed(parts) if part not in _COMMON_NAMES), "model")
 
 
 def _join(name: str, revision: str) -> str:
@@ -80,12 +79,12 @@ def _fetch(given: str, name: str, revision: str) -> Path:
     except errors.RevisionNotFoundError as error:
         raise ConfigError(f"--model {given}: {name} has no revision {revision} on the Hub") from error
     except errors.GatedRepoError as error:
-        raise ConfigError(f"--model {given}: the Hub gives it to logged-in users only: hf auth login") from error
+        raise ConfigError(f"--model {given}: the Hub requires a login for it: hf auth login") from error
     except errors.RepositoryNotFoundError as error:
         raise ConfigError(f"--model {given}: there is no such folder, and no model of this name on the Hub") from error
     except errors.LocalEntryNotFoundError as error:
         raise ConfigError(
-            f"--model {given}: there is no such folder, and the Hub cannot be reached to look for the name"
+            f"--model {given}: there is no such folder, and the Hub cannot be reached to look up the name"
         ) from error
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
-        raise ConfigError(f"--model {given}: the Hub refuses: {first_line(error)}") from error
+        raise ConfigError(f"--model {given}: the Hub refused: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""A released model to be judged: where it lies, what kind it is, and how it is loaded."""
+"""The model under evaluation: its files, its kind, and loading it."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ __all__ = ["KINDS", "Kind", "Subject", "load_language_model", "open_subject"]
 
 _CARD_FILE = "README.md"
 _LONGEST_REASON = 300
-"""Characters; some libraries tell of everything that is wrong."""
+"""Characters; some libraries list every problem of a file."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One model at one revision, its files on this machine."""
+    """One model at one revision, with local files."""
 
     given: str
     """As on the command line: FOLDER, NAME or NAME@REVISION."""
     name: str
-    """Fit for a folder's name, unique for source and revision."""
+    """Usable as a folder name, unique for source and revision."""
     folder: Path
-    """Where transformers loads it from."""
+    """The folder that transformers loads."""
     revision: str
     """A revision such as step590532; empty for main."""
     kind: Kind
     parameters: int
-    """Distinct weights, a tied matrix counted once."""
+    """Number of weights, a tied matrix counted once."""
     checksum: str
     """SHA-256 over the weight files, config.json and tokenizer.json."""
     has_head: bool
-    """Whether the release holds the prediction head: without it a model can be fine-tuned only."""
+    """Whether the release has the prediction head; without it a model can only be fine-tuned."""
 
     @property
     def is_encoder(self) -> bool:
-        """Whether it attends in both directions and was trained last by masking."""
+        """Whether it is bidirectional, with a masked objective in its last phase."""
         return self.kind.startswith("encoder")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what stands in OUTPUT/NAME/model.json."""
+        """Return the content of OUTPUT/NAME/model.json."""
         return {**vars(self), "folder": str(self.folder)}
 
 
 def open_subject(given: str) -> Subject:
-    """Find a model and say what it is, without loading its weights.
+    """Find a model and its properties without loading its weights.
 
     Raises:
-        ConfigError: there is no such folder or hub name, no network for a hub name, or it is no language model.
+        ConfigError: there is no such folder or name, the Hub cannot be reached, or it is not a language model.
     """
     source = find_model(given)
     config = read_config(source.folder)
@@ -78,7 +78,7 @@ def load_language_model(subject: Subject, device: str = "cpu") -> tuple[Any, Any
     """Return the model with its prediction head, in fp32 and evaluation mode, and its tokenizer.
 
     Raises:
-        ConfigError: the release holds no head, or transformers would have to make up weights.
+        ConfigError: the release has no head, or weights are missing.
     """
     check_head(subject)
     import torch
@@ -94,38 +94,38 @@ def load_language_model(subject: Subject, device: str = "cpu") -> tuple[Any, Any
 
 @contextmanager
 def loading_by_transformers(subject: Subject) -> Iterator[None]:
-    """Turn what transformers says of files that it cannot load into one line.
+    """Turn the errors of transformers about a model's files into one line.
 
     Raises:
-        ConfigError: a file is missing or damaged, or weights have other shapes than config.json says.
+        ConfigError: a file is missing or damaged, or the shapes of weights differ from config.json.
     """
     try:
         yield
     except ImportError:
-        raise  # says which package is missing
-    except Exception as error:  # transformers and huggingface_hub raise a dozen types for files that are not right
-        told = one_line(error)[:_LONGEST_REASON]
-        if "ignore_mismatched_sizes" in told:  # what it then says is about a table that it has written before
-            told = "its weights have other shapes than config.json says"
-        raise ConfigError(f"--model {subject.given}: transformers cannot load it: {told}") from error
+        raise  # names the missing package
+    except Exception as error:  # transformers and huggingface_hub raise a dozen types for invalid files
+        reason = one_line(error)[:_LONGEST_REASON]
+        if "ignore_mismatched_sizes" in reason:  # refers to a table that was logged before
+            reason = "the shapes of its weights differ from config.json"
+        raise ConfigError(f"--model {subject.given}: transformers cannot load it: {reason}") from error
 
 
 def check_nothing_missing(subject: Subject, missing_keys: Collection[str]) -> None:
-    """Raise ConfigError where transformers tells of weights that it did not find.
+    """Raise ConfigError if transformers did not find some weights.
 
-    A pooler, which BERT's relatives put on the first token and often leave out of their files, is used by no suite.
+    A pooler, which models like BERT often leave out of their files, may be missing: no suite uses it.
     """
     if missing := sorted(key for key in missing_keys if not key.startswith("pooler.")):
         raise ConfigError(
             f"--model {subject.given}: its files lack {len(missing)} weights, {missing[0]} among them; "
-            "transformers would draw them at random"
+            "transformers would initialise them at random"
         )
 
 
 def check_head(subject: Subject) -> None:
-    """Raise ConfigError where the release holds no prediction head, which this suite needs."""
+    """Raise ConfigError if the release lacks the prediction head that a suite needs."""
     if not subject.has_head:
         raise ConfigError(
-            f"--model {subject.given}: holds no prediction head, which this suite needs; "
-            "such a model can be fine-tuned only (classification, retrieval)"
+            f"--model {subject.given}: has no prediction head, which this suite needs; "
+            "it can only be fine-tuned (classification, retrieval)"
         )

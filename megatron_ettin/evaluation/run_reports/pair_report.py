@@ -16,7 +16,7 @@ SAME_LOSS_NATS = 1e-3
 orders."""
 
 SAME_LOGITS = 2e-5
-"""Allowed difference of the released model's logits from those of the checkpoint's tensors, relative to the largest logit
+"""Allowed difference of the released model's logits from the checkpoint's, relative to the largest logit
 (at least 1), in fp32."""
 
 

@@ -1,4 +1,4 @@
-"""Tasks made of documented functions: what is right is right, and nothing leaks from one split into another."""
+"""Tasks from documented functions: labels are right, and splits share no file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOUNS = ("names", "numbers", "lines", "files", "words")
 
 
 def described(package: int, file: int, place: int) -> MinedPair:
-    """A function whose description and code name it: package, file and place can be read off both."""
+    """A function whose docstring and code contain its name, and so its package, file and position."""
     name = f"f{package}_{file}_{place}"
     sentence = f"{VERBS[place % 5]} all the {NOUNS[file % 5]} of package {'abcdefghij'[package]}, file "
     words = " ".join("one" if digit == "1" else "nil" for digit in f"{file:b}{place:b}")
@@ -33,14 +33,14 @@ def described(package: int, file: int, place: int) -> MinedPair:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[MinedPair]:
-    """Eight packages; package k has 60 + k files of three functions."""
+    """Eight packages; package k has 60 + k files with three functions each."""
     return [
         described(package, file, place) for package in range(8) for file in range(60 + package) for place in range(3)
     ]
 
 
 def name_in(text: Any) -> str:
-    """Return the name that a description or a function's code holds."""
+    """Return the name in a docstring or a function's code."""
     return str(text).split("called ")[-1].removesuffix(".").removeprefix("def ").split("(")[0]
 
 
@@ -48,7 +48,7 @@ def file_of(name: str) -> str:
     return name.rsplit("_", 1)[0]
 
 
-def test_packages_are_the_largest_and_equally_many(pairs: list[MinedPair]) -> None:
+def test_packages_are_the_largest_ones_with_equal_counts(pairs: list[MinedPair]) -> None:
     task = package_task(pairs)
     for rows in task.values():
         counts = Counter(row["label"] for row in rows)
@@ -65,15 +65,15 @@ def test_no_file_is_in_two_splits(pairs: list[MinedPair]) -> None:
         assert sum(map(len, files)) == len(set().union(*files))
 
 
-def test_strangers_come_from_files_of_the_same_split(pairs: list[MinedPair]) -> None:
+def test_other_functions_are_of_the_same_split(pairs: list[MinedPair]) -> None:
     task = belongs_task(pairs)
     for rows in task.values():
         of_split = {file_of(name_in(row["premise"])) for row in rows}
         for row in rows:
-            told, shown = name_in(row["premise"]), name_in(row["hypothesis"])
-            assert (told == shown) == (row["label"] == 1)
+            described, shown = name_in(row["premise"]), name_in(row["hypothesis"])
+            assert (described == shown) == (row["label"] == 1)
             assert file_of(shown) in of_split
-            assert row["label"] == 1 or file_of(told) != file_of(shown)
+            assert row["label"] == 1 or file_of(described) != file_of(shown)
     labels = Counter(row["label"] for rows in task.values() for row in rows)
     assert labels[0] == pytest.approx(labels[1], rel=0.05)
 
@@ -96,20 +96,20 @@ def test_both_functions_are_of_one_file(pairs: list[MinedPair]) -> None:
     assert len(rows) == len(pairs)
     for row in rows:
         right, wrong = row[f"sol{int(row['label']) + 1}"], row[f"sol{2 - int(row['label'])}"]
-        asked = name_in(str(row["goal"]).strip('"'))
-        assert name_in(right) == asked
-        assert name_in(wrong) != asked
-        assert file_of(name_in(wrong)) == file_of(asked)
+        goal = name_in(str(row["goal"]).strip('"'))
+        assert name_in(right) == goal
+        assert name_in(wrong) != goal
+        assert file_of(name_in(wrong)) == file_of(goal)
     assert sum(int(row["label"]) for row in rows) == pytest.approx(len(rows) / 2, rel=0.2)
 
 
-def test_another_package_changes_nothing_about_the_others(pairs: list[MinedPair]) -> None:
+def test_removing_a_package_does_not_change_the_other_rows(pairs: list[MinedPair]) -> None:
     fewer = [pair for pair in pairs if not pair.file.startswith("p7/")]
     kept = [row for row in word_order_task(pairs) if "package h" not in str(row["sentence_good"])]
     assert word_order_task(fewer) == kept
 
 
-def test_one_package_makes_no_task_of_telling_packages_apart(pairs: list[MinedPair], tmp_path: Path) -> None:
+def test_single_package_gives_no_package_task(pairs: list[MinedPair], tmp_path: Path) -> None:
     sizes = write_tasks([pair for pair in pairs if pair.file.startswith("p7/")], tmp_path, most=40)
     assert {name.removesuffix(".jsonl") for name in sizes} == {
         *(f"classification/belongs/{split}" for split in ("train", "validation", "test")),
@@ -120,7 +120,7 @@ def test_one_package_makes_no_task_of_telling_packages_apart(pairs: list[MinedPa
     assert write_tasks(pairs[:1], tmp_path / "lone", most=40) == {"generative/word_order.jsonl": 1}
 
 
-def test_files_are_small_and_the_same_again(pairs: list[MinedPair], tmp_path: Path) -> None:
+def test_files_are_limited_and_reproducible(pairs: list[MinedPair], tmp_path: Path) -> None:
     sizes = write_tasks(pairs, tmp_path / "one", most=40)
     assert write_tasks(list(reversed(pairs)), tmp_path / "two", most=40) == sizes
     assert max(size for name, size in sizes.items() if "train" in name) == 40

@@ -1,4 +1,4 @@
-"""The miner on a small package whose every function tries one filter."""
+"""The miner on a small package, with one function for each filter."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.mining.functions import (
     MinedPair,
-    are_near,
+    are_near_duplicates,
+    drop_near_duplicates,
     first_paragraph,
     is_query,
-    keep_different,
     mine_source,
 )
 from megatron_ettin.evaluation.mining.pair_files import drop_duplicates, mine_pairs
@@ -70,7 +70,7 @@ class Shelf:
     def take(self, title):
         r"""Take a book from the shelf."""
         def find(book):
-            """Tell whether this is the book."""
+            """Return whether this is the book."""
             wanted = book.title
             return wanted == title
         return next(filter(find, self.books))
@@ -162,33 +162,33 @@ def shared_line():
 AREA = "def area(width, height):\n    # What a comment says is no line.\n    area = width * height\n    return area"
 
 
-def test_what_passes_the_filters() -> None:
-    found = {pair.function: pair for pair in mine_source(SOURCE, "shapes/plane.py")}
-    assert set(found) == {"area", "fetch", "Shelf.Board.saw", "Shelf.take"}
-    assert found["area"] == MinedPair("Return the area of a rectangle.", AREA, "shapes/plane.py", "area")
-    assert found["fetch"].positive == "async def fetch(name):\n    found = await look(name)\n\n    return found"
-    assert found["Shelf.Board.saw"].positive.startswith("def saw(self, length):\n    self.length")
-    assert found["Shelf.take"].query == "Take a book from the shelf."
-    # A function inside another stays in it, with its docstring.
-    assert '    """Tell whether this is the book."""' in found["Shelf.take"].positive
+def test_filters() -> None:
+    mined = {pair.function: pair for pair in mine_source(SOURCE, "shapes/plane.py")}
+    assert set(mined) == {"area", "fetch", "Shelf.Board.saw", "Shelf.take"}
+    assert mined["area"] == MinedPair("Return the area of a rectangle.", AREA, "shapes/plane.py", "area")
+    assert mined["fetch"].positive == "async def fetch(name):\n    found = await look(name)\n\n    return found"
+    assert mined["Shelf.Board.saw"].positive.startswith("def saw(self, length):\n    self.length")
+    assert mined["Shelf.take"].query == "Take a book from the shelf."
+    # A nested function keeps its docstring.
+    assert '    """Return whether this is the book."""' in mined["Shelf.take"].positive
 
 
-def test_functions_without_docstring_still_parse() -> None:
+def test_functions_without_docstring_compile() -> None:
     for pair in mine_source(SOURCE, "shapes/plane.py"):
         compile(pair.positive, pair.file, "exec")
 
 
 @pytest.mark.parametrize("file", ["tests/plane.py", "shapes/test_plane.py", "shapes/Testing.py"])
-def test_files_of_tests_are_left_out(file: str) -> None:
+def test_test_files_are_skipped(file: str) -> None:
     assert list(mine_source(SOURCE, file)) == []
 
 
 @pytest.mark.parametrize("source", ["def f(:", "print 'python 2'", "x = 1\0"])
-def test_what_does_not_parse_gives_nothing(source: str) -> None:
+def test_sources_that_do_not_parse_give_no_pairs(source: str) -> None:
     assert list(mine_source(source, "broken.py")) == []
 
 
-def test_paragraphs() -> None:
+def test_first_paragraph_and_query_length() -> None:
     assert first_paragraph("\n  One two\n   three.\n   \n  Four.\n") == "One two three."
     assert is_query("one two three")
     assert not is_query("one two")
@@ -203,10 +203,10 @@ def test_near_duplicates() -> None:
     reformatted = LONG.replace(", ", ",").replace("    ", "\t")
     one_word_changed = LONG.replace("offset", "start")
     other = "def count(words):\n    total = 0\n    for word in words:\n        total += len(word)\n    return total\n"
-    assert keep_different([LONG, reformatted, other, one_word_changed]) == [0, 2]
+    assert drop_near_duplicates([LONG, reformatted, other, one_word_changed]) == [0, 2]
 
 
-def test_near_duplicates_against_comparing_all() -> None:
+def test_near_duplicates_equal_those_of_comparing_all_pairs() -> None:
     import random
 
     rng = random.Random(4)
@@ -214,19 +214,19 @@ def test_near_duplicates_against_comparing_all() -> None:
     bags = [Counter(code.split()) for code in codes]
     kept: list[int] = []
     for index, bag in enumerate(bags):
-        if not any(are_near(bag, bags[other]) for other in kept):
+        if not any(are_near_duplicates(bag, bags[other]) for other in kept):
             kept.append(index)
     assert 50 < len(kept) < 350
-    assert keep_different(codes) == kept
+    assert drop_near_duplicates(codes) == kept
 
 
 def test_similarity_by_hand() -> None:
-    assert are_near(Counter("abcd"), Counter("abcde"))  # 4 of 5 and 4 of 5
-    assert not are_near(Counter("abcd"), Counter("abcef"))  # 3 of 6
-    assert not are_near(Counter("aaaab"), Counter("abbbb"))  # the same sets; 2 of 8
+    assert are_near_duplicates(Counter("abcd"), Counter("abcde"))  # 4 of 5 and 4 of 5
+    assert not are_near_duplicates(Counter("abcd"), Counter("abcef"))  # 3 of 6
+    assert not are_near_duplicates(Counter("aaaab"), Counter("abbbb"))  # the same sets; 2 of 8
 
 
-def test_queries_come_once() -> None:
+def test_duplicate_queries_are_dropped() -> None:
     other = "def total(numbers):\n    found = 0\n    return found + sum(numbers)"
     pairs = [
         MinedPair("Add them all up.", LONG, "a.py", "move"),
@@ -243,7 +243,7 @@ WORDS = [
 
 
 def write_package(root: Path, num_files: int = 30) -> Path:
-    """Write a package of three different functions a file."""
+    """Write a package with three different functions in each file."""
     package = root / "forest"
     package.mkdir(parents=True)
     for number in range(num_files):
@@ -262,7 +262,7 @@ def write_package(root: Path, num_files: int = 30) -> Path:
     return package
 
 
-def test_parts_share_no_file(tmp_path: Path) -> None:
+def test_splits_share_no_file(tmp_path: Path) -> None:
     mined = mine_pairs([str(write_package(tmp_path))], max_pairs=None, test_share=0.3)
     train, test = {pair.file for pair in mined.train}, {pair.file for pair in mined.test}
     assert not train & test
@@ -271,14 +271,14 @@ def test_parts_share_no_file(tmp_path: Path) -> None:
     assert 3 <= len(test) <= 15
 
 
-def test_a_file_stays_in_its_part(tmp_path: Path) -> None:
+def test_file_stays_in_its_split(tmp_path: Path) -> None:
     few = mine_pairs([str(write_package(tmp_path / "few", 20))], max_pairs=None, test_share=0.3)
     many = mine_pairs([str(write_package(tmp_path / "many", 30))], max_pairs=None, test_share=0.3)
     assert set(few.test) <= set(many.test)
     assert set(few.train) <= set(many.train)
 
 
-def test_fewer_pairs_are_drawn_over_all_files(tmp_path: Path) -> None:
+def test_sampled_pairs_come_from_all_files(tmp_path: Path) -> None:
     package = str(write_package(tmp_path))
     every = mine_pairs([package], max_pairs=None, test_share=0.3)
     some = mine_pairs([package], max_pairs=30, test_share=0.3)
@@ -288,7 +288,7 @@ def test_fewer_pairs_are_drawn_over_all_files(tmp_path: Path) -> None:
     assert len({pair.file for pair in (*some.train, *some.test)}) > 15
 
 
-def test_packages_and_modules_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_and_modules_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_package(tmp_path)
     (tmp_path / "alone.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -301,12 +301,12 @@ def test_packages_and_modules_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "no_such_package_here", "sys", "__main__"])
-def test_unknown_sources(source: str) -> None:
+def test_unknown_sources_are_refused(source: str) -> None:
     with pytest.raises(ConfigError, match=f"--source {source}: there is no such folder"):
         mine_pairs([source], max_pairs=None, test_share=0.3)
 
 
-def test_no_pairs_for_a_part(tmp_path: Path) -> None:
+def test_empty_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave none for t"):
         mine_pairs([str(write_package(tmp_path, 1))], max_pairs=None, test_share=0.3)
 

@@ -1,4 +1,4 @@
-"""What a model is said to be, from its files alone."""
+"""A model's kind, size and name, from its files only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_a_folder_is_read_without_its_weights(kind: str, request: pytest.FixtureRequest) -> None:
+def test_folder_is_read_without_loading_weights(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
     subject = open_subject(str(folder))
     assert (subject.name, subject.kind, subject.revision) == (f"small-{kind}", kind, "")
@@ -39,7 +39,7 @@ def test_a_folder_is_read_without_its_weights(kind: str, request: pytest.Fixture
     assert subject.as_dict()["folder"] == str(folder)
 
 
-def test_a_tied_matrix_that_is_written_out_counts_once(tmp_path: Path, encoder: Path) -> None:
+def test_stored_tied_matrix_counts_once(tmp_path: Path, encoder: Path) -> None:
     shutil.copytree(encoder, tmp_path / "m")
     weights = load_file(tmp_path / "m" / "model.safetensors")
     weights["decoder.weight"] = weights["model.embeddings.tok_embeddings.weight"].clone()
@@ -49,7 +49,7 @@ def test_a_tied_matrix_that_is_written_out_counts_once(tmp_path: Path, encoder: 
     assert open_subject(str(tmp_path / "m")).parameters == open_subject(str(encoder)).parameters + 128 * 32
 
 
-def test_the_checksum_is_of_what_decides_the_output(tmp_path: Path, encoder: Path) -> None:
+def test_checksum_is_of_the_files_that_determine_the_output(tmp_path: Path, encoder: Path) -> None:
     same = shutil.copytree(encoder, tmp_path / "same")
     (same / "README.md").write_text("hello")
     before = open_subject(str(encoder)).checksum
@@ -89,7 +89,7 @@ def test_kinds_by_class_and_name(config: dict[str, Any], name: str, kind: str) -
 
 
 @pytest.mark.parametrize(
-    ("lives", "objective", "kind"),
+    ("objectives", "objective", "kind"),
     [
         (["mlm", "mlm"], "mlm", "encoder"),
         (["clm", "clm", "mlm"], "mlm", "encoder-from-decoder"),
@@ -98,29 +98,27 @@ def test_kinds_by_class_and_name(config: dict[str, Any], name: str, kind: str) -
         (["clm"], "mlm", "encoder-from-decoder"),
     ],
 )
-def test_the_card_that_a_release_carries_tells_where_a_model_came_from(
-    lives: list[str], objective: Any, kind: str
-) -> None:
-    """The card outweighs the name: a folder may be called anything."""
-    stretches = [
+def test_origin_is_read_from_the_card_of_a_release(objectives: list[str], objective: Any, kind: str) -> None:
+    """The card takes precedence over the name, since a folder can have any name."""
+    phases = [
         {"phase": "decay", "objective": each, "steps": 10, "tokens": 1000, "parent": "runs/ettin_enc_x/step_10"}
-        for each in lives
+        for each in objectives
     ]
-    run = {"step": 10, "consumed_tokens": 1000, "objective": lives[-1], "lineage": stretches, "config": {}}
+    run = {"step": 10, "consumed_tokens": 1000, "objective": objectives[-1], "lineage": phases, "config": {}}
     card = write_model_card(CardSubject(run=run, model=TINY, objective=objective, num_parameters=7))
     head = {"mlm": "ModernBertForMaskedLM", "clm": "ModernBertDecoderForCausalLM"}[objective]
     assert kind_of({"architectures": [head]}, card=card, name="ettin-encoder-from-decoder-17m") == kind
 
 
-def test_what_was_imported_keeps_its_origin(encoder: Path) -> None:
-    """A public encoder-from-decoder that was trained on: the table names it as the first stretch's origin."""
-    stretch = {"objective": "mlm", "steps": 0, "tokens": 0, "parent": "ettin-encoder-from-decoder-17m"}
-    run = {"step": 1, "consumed_tokens": 1, "objective": "mlm", "lineage": [stretch], "config": {}}
+def test_imported_model_keeps_its_origin(encoder: Path) -> None:
+    """The card of a run that started from a public encoder-from-decoder names it as the origin of the first phase."""
+    phase = {"objective": "mlm", "steps": 0, "tokens": 0, "parent": "ettin-encoder-from-decoder-17m"}
+    run = {"step": 1, "consumed_tokens": 1, "objective": "mlm", "lineage": [phase], "config": {}}
     card = write_model_card(CardSubject(run=run, model=TINY, objective="mlm", num_parameters=7))
     assert kind_of({"architectures": ["ModernBertForMaskedLM"]}, card=card, name="x") == "encoder-from-decoder"
 
 
-def test_a_release_is_its_main_and_has_revisions(tmp_path: Path, encoder: Path) -> None:
+def test_release_defaults_to_main_and_has_revisions(tmp_path: Path, encoder: Path) -> None:
     for place in ("main", "revisions/step100", "revisions/decay20"):
         shutil.copytree(encoder, tmp_path / "mine" / place)
     mine = tmp_path / "mine"
@@ -130,7 +128,7 @@ def test_a_release_is_its_main_and_has_revisions(tmp_path: Path, encoder: Path) 
         subject = open_subject(given)
         assert (subject.name, subject.folder) == ("mine@step100", mine / "revisions" / "step100")
     assert open_subject(f"{mine}@decay20").revision == "decay20"
-    with pytest.raises(ConfigError, match=r"@step10: .* holds 2 revisions.*did you mean step100\?"):
+    with pytest.raises(ConfigError, match=r"@step10: .* has 2 revisions.*did you mean step100\?"):
         open_subject(f"{mine}@step10")
 
 
@@ -139,12 +137,12 @@ def test_a_release_is_its_main_and_has_revisions(tmp_path: Path, encoder: Path) 
     [
         ("/no/such/model", "there is no such folder"),
         ("./also-none", "there is no such folder"),
-        ("a/b/c", "there is no such folder, and it is no name on the Hub"),
+        ("a/b/c", "there is no such folder, and it is not a name on the Hub"),
         ("some/name", "the Hub cannot be reached"),
         ("some/name@step5", "the Hub cannot be reached"),
     ],
 )
-def test_what_cannot_be_found_is_told_in_a_line(given: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_models_are_one_line(given: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError) as error:
         open_subject(given)
@@ -153,7 +151,7 @@ def test_what_cannot_be_found_is_told_in_a_line(given: str, words: str, monkeypa
     assert "\n" not in str(error.value)
 
 
-def test_a_name_is_found_in_the_hubs_cache(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_is_found_in_the_hub_cache(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--jhu-clsp--ettin-decoder-from-encoder-17m"
@@ -166,37 +164,37 @@ def test_a_name_is_found_in_the_hubs_cache(tmp_path: Path, encoder: Path, monkey
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git-lfs"),
-            "is no safetensors file",
+            "is not a safetensors file",
         ),
-        (lambda folder: os.truncate(folder / "model.safetensors", 5000), "is not whole"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 5000), "is incomplete"),
         (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "index.json names no files"),
         (lambda folder: edit_config(folder, is_encoder_decoder=True), "neither an encoder nor a decoder"),
-        (lambda folder: edit_config(folder, architectures=["X"], model_type="vit"), "model_type vit is no language"),
+        (lambda folder: edit_config(folder, architectures=["X"], model_type="vit"), "model_type vit is not a language"),
     ],
 )
-def test_a_spoiled_folder_is_refused(tmp_path: Path, encoder: Path, spoil: Any, words: str) -> None:
+def test_damaged_folder_is_refused(tmp_path: Path, encoder: Path, damage: Any, words: str) -> None:
     folder = shutil.copytree(encoder, tmp_path / "m")
-    spoil(folder)
+    damage(folder)
     with pytest.raises(ConfigError, match=words):
         open_subject(str(folder))
 
 
-def test_a_release_without_head_cannot_be_asked(tmp_path: Path, encoder: Path) -> None:
+def test_release_without_head_is_refused(tmp_path: Path, encoder: Path) -> None:
     folder = edit_config(shutil.copytree(encoder, tmp_path / "m"), architectures=["ModernBertModel"])
     subject = open_subject(str(folder))
     assert not subject.has_head
-    with pytest.raises(ConfigError, match="holds no prediction head"):
+    with pytest.raises(ConfigError, match="has no prediction head"):
         load_language_model(subject)
 
 
-def test_weights_are_not_made_up(tmp_path: Path, encoder: Path) -> None:
+def test_missing_weights_are_refused(tmp_path: Path, encoder: Path) -> None:
     folder = shutil.copytree(encoder, tmp_path / "m")
     weights = load_file(folder / "model.safetensors")
     del weights["head.dense.weight"]
@@ -205,7 +203,7 @@ def test_weights_are_not_made_up(tmp_path: Path, encoder: Path) -> None:
         load_language_model(open_subject(str(folder)))
 
 
-def test_a_pooler_that_no_suite_uses_may_be_missing(encoder: Path) -> None:
+def test_pooler_may_be_missing(encoder: Path) -> None:
     subject = open_subject(str(encoder))
     check_nothing_missing(subject, ["pooler.dense.weight", "pooler.dense.bias"])
     with pytest.raises(ConfigError, match=r"lack 1 weights, layers\.0\.attn\.Wo\.weight among them"):
@@ -213,7 +211,7 @@ def test_a_pooler_that_no_suite_uses_may_be_missing(encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
         lambda folder: edit_config(folder, hidden_size=64),
@@ -221,10 +219,10 @@ def test_a_pooler_that_no_suite_uses_may_be_missing(encoder: Path) -> None:
     ],
     ids=["no tokenizer", "other shapes", "no number"],
 )
-def test_what_transformers_cannot_load_is_one_line(spoil: Any, tmp_path: Path, encoder: Path) -> None:
+def test_errors_of_transformers_are_one_line(damage: Any, tmp_path: Path, encoder: Path) -> None:
     folder = shutil.copytree(encoder, tmp_path / "m")
-    spoil(folder)
-    with pytest.raises(ConfigError, match=rf"^--model {folder}: transformers cannot load it: ") as told:
+    damage(folder)
+    with pytest.raises(ConfigError, match=rf"^--model {folder}: transformers cannot load it: ") as refusal:
         load_language_model(open_subject(str(folder)))
-    assert "\n" not in str(told.value)
-    assert len(str(told.value)) < 500
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 500

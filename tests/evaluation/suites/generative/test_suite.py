@@ -188,7 +188,7 @@ def test_model_without_head_is_refused_before_it_is_loaded(
     folder = tmp_path / "headless"
     shutil.copytree(subjects["encoder"].folder, folder)
     released_model("encoder").model.save_pretrained(folder)
-    with pytest.raises(ConfigError, match="holds no prediction head"):
+    with pytest.raises(ConfigError, match="has no prediction head"):
         build(data, ["pairs"])["pairs"].check(open_subject(str(folder)))
 
 
