@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.config.objectives import RELEASED_OBJECTIVES
 
 
 def build_parser() -> ToolParser:
@@ -19,7 +20,7 @@ def build_parser() -> ToolParser:
     parser.add_argument(
         "--as",
         dest="relabel",
-        choices=["mlm", "clm"],
+        choices=RELEASED_OBJECTIVES,
         help="train as an encoder (mlm) or decoder (clm), whatever the model is",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint folder")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megatron_ettin.cli import ToolParser, png_path, run_tool
 from megatron_ettin.config.command_line import parse_command
+from megatron_ettin.config.objectives import OBJECTIVES, released_objective
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_end, schedule_unit
 from megatron_ettin.config.token_counts import format_token_count
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     """Draw one panel for each phase."""
     options = _parser().parse(arguments)
     source = ["--config", options.config] if options.config else ["--preset", options.preset]
-    objective = options.objective or parse_command(source).config.training.objective or "mlm"
+    objective = options.objective or parse_command(source).config.training.objective or released_objective("encoder")
     curves = []
     for phase in options.phases:
         command = parse_command([*source, "--objective", objective, "--phase", phase, "--dry-run"])
@@ -53,7 +54,7 @@ def _curve(source: str, config: RunConfig) -> PhaseCurve:
     times = sorted(corners | {end * point / _NUM_POINTS for point in range(_NUM_POINTS + 1)})
     unit = {"tokens": "tokens", "iters": "steps"}[schedule_unit(optimizer, training)]
     length = format_token_count(end) if unit == "tokens" else f"{end:,}"
-    masked = f"\n{config.data.mlm_probability:.0%} masked" if training.objective != "clm" else ""
+    masked = f"\n{config.data.mlm_probability:.0%} masked" if OBJECTIVES[training.objective].hides_tokens else ""
     title = f"{training.phase}: {length} {unit}\nrows of {config.data.seq_length:,}{masked}"
     return PhaseCurve(title, unit, times, [schedule(time) for time in times])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, read_run_json, resolve_checkpoint
 from megatron_ettin.checkpoint.folder.metrics_file import read_loss_curve
 from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.config.objectives import RELEASED_OBJECTIVES
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.run_reports.four_way import FinishedPhase, FourWayModel, draw_four_lines, four_way_text
 
@@ -47,7 +48,7 @@ def _phase(save: Path) -> FinishedPhase:
 
 
 def _measured(runs: Path, kind: str) -> dict[str, dict[str, float]]:
-    paths = {objective: runs / "eval" / f"{kind}_{objective}.json" for objective in ("mlm", "clm")}
+    paths = {objective: runs / "eval" / f"{kind}_{objective}.json" for objective in RELEASED_OBJECTIVES}
     for path in paths.values():
         if not path.is_file():
             raise ConfigError(f"--runs {runs}: there is no {path}")
