@@ -21,7 +21,7 @@ from typing import Any
 
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.run import silence_known_warnings
+from megatron_ettin.train.run import silence_expected_warnings
 
 RESULTS = Path(__file__).parent / "results" / "save_cpu.md"
 WANTED_SHARE = 0.20
@@ -120,7 +120,7 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
-    silence_known_warnings()
+    silence_expected_warnings()
     folder = Path(tempfile.mkdtemp(prefix="save_cpu_", dir=options.folder or None))
     try:
         table = measure(options.preset, folder, options.rounds)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from megatron_ettin.config.command_line import parse_command
+from megatron_ettin.config.command_line import Command, parse_command
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 
@@ -47,9 +47,10 @@ def configure(request: dict[str, Any]) -> RunConfig:
 
 def our_speed(config: RunConfig) -> float:
     """Train with the product's own loop and return real tokens per second, by what it tells of its steps."""
+    from megatron_ettin.train.preflight.prepare import prepare_run
     from megatron_ettin.train.run import run as train
 
-    train(config)
+    train(prepare_run(Command(config), world_size=1))
     lines = (Path(config.checkpoint.save) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line) for line in lines]
     tokens = np.diff([step["tokens"] for step in steps])[WARM_UP - 1 :]

@@ -34,19 +34,20 @@ def start(arguments: Sequence[str], launch: Launch) -> int:
     from megatron_ettin.train.preflight.prepare import prepare_run  # imports numpy: not for --help
 
     cluster = parse_cluster(command.plan_flags, launch.world_size)
-    config, notes = prepare_run(command, cluster.gpus if cluster else launch.world_size)
+    prepared = prepare_run(command, cluster.gpus if cluster else launch.world_size)
     if command.dry_run:
         from megatron_ettin.optim.schedules import learning_rate_path
         from megatron_ettin.planning.plan import plan_run
         from megatron_ettin.planning.report import plan_text
 
+        config = prepared.config
         rates = learning_rate_path(config.optimizer, config.training)
-        plan = plan_text(plan_run(config, launch.world_size, notes, rates, cluster), command.dry_run)
+        plan = plan_text(plan_run(config, launch.world_size, prepared.notes, rates, cluster), command.dry_run)
         sys.stdout.write(f"{plan}\n" if launch.rank == 0 else "")
         return 0
     from megatron_ettin.train.run import run as train
 
-    return train(config, notes)
+    return train(prepared)
 
 
 if __name__ == "__main__":  # megatron-core's saving spawns processes, and these import this file

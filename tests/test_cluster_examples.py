@@ -160,7 +160,7 @@ def test_one_command_line_begins_a_phase_and_goes_on_with_it(tmp_path: Path) -> 
     chained = [*files, "--phase", "extend", "--save", second, "--load", second, "--pretrained-checkpoint", first]
     begun = pretrain(*chained)
     assert begun.returncode == 0, begun.stderr
-    assert f"holds no whole checkpoint yet: starts from {first}" in begun.stdout + begun.stderr
+    assert f"has no complete checkpoint yet: starts from {first}" in begun.stdout + begun.stderr
     gone_on = pretrain(*chained)
     assert gone_on.returncode == 0, gone_on.stderr
     told = json.loads((tmp_path / "second" / "step_0000004" / "run.json").read_text())

@@ -61,7 +61,7 @@ def load_training(folder: Path, described: Mapping[str, Any], parts: TrainedPart
     steps = _optimizer_steps(folder)
     if steps is None:
         load_afresh(folder, parts)
-        fresh = TrainingState.start(described["objective"], parent=str(folder), former=state.lineage)
+        fresh = TrainingState.start(described["objective"], parent=str(folder), previous=state.lineage)
         return LoadResult(fresh, (f"{folder} holds weights only: a fresh optimizer starts at step 0",))
     same_layout = layout_from_description(described) == Layout.of(parts.ranks, parts.device.type)
     objects = {RANDOM_STATE_KEY: random_state_entry(parts.ranks)} if same_layout else {}

@@ -72,10 +72,10 @@ class TrainingState:
 
     @classmethod
     def start(
-        cls, objective: str, parent: str = "", former: list[Stretch] | None = None, phase: str = "pretrain"
+        cls, objective: str, parent: str = "", previous: list[Stretch] | None = None, phase: str = "pretrain"
     ) -> TrainingState:
         """Return the state of a phase at its first step."""
-        return cls(lineage=[*(former or ()), Stretch(objective, 0, 0, parent, phase)])
+        return cls(lineage=[*(previous or ()), Stretch(objective, 0, 0, parent, phase)])
 
     def count_step(self, samples: int, tokens: int) -> None:
         """Note one more step."""

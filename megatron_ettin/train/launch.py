@@ -38,8 +38,8 @@ from megatron_ettin.train.datasets import (
 )
 from megatron_ettin.train.loop import train
 from megatron_ettin.train.prefetch import pinned, plan_steps, step_batches
-from megatron_ettin.train.preflight.data_order import note_data
-from megatron_ettin.train.resume import find_undamaged, take_up
+from megatron_ettin.train.preflight.prepare import PreparedRun
+from megatron_ettin.train.resume import record_data_order, restore, verify_checkpoint
 from megatron_ettin.train.stop import StopRequests, write_stop
 from megatron_ettin.train.summary import summary
 from megatron_ettin.train.telemetry.console import Goal, open_screen
@@ -50,26 +50,33 @@ from megatron_ettin.train.trainer import Session
 from megatron_ettin.train.validate import bits_per_byte, count_scored_bytes, validate_sources
 
 
-def launch_training(config: RunConfig, notes: Sequence[str], requests: StopRequests) -> int:
-    """Train from where ``--load`` stands, or from fresh weights, tell ``notes`` first; return 0.
+def launch_training(prepared: PreparedRun, requests: StopRequests) -> int:
+    """Train from the planned checkpoint, or from fresh weights; return 0.
 
     A launch that was asked to stop leaves ``stop.json``, when everything else is on the disk.
 
     Raises:
-        RunFailure: on all ranks, when too many steps in a row were not fit to be made.
+        RunFailure: on all ranks, after too many skipped steps in a row.
     """
-    device, (config, kernels) = _choose(config)
-    with _process(config, device) as (training, objective, tokenizer, watchdog):
+    device, (config, kernels) = _choose(prepared.config)
+    tokenizer = prepared.tokenizer
+    assert tokenizer is not None
+    with _process(config, device, tokenizer) as (training, objective, watchdog):
         machine = machine_lines(on_gpu=device.type == "cuda") if training.ranks.is_main else []
-        found = take_up(training)
-        told = (*note_data(config, tokenizer, found.state), *profile_notes(config, found.state.step))
+        plan = verify_checkpoint(prepared.resume, config, training.ranks) if prepared.resume else None
+        restored = restore(training, plan)
+        data = (
+            *record_data_order(restored.state, prepared.data_order),
+            *profile_notes(config, restored.state.step),
+        )
         corpus = open_corpus(config)
         rows = build_training_rows(config, corpus, tokenizer)
-        plan = plan_steps(config, rows, objective, found.state)
-        found = replace(found, notes=(*machine, kernels, *notes, *found.notes, *told, *row_notes(rows)))
-        parts = (training, objective, tokenizer, corpus, rows, plan, found)
+        steps = plan_steps(config, rows, objective, restored.state)
+        before = (*prepared.assumptions, *(plan.notes if plan else ()))
+        restored = replace(restored, notes=(*machine, kernels, *before, *restored.notes, *data, *row_notes(rows)))
+        parts = (training, objective, tokenizer, corpus, rows, steps, restored)
         with closing(_open_session(*parts, requests, watchdog)) as session:
-            build_batches = partial(step_batches, plan, rows, objective, training.ranks)
+            build_batches = partial(step_batches, steps, rows, objective, training.ranks)
             train(session, pinned(build_batches, device), build_schedule(config.optimizer, config.training))
             if training.ranks.is_main:
                 for note in blend_notes(rows, session.state.consumed_samples, objective.close_every_chunk):
@@ -84,12 +91,15 @@ def launch_training(config: RunConfig, notes: Sequence[str], requests: StopReque
     return 0
 
 
-def launch_evaluation(config: RunConfig) -> int:
+def launch_evaluation(prepared: PreparedRun) -> int:
     """Score the whole validation split with the weights of ``--load``; the main rank writes one JSON object."""
-    device, (config, _) = _choose(config)
-    with _process(config, device) as (training, objective, tokenizer, _):
-        folder, _ = find_undamaged(config, training.ranks)
-        load_weights(folder, training.model)
+    device, (config, _) = _choose(prepared.config)
+    tokenizer, plan = prepared.tokenizer, prepared.resume
+    assert tokenizer is not None
+    assert plan is not None
+    with _process(config, device, tokenizer) as (training, objective, _):
+        plan = verify_checkpoint(plan, config, training.ranks)
+        load_weights(plan.folder, training.model)
         rows = build_validation_rows(config, open_corpus(config), tokenizer)
         sums, by_source = validate_sources(training, objective, rows, 0)
         scored_bytes = count_scored_bytes(objective, rows, tokenizer) if training.ranks.is_main else None
@@ -106,7 +116,7 @@ def launch_evaluation(config: RunConfig) -> int:
                 source: {"validation_loss": own.loss, "scored_tokens": own.scored_tokens, **quality(name, own)}
                 for source, own in by_source.items()
             },
-            "checkpoint": str(folder),
+            "checkpoint": str(plan.folder),
         }
         if training.ranks.is_main:
             sys.stdout.write(json.dumps(report) + "\n")
@@ -122,16 +132,17 @@ def _choose(config: RunConfig) -> tuple[Device, tuple[RunConfig, str]]:
 
 
 @contextmanager
-def _process(config: RunConfig, device: Device) -> Iterator[tuple[Training, Objective, TokenizerFiles, Watchdog]]:
-    """Join the world and build; leave it at the end, also when something raised."""
-    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+def _process(
+    config: RunConfig, device: Device, tokenizer: TokenizerFiles
+) -> Iterator[tuple[Training, Objective, Watchdog]]:
+    """Join the process group and build the model; leave the group at the end, also after an exception."""
     objective = build_objective(config, tokenizer)
     timeout = config.parallel.timeout_seconds
     world = find_world(timeout)
     try:
         with Watchdog(world, timeout) as watchdog, _lost_ranks_named(watchdog):
             ranks = start_process(config, device, world)
-            yield build_training(config, objective.traits.mask_kind, device, ranks), objective, tokenizer, watchdog
+            yield build_training(config, objective.traits.mask_kind, device, ranks), objective, watchdog
             end_process()
     finally:
         end_process()
@@ -174,7 +185,7 @@ def _open_session(
         plan=plan,
         validation_rows=build_validation_rows(config, corpus, tokenizer),
         # Read now: a folder may be gone by the time of a save.
-        tokenizer_files={name: path.read_bytes() for name, path in tokenizer.folder_files().items()},
+        tokenizer_files=tokenizer.folder_files(),
         screen=screen,
         metrics=MetricsLog(files, step + 1, open_wandb(config)) if is_main else None,
         requests=requests,

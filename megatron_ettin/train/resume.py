@@ -1,8 +1,9 @@
-"""Where a launch begins: fresh weights, or what --load names."""
+"""Initialise a run, or restore model, optimizer and random states from its checkpoint."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from megatron_ettin.checkpoint.folder.layout import (
     half_written_folders,
     is_one_step,
     read_run_json,
-    resolve_checkpoint,
     set_later_aside,
     step_folder_name,
 )
@@ -24,107 +24,131 @@ from megatron_ettin.checkpoint.load import LoadResult, load_afresh, load_trainin
 from megatron_ettin.checkpoint.state import TrainingState, state_from_description
 from megatron_ettin.config.fields import run_options, spell, value_of
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.data.fingerprint import changed_causes
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.runtime.process import seed_process
 from megatron_ettin.runtime.ranks import Ranks
 from megatron_ettin.train.build import Training
-from megatron_ettin.train.preflight.checkpoint import Continuation, continuation, passed_over, trained_as
+from megatron_ettin.train.preflight.checkpoint import ResumeMode, ResumePlan, RunJson, fall_back
+from megatron_ettin.train.preflight.history import spell_changes
 from megatron_ettin.train.preflight.inherited import FIXED, INHERITED
 
 
-def take_up(training: Training) -> LoadResult:
-    """Fill weights, optimizer and random states from --load as far as this run goes on from it; collective.
+def restore(training: Training, plan: ResumePlan | None) -> LoadResult:
+    """Return the state that training starts from, with the model and optimizer filled; collective over the world.
+
+    Without a plan, the freshly drawn weights are kept.
 
     Raises:
-        ConfigError: the checkpoint is damaged, or its tensors are not those of this model.
+        ConfigError: the checkpoint's tensors are not those of this model.
     """
-    settings, places = training.config.training, training.config.checkpoint
-    if not places.load:
+    settings = training.config.training
+    if plan is None:
         return LoadResult(TrainingState.start(settings.objective, phase=settings.phase), ())
-    folder, notes = find_undamaged(training.config, training.ranks)
-    described = read_run_json(folder)
-    kind = continuation(described, training.config)
-    if kind is Continuation.RESUME:
-        return _resume(training, folder, described, notes)
-    if kind is Continuation.NEXT_PHASE:
-        notes += _load(training, folder, described).notes
-        seed_process(settings.seed, training.ranks)  # dropout does not go on with the former phase's draws
+    if plan.mode is ResumeMode.RESUME:
+        return _resume(training, plan)
+    notes: tuple[str, ...] = ()
+    if plan.mode is ResumeMode.NEXT_PHASE:
+        notes = _load(training, plan).notes
+        seed_process(settings.seed, training.ranks)  # dropout does not continue the draws of the previous phase
     else:
-        load_afresh(folder, training.parts)
-    former = state_from_description(described).lineage
-    state = TrainingState.start(settings.objective, parent=str(folder), former=former, phase=settings.phase)
-    was = "--objective {} --phase {}".format(*trained_as(described))
-    begun = f"--objective {settings.objective} --phase {settings.phase} begins from {folder} ({was})"
-    return LoadResult(state, (f"{begun}; taken besides the weights: {kind.value}", *notes))
+        load_afresh(plan.folder, training.parts)
+    lineage = state_from_description(plan.run_json).lineage
+    state = TrainingState.start(settings.objective, parent=str(plan.folder), previous=lineage, phase=settings.phase)
+    phase = f"--objective {settings.objective} --phase {settings.phase}"
+    return LoadResult(
+        state, (f"{phase} starts from {plan.folder} ({plan.trained_as}); restored: {plan.mode.value}", *notes)
+    )
 
 
-def _resume(training: Training, folder: Path, described: dict[str, Any], before: tuple[str, ...]) -> LoadResult:
-    """Go on to the bit; where the checkpoint lies in ``--save``, it becomes the latest step there."""
+def _resume(training: Training, plan: ResumePlan) -> LoadResult:
+    """Resume bit for bit; a checkpoint in ``--save`` becomes the latest one there."""
     save = Path(training.config.checkpoint.save)
-    found = _load(training, folder, described)
-    notes = [*before, f"loaded {folder}: step {found.state.step}, {found.state.consumed_tokens:,} tokens", *found.notes]
-    changed = changed_settings(described["config"], training.config)
-    notes += [f"changed since then: {changed}"] * bool(changed)
-    if training.ranks.is_main and folder.resolve().parent == save.resolve():
+    result = _load(training, plan)
+    state = result.state
+    notes = [f"loaded {plan.folder}: step {state.step}, {state.consumed_tokens:,} tokens", *result.notes]
+    if changed := changed_settings(plan.run_json["config"], training.config):
+        notes.append(f"settings changed since the checkpoint: {changed}")
+    if training.ranks.is_main and plan.folder.resolve().parent == save.resolve():
         notes += [f"half-written, not a checkpoint: {path}" for path in half_written_folders(save)]
-        notes += [f"set aside, from a later step: {path}" for path in set_later_aside(save, described["step"])]
-    return LoadResult(found.state, tuple(notes))
+        notes += [f"set aside, from a later step: {path}" for path in set_later_aside(save, plan.run_json["step"])]
+    return LoadResult(state, tuple(notes))
 
 
-def _load(training: Training, folder: Path, described: dict[str, Any]) -> LoadResult:
-    return load_training(folder, described, training.parts, training.config.training.seed)
+def _load(training: Training, plan: ResumePlan) -> LoadResult:
+    return load_training(plan.folder, plan.run_json, training.parts, training.config.training.seed)
 
 
-def find_undamaged(config: RunConfig, ranks: Ranks) -> tuple[Path, tuple[str, ...]]:
-    """Return the folder that ``--load`` names and notes of damaged ones passed over; collective over the world.
+def record_data_order(state: TrainingState, data_order: dict[str, Any]) -> tuple[str, ...]:
+    """Store what determines the order of the data in a state; return a line on what changed, if anything did."""
+    changes = changed_causes(state.data_order, data_order) if state.data_order else {}
+    state.data_order = data_order
+    if not changes:
+        return ()
+    changed = {name: {"was": before, "is": now} for name, (before, now) in changes.items()}
+    state.data_changes = [*state.data_changes, {"step": state.step, "changed": changed}]
+    state.source_rows = []
+    return (f"continues with other data (--accept-data-change); changed: {spell_changes(changes)}",)
+
+
+def verify_checkpoint(plan: ResumePlan, config: RunConfig, ranks: Ranks) -> ResumePlan:
+    """Verify the large files of a planned checkpoint; collective over the world.
+
+    With ``--load-fallback``, a damaged checkpoint is replaced by the latest undamaged one before it.
 
     Raises:
-        DamagedCheckpoint: on all ranks, when it is damaged and no other may be taken or is there.
-        ConfigError: the one that would be taken instead was trained with other settings.
+        DamagedCheckpoint: on all ranks, when it is damaged and no other one may or can replace it.
+        ConfigError: the other one was trained with different settings.
     """
-    places, check = config.checkpoint, partial(_check_together, ranks=ranks)
-    folder = resolve_checkpoint(places.load, places.load_step)
     try:
-        check(folder)
+        _check_together(plan.folder, ranks)
     except DamagedCheckpoint as damage:
-        step = folder_step(folder)
-        if step is None or is_one_step(Path(places.load)):
+        save, step = Path(config.checkpoint.load), folder_step(plan.folder)
+        if step is None or is_one_step(save):
             raise
-        step, notes = passed_over(places, step, damage, check)
-        former = Path(places.load) / step_folder_name(step)
-        _refuse_other_settings(former, folder, step)
-        return former, notes
-    return folder, ()
+        folder, run_json, skipped = fall_back(
+            config.checkpoint, step, damage, lambda earlier: _open_together(save / step_folder_name(earlier), ranks)
+        )
+        _refuse_other_settings(plan, folder, run_json)
+        return replace(plan, folder=folder, run_json=run_json, notes=(*plan.notes, *skipped))
+    return plan
 
 
-def _check_together(folder: Path, ranks: Ranks) -> None:
-    """Look at all files of a checkpoint, each rank at a part of the large ones."""
-    found = ""
+def _open_together(folder: Path, ranks: Ranks) -> RunJson:
+    """Verify all files of a checkpoint that preflight has not opened; return its ``run.json``."""
+    _check_together(folder, ranks, small_too=True)
+    return read_run_json(folder)
+
+
+def _check_together(folder: Path, ranks: Ranks, *, small_too: bool = False) -> None:
+    """Verify the large files, each rank a part of them; all ranks raise what any of them found."""
+    damage = ""
     try:
-        check_small_files(folder)
+        if small_too:
+            check_small_files(folder)
         check_large_files(folder, part=ranks.rank, num_parts=ranks.world_size)
-    except DamagedCheckpoint as damage:
-        found = str(damage)
-    told: list[Any] = [""] * ranks.world_size
-    torch.distributed.all_gather_object(told, found)
-    for words in told:
-        if words:
-            raise DamagedCheckpoint(words)
+    except DamagedCheckpoint as error:
+        damage = str(error)
+    damages: list[Any] = [""] * ranks.world_size
+    torch.distributed.all_gather_object(damages, damage)
+    if any(damages):
+        raise DamagedCheckpoint(next(filter(None, damages)))
 
 
-def _refuse_other_settings(former: Path, damaged: Path, step: int) -> None:
-    """What this run has taken from the damaged checkpoint's (undamaged) run.json must hold for the other one."""
-    one, other = (RunConfig.from_dict(read_run_json(folder)["config"]) for folder in (damaged, former))
-    differing = [spell(other, name) for name in (*FIXED, *INHERITED) if value_of(one, name) != value_of(other, name)]
-    if differing:
+def _refuse_other_settings(plan: ResumePlan, folder: Path, run_json: RunJson) -> None:
+    """The settings inherited from the damaged checkpoint's (undamaged) run.json must be those of its replacement."""
+    planned, other = (RunConfig.from_dict(each["config"]) for each in (plan.run_json, run_json))
+    names = [name for name in (*FIXED, *INHERITED) if value_of(planned, name) != value_of(other, name)]
+    if names:
+        flags = " ".join(spell(other, name) for name in names)
         raise ConfigError(
-            f"--load-fallback: {damaged} is damaged, and the one before was trained otherwise "
-            f"({' '.join(differing)}); go on from {former} by --load-step {step}"
+            f"--load-fallback: {plan.folder} is damaged, and the checkpoint before it was trained with other settings "
+            f"({flags}); load {folder} with --load-step {folder_step(folder)}"
         )
 
 
 _SECTIONS = ("model", "data", "training", "optimizer")
-"""Those that decide what is computed; the layout is told of elsewhere, places are expected to change."""
+"""Sections of the config that determine what is computed; layout and places may change."""
 
 _EXPECTED = (
     "data_path",
@@ -142,14 +166,14 @@ _EXPECTED = (
     "log_interval",
     "profile_steps",
 )
-"""Settings of a launch, and paths, which may name the same files."""
+"""Settings of one launch, and paths, which may name the same files."""
 
 
-def changed_settings(before: dict[str, dict[str, Any]], config: RunConfig) -> str:
-    """Return the settings that differ from a checkpoint's config as flags, or nothing where none does.
+def changed_settings(before: Mapping[str, Mapping[str, Any]], config: RunConfig) -> str:
+    """Return the settings that differ from the checkpoint's, as flags; empty if there are none.
 
-    A run does not go on to the bit with another seed, batch or schedule; whoever changes them by mistake, by leaving a
-    flag away, should see it.
+    A run does not resume bit for bit with another seed, batch size or schedule. The line shows a change that was made
+    by mistake, such as an omitted flag.
     """
     differing = [
         f"{spell(config, name)} (was {before[option.section][name]})"

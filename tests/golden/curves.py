@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from megatron_ettin.config.run import RunConfig
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
+from tests.helpers.launches import launch
 from tests.helpers.runs import tiny_run, with_overrides
 
 STEPS = 50
@@ -40,15 +40,9 @@ def train_golden(objective: str, folder: Path) -> list[float]:
         log_interval=1,
         eval_interval=0,
     )
-    run_ranks(2, _train, run)
+    run_ranks(2, launch, run)
     lines = (folder / objective / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
-
-
-def _train(config: RunConfig) -> int:
-    from megatron_ettin.train.run import run as train
-
-    return train(config)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.distributed import run_ranks
-from tests.train.test_launch import Material, assert_same_weights, launch, metrics, settings, write_material
+from tests.helpers.launches import Material, assert_same_weights, launch, metrics, settings, write_material
 
 
 @pytest.fixture(scope="module")

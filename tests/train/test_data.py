@@ -19,9 +19,8 @@ from megatron_ettin.data.training_order import FIGURES_FILE
 from megatron_ettin.errors import ConfigError
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
+from tests.helpers.launches import launch, metrics, prepare
 from tests.helpers.runs import TINY, tiny_run
-from tests.train.test_launch import launch as told_by_launch
-from tests.train.test_launch import metrics
 
 BLEND = {"split_by": "hash", "split": "80,20"}
 IN_TOKENS = {
@@ -45,12 +44,6 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     tokenizer = write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(TINY.vocab_size - 5)])
     return {"data_path": f"0.7 {books} 0.3 {web}", "tokenizer_model": str(tokenizer)}
-
-
-def launch(config: RunConfig) -> int:
-    from megatron_ettin.train.run import run as launch_run
-
-    return launch_run(config)
 
 
 def settings(material: dict[str, str], objective: str, save: Path, **more: Any) -> RunConfig:
@@ -89,7 +82,7 @@ def test_layout_and_resume_leave_a_run_as_it_is(
         assert min(of_sources) <= whole_split <= max(of_sources), name
         assert len(set(of_sources)) == 2
     evaluation = settings(material, objective, whole, load=str(whole), eval_only=True, **BLEND, **more)
-    told = json.loads(run_ranks(1, told_by_launch, evaluation)[0].splitlines()[-1])
+    told = json.loads(run_ranks(1, launch, evaluation)[0].splitlines()[-1])
     assert told["sources"].keys() == {"books", "web"}
     for source, figures in told["sources"].items():
         assert figures["validation_loss"] == pytest.approx(last[f"validation_loss_{source}"], rel=1e-6)
@@ -103,14 +96,14 @@ def test_layout_and_resume_leave_a_run_as_it_is(
 
 def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict[str, str]) -> None:
     from megatron_ettin.train.export_order import export_training_order
-    from megatron_ettin.train.run import check_history
+    from megatron_ettin.train.preflight.history import check_history
 
     run_ranks(1, launch, settings(material, "mlm", tmp_path, train_iters=2))
     words = material["data_path"].split()
     other = material | {"data_path": f"0.6 {words[1]} 0.4 {words[3]}"}
     resumed = settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=4)
-    with pytest.raises(ConfigError, match="changed since then: blend; --accept-data-change"):
-        check_history(resumed)
+    with pytest.raises(ConfigError, match="the order of its data has changed: blend; --accept-data-change"):
+        check_history(prepare(resumed))
     run_ranks(1, launch, settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=4, accept_data_change=True))
     described = read_run_json(resolve_checkpoint(tmp_path))
     [change] = described["data_changes"]
@@ -125,7 +118,7 @@ def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict
     with pytest.raises(ConfigError, match=told):
         export_training_order(tmp_path, tmp_path / "other", lambda line: None)
     # It is what the run has from now on.
-    check_history(settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=6))
+    check_history(prepare(settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=6)))
 
 
 def test_another_batch_size_goes_on_at_the_row_that_was_reached(tmp_path: Path, material: dict[str, str]) -> None:

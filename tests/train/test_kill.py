@@ -28,8 +28,8 @@ from megatron_ettin.checkpoint.folder.layout import (
     step_folder_name,
 )
 from tests.helpers.distributed import PRELOAD
+from tests.helpers.launches import Material, metrics, write_material
 from tests.helpers.runs import TINY
-from tests.train.test_launch import Material, metrics, write_material
 
 INTERVAL = 2
 STEPS = 160

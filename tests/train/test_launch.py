@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 import torch
 
 from megatron_ettin.checkpoint.folder.layout import (
-    METRICS_FILE,
     RUN_FILE,
     SET_ASIDE_FOLDER,
     TOKENIZER_FOLDER,
@@ -24,84 +20,19 @@ from megatron_ettin.checkpoint.folder.layout import (
 )
 from megatron_ettin.config.checks import check_run
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.checkpoint_reader import CheckpointReader
-from megatron_ettin.convert.tensor_names import tensor_names
 from megatron_ettin.errors import ConfigError
-from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
+from tests.helpers.corpora import babble
 from tests.helpers.distributed import run_ranks
-from tests.helpers.runs import TINY, tiny_run
+from tests.helpers.launches import Material, assert_same_weights, launch, metrics, prepare, settings, write_material
+from tests.helpers.runs import TINY
 
 TP2 = {"tensor_model_parallel_size": 2}
 PP2 = {"pipeline_model_parallel_size": 2}
 
 
-@dataclass(frozen=True)
-class Material:
-    """What every launch here reads."""
-
-    data_path: str
-    tokenizer_model: str
-
-
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return write_material(tmp_path_factory.mktemp("material"))
-
-
-def write_material(folder: Path) -> Material:
-    tokenizer = write_word_tokenizer(folder / "tokenizer", [f"word{i}" for i in range(TINY.vocab_size - 5)])
-    return Material(
-        write_corpus(folder / "corpus", [document.tolist() for document in babble(120, TINY.vocab_size)]),
-        str(tokenizer),
-    )
-
-
-def launch(config: RunConfig) -> str:
-    """Launch a run on this rank and return what it wrote to standard output."""
-    from megatron_ettin.train.run import run as launch_run
-
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert launch_run(config) == 0
-    return out.getvalue()
-
-
-def settings(material: Material, objective: str = "mlm", **overrides: Any) -> RunConfig:
-    small: dict[str, Any] = {
-        "micro_batch_size": 2,
-        "global_batch_size": 4,
-        "train_iters": 8,
-        "log_interval": 1,
-        "split": "80,20,0",
-    }
-    small |= {"eval_interval": 3, "save_interval": 4, "attention_output_dropout": 0.1, "lr_warmup_iters": 2}
-    small |= {"data_path": material.data_path, "tokenizer_model": material.tokenizer_model}
-    return tiny_run(objective, **(small | overrides))
-
-
-PACE = ("tokens_per_second", "model_flops_per_second", "mfu", "data_wait_share", "memory_bytes")
-SLOWEST = ("slowest_rank", "slowest_rank_ratio", "slowest_rank_step_share")
-
-
-def metrics(save: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the pace, which no two runs share."""
-    lines = [json.loads(line) for line in (save / METRICS_FILE).read_text().splitlines()]
-    for line in lines:
-        pace = {name: line.pop(name) for name in PACE}
-        for name in SLOWEST:
-            line.pop(name, None)
-        assert pace["tokens_per_second"] > 0
-        assert pace["mfu"] > 0
-        assert 0 <= pace["data_wait_share"] <= 1
-        assert pace["memory_bytes"] > 10_000_000, "a process with torch takes more"
-    return lines
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    readers = [CheckpointReader(resolve_checkpoint(save)) for save in (one, other)]
-    for name in tensor_names("mlm", TINY):
-        first, second = (reader.tensor(name.ours) for reader in readers)
-        assert torch.equal(first, second), name.ours
 
 
 @pytest.mark.parametrize(("objective", "world_size", "layout"), [("mlm", 2, {}), ("clm", 2, PP2)])
@@ -151,7 +82,7 @@ def test_validation_leaves_training_alone(tmp_path: Path, material: Material) ->
 
 
 def test_checkpoint_carries_the_tokenizer_even_when_its_folder_is_gone(tmp_path: Path, material: Material) -> None:
-    run = settings(material, save=str(tmp_path), train_iters=1)
+    run = settings(material, save=str(tmp_path), train_iters=1, lr_warmup_iters=0)
     run_ranks(1, launch, run)
     copy = resolve_checkpoint(tmp_path) / TOKENIZER_FOLDER / "tokenizer.json"
     assert copy.read_bytes() == (Path(material.tokenizer_model) / "tokenizer.json").read_bytes()
@@ -233,10 +164,10 @@ def test_going_on_from_an_earlier_step_sets_the_later_ones_aside(tmp_path: Path,
 
 def refusal(config: RunConfig) -> str:
     """Ask for a launch that must be refused before torch or megatron-core are looked at."""
-    from megatron_ettin.train.run import check_history
+    from megatron_ettin.train.preflight.history import check_history
 
     with pytest.raises(ConfigError) as caught:
-        check_history(config)
+        check_history(prepare(config))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -247,12 +178,15 @@ def test_histories_are_not_mixed(trained: Path, tmp_path: Path, material: Materi
     assert message.startswith(f"--save {trained}:")
     assert f"--load {trained}" in message
     other = tmp_path / "other"
-    run_ranks(1, launch, settings(material, objective, save=str(other), train_iters=1))
+    run_ranks(1, launch, settings(material, objective, save=str(other), train_iters=1, lr_warmup_iters=0))
     message = refusal(settings(material, objective, save=str(other), load=str(trained)))
     assert message.startswith(f"--save {other}:")
     message = refusal(settings(material, objective, save=str(trained), load=str(trained), seed=22, seq_length=32))
     assert message.startswith(f"--load {trained}")
-    assert "changed since then: --seq-length 32 (was 64), --seed 22 (was 21); --accept-data-change" in message
+    assert (
+        "the order of its data has changed: --seq-length 32 (was 64), --seed 22 (was 21); --accept-data-change"
+        in message
+    )
 
 
 def test_a_branch_goes_to_a_folder_of_its_own(trained: Path, tmp_path: Path, material: Material) -> None:

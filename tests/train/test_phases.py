@@ -13,12 +13,12 @@ from megatron_ettin.checkpoint.folder.layout import list_steps, read_run_json, r
 from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.train.preflight.checkpoint import Continuation, continuation
-from megatron_ettin.train.preflight.prepare import prepare_run
+from megatron_ettin.train.preflight.checkpoint import ResumeMode
+from megatron_ettin.train.preflight.prepare import PreparedRun, prepare_run
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
+from tests.helpers.launches import assert_same_weights, launch, metrics, prepare
 from tests.helpers.runs import TINY, tiny_run
-from tests.train.test_launch import assert_same_weights, launch, metrics
 
 DP2: dict[str, Any] = {"use_distributed_optimizer": True}
 IN_TOKENS: dict[str, Any] = {
@@ -119,11 +119,11 @@ def take_up_only(config: RunConfig) -> TakenUp:
     import torch
 
     from megatron_ettin.checkpoint.tensors import optimizer_steps
-    from megatron_ettin.train.resume import take_up
+    from megatron_ettin.train.resume import restore
     from tests.helpers.training import start_training
 
     training = start_training(config)
-    state = take_up(training).state
+    state = restore(training, prepare(config).resume).state
     inner = training.optimizer.chained_optimizers[0].optimizer
     moments = sum(float(kept["exp_avg"].double().abs().sum()) for kept in inner.state.values())
     with torch.no_grad():
@@ -145,7 +145,7 @@ class TestPhases:
         self, pretrained: Path, material: dict[str, str]
     ) -> None:
         found = {
-            phase: run_ranks(1, take_up_only, settings(material, load=str(pretrained), phase=phase))[0]
+            phase: run_ranks(1, take_up_only, settings(material, save="x", load=str(pretrained), phase=phase))[0]
             for phase in ("pretrain", "extend", "cross")
         }
         resumed, extended, crossed = found["pretrain"], found["extend"], found["cross"]
@@ -178,7 +178,7 @@ class TestPhases:
         cross: dict[str, Any] = decay | {"phase": "cross", "lr_decay_style": "WSD"}
         crossed = settings(material, "clm", save=str(tmp_path / "c"), load=str(tmp_path / "d"), **cross)
         out = run_ranks(1, launch, crossed)[0]
-        assert f"--objective clm --phase cross begins from {tmp_path}/d/step_" in out
+        assert f"--objective clm --phase cross starts from {tmp_path}/d/step_" in out
         back = settings(material, "mlm", save=str(tmp_path / "b"), load=str(tmp_path / "c"), **cross)
         run_ranks(1, launch, back)
         rates = {name: [line["learning_rate"] for line in metrics(tmp_path / name)] for name in "ed"}
@@ -198,7 +198,9 @@ class TestPhases:
             assert stretch["tokens"] >= 3000
         # A phase that was begun is resumed as itself.
         again = settings(material, "mlm", save=str(tmp_path / "b"), load=str(tmp_path / "b"), **cross)
-        assert continuation(read_run_json(resolve_checkpoint(tmp_path / "b")), again) is Continuation.RESUME
+        plan = prepare(again).resume
+        assert plan is not None
+        assert plan.mode is ResumeMode.RESUME
 
     def test_resumed_phase_equals_the_uninterrupted_one(
         self, tmp_path: Path, pretrained: Path, material: dict[str, str]
@@ -226,33 +228,33 @@ class TestPhases:
 class TestRefusals:
     """What is answered before torch is loaded."""
 
-    def prepare(self, material: dict[str, str], trained: Path, *more: str) -> RunConfig:
+    def prepare(self, material: dict[str, str], trained: Path, *more: str) -> PreparedRun:
         files = ["--data-path", material["data_path"], "--load", str(trained), "--split", "80,20,0"]
-        return prepare_run(parse_command([*files, *more]), world_size=1).config
+        return prepare_run(parse_command([*files, *more]), world_size=1)
 
     def test_phase_and_objective_come_from_the_checkpoint(self, material: dict[str, str], trained: Path) -> None:
-        run = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5")
+        run = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5").config
         assert (run.training.phase, run.training.objective) == ("extend", "mlm")
 
     def test_another_objective_without_cross(self, material: dict[str, str], trained: Path) -> None:
         flags = ["--save", "x", "--train-iters", "5", "--objective", "clm"]
         with pytest.raises(ConfigError, match="was trained with --objective mlm; --phase cross trains its weights"):
             self.prepare(material, trained, *flags)
-        run = self.prepare(material, trained, *flags, "--phase", "cross")
+        run = self.prepare(material, trained, *flags, "--phase", "cross").config
         assert (run.training.phase, run.training.objective) == ("cross", "clm")
 
     def test_an_evaluation_may_ask_for_any_objective(self, material: dict[str, str], trained: Path) -> None:
-        run = self.prepare(material, trained, "--eval-only", "--objective", "clm")
+        run = self.prepare(material, trained, "--eval-only", "--objective", "clm").config
         assert run.training.objective == "clm"
 
     def test_a_phase_has_a_folder_of_its_own(self, material: dict[str, str], trained: Path) -> None:
-        from megatron_ettin.train.run import check_history
+        from megatron_ettin.train.preflight.history import check_history
 
-        run = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5", "--phase", "decay")
+        prepared = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5", "--phase", "decay")
         with pytest.raises(
             ConfigError, match=r"--phase extend, which --load .* ends; save --objective mlm --phase decay"
         ):
-            check_history(run)
+            check_history(prepared)
 
     def test_a_preset_follows_the_phase_of_the_checkpoint(self, material: dict[str, str], trained: Path) -> None:
         with pytest.raises(ConfigError, match=r"--num-layers 7 \(from --preset ettin-17m\)"):

@@ -11,8 +11,8 @@ from megatron_ettin.checkpoint.folder.layout import check_large_files, list_step
 from megatron_ettin.config.checks import check_run
 from megatron_ettin.errors import ConfigError
 from tests.helpers.distributed import run_ranks
+from tests.helpers.launches import Material, assert_same_weights, launch, metrics, settings, write_material
 from tests.helpers.runs import tiny_run
-from tests.train.test_launch import Material, assert_same_weights, launch, metrics, settings, write_material
 
 DISTRIBUTED = {"use_distributed_optimizer": True, "optimizer": "stable_adamw", "clip_grad": 0.0}
 

@@ -18,8 +18,8 @@ from megatron_ettin.errors import RunFailure
 from megatron_ettin.train.stop import REASONS, STOP_FILE, reason_of
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
+from tests.helpers.launches import assert_same_weights, launch, metrics, prepare
 from tests.helpers.runs import TINY, tiny_run
-from tests.train.test_launch import assert_same_weights, launch, metrics
 
 PP2 = {"pipeline_model_parallel_size": 2}
 
@@ -44,7 +44,7 @@ def told_to_stop(save: Path) -> dict[str, Any] | None:
 
 
 MOMENTS = {
-    "building": ("megatron_ettin.train.launch.take_up", 1),
+    "building": ("megatron_ettin.train.launch.restore", 1),
     "third step": ("megatron_ettin.train.loop.train_step", 3),
     "evaluation": ("megatron_ettin.train.trainer.validate_sources", 1),
     "save": ("megatron_ettin.checkpoint.manager.Saver.save", 1),
@@ -168,12 +168,12 @@ def launch_broken(config: RunConfig, from_step: int, to_step: int) -> tuple[str,
     import contextlib
     import io
 
-    from megatron_ettin.train.run import run as launch_run
+    from megatron_ettin.train.run import run
 
     out = io.StringIO()
     with patch.object(loop, "train_step", step), contextlib.redirect_stdout(out):
         try:
-            launch_run(config)
+            run(prepare(config, int(os.environ["WORLD_SIZE"])))
         except RunFailure as failure:
             return out.getvalue(), str(failure)
     return out.getvalue(), ""

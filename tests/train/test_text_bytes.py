@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 from pathlib import Path
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
@@ -22,6 +19,7 @@ from megatron_ettin.objectives.objective import build_objective
 from megatron_ettin.train.validate import bits_per_byte, count_scored_bytes
 from tests.helpers.corpora import write_byte_tokenizer, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
+from tests.helpers.launches import launch
 from tests.helpers.runs import TINY, tiny_run, with_overrides
 
 TEXTS = [
@@ -78,16 +76,6 @@ def test_words_do_not_tell_their_bytes(tmp_path: Path) -> None:
     prefix = write_corpus(tmp_path / "corpus", [[5, 6, 5]])
     rows = [evaluation_rows(IndexedTokens(prefix), range(1), 64, sep_id=files.sep_id)]
     assert count_scored_bytes(build_objective(tiny_run("clm"), files), rows, files) is None
-
-
-def launch(config: RunConfig) -> str:
-    """Launch a run on this rank and return what it wrote to standard output."""
-    from megatron_ettin.train.run import run as launch_run
-
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert launch_run(config) == 0
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("objective", ["clm", pytest.param("mlm", marks=pytest.mark.slow)])

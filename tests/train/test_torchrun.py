@@ -18,7 +18,7 @@ from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER, list_steps, re
 from megatron_ettin.train.stop import STOP_FILE
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.launcher import Torchrun, holds_signals, is_alive, wait_until_gone
-from tests.train.test_launch import metrics
+from tests.helpers.launches import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

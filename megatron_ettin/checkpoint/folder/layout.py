@@ -92,7 +92,12 @@ def half_written_folders(save: Path) -> list[Path]:
 
 
 def resolve_checkpoint(path: str | Path, step: int = 0) -> Path:
-    """Return the folder of one whole checkpoint. Of its large files only the sizes are looked at.
+    """Return the folder of one complete checkpoint, as :func:`open_checkpoint` does."""
+    return open_checkpoint(path, step)[0]
+
+
+def open_checkpoint(path: str | Path, step: int = 0) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of one complete checkpoint and its ``run.json``. Of large files only the sizes are checked.
 
     Args:
         path: a SAVE folder or one step's folder (what ``--load`` was given).
@@ -105,9 +110,15 @@ def resolve_checkpoint(path: str | Path, step: int = 0) -> Path:
     given = Path(path)
     if not given.is_dir():
         raise ConfigError(f"--load {path}: there is no such folder")
-    folder = _one_step(given, step) if is_one_step(given) else _step_of_save(given, step)
+    one_step = is_one_step(given)
+    if one_step and not is_whole(given):
+        raise ConfigError(f"--load {given}: half-written, {MARKER_FILE} is missing")
+    folder = given if one_step else _step_of_save(given, step)
     check_small_files(folder)
-    return folder
+    run_json = read_run_json(folder)
+    if one_step and step not in (0, found := run_json.get("step")):
+        raise ConfigError(f"--load-step {step}: --load {given} is step {found}; give the folder above it")
+    return folder, run_json
 
 
 def check_small_files(folder: Path) -> None:
@@ -231,15 +242,6 @@ def _step_folders(save: Path) -> list[tuple[int, Path]]:
         return []
     named = [(folder_step(folder), folder) for folder in save.iterdir() if folder.is_dir()]
     return sorted((step, folder) for step, folder in named if step is not None)
-
-
-def _one_step(folder: Path, wanted: int) -> Path:
-    if not is_whole(folder):
-        raise ConfigError(f"--load {folder}: half-written, {MARKER_FILE} is missing")
-    step = read_run_json(folder).get("step")
-    if wanted not in (0, step):
-        raise ConfigError(f"--load-step {wanted}: --load {folder} is step {step}; give the folder above it")
-    return folder
 
 
 def _step_of_save(save: Path, wanted: int) -> Path:

@@ -115,10 +115,11 @@ class TokenizerFiles:
         used = {name: self._json.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
         return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
 
-    def folder_files(self) -> dict[str, Path]:
-        """Return the files that make up the tokenizer, by the name they have in a folder of their own."""
-        beside = {name: self.path.with_name(name) for name in COMPANION_FILES}
-        return {TOKENIZER_FILE: self.path, **{name: path for name, path in beside.items() if path.is_file()}}
+    def folder_files(self) -> dict[str, bytes]:
+        """Return the content of every file of the tokenizer by its name in a tokenizer folder."""
+        companions = {name: self.path.with_name(name) for name in COMPANION_FILES}
+        contents = {name: path.read_bytes() for name, path in companions.items() if path.is_file()}
+        return {TOKENIZER_FILE: self.content, **contents}
 
     @cached_property
     def encoder(self) -> Tokenizer:

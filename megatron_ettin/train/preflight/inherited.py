@@ -1,10 +1,12 @@
-"""What a run takes from the checkpoint it loads, and what it may not change."""
+"""Settings that a run inherits from the checkpoint it loads, and those that it may not change."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from megatron_ettin.checkpoint.folder.layout import TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.layout import TOKENIZER_FOLDER
 from megatron_ettin.config.command_line import Command
 from megatron_ettin.config.fields import Value, field_value, run_options
 from megatron_ettin.config.run import RunConfig
@@ -21,7 +23,7 @@ FIXED = (
     "sliding_window",
     "global_attention_every",
 )
-"""The shape of the weights: taken from the checkpoint, and refused where another is given."""
+"""The shape of the weights: inherited; a different value is refused."""
 
 INHERITED = (
     "rope_global_base",
@@ -43,47 +45,43 @@ INHERITED = (
     "objective",
     "phase",
 )
-"""Taken from the checkpoint where not given; another may be given, for a later phase changes some of these."""
+"""Inherited unless given; a later phase may change them."""
 
 
-def inherit_from_checkpoint(command: Command) -> tuple[RunConfig, tuple[str, ...]]:
-    """Return the run completed from ``--load``, and notes of what was taken; without ``--load`` as it is.
+def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
+    """Return the run with what it inherits from its checkpoint, and a line that lists these settings.
 
     Raises:
-        ConfigError: there is no such checkpoint, or a given flag contradicts it.
+        ConfigError: a flag contradicts the checkpoint, or its ``run.json`` has no valid config.
     """
-    config = command.config
-    if not config.checkpoint.load:
-        return config, ()
-    folder = resolve_checkpoint(config.checkpoint.load, config.checkpoint.load_step)
-    trained = _trained_values(folder)
+    trained = _trained_values(folder, run_json)
     _check_objective(command, str(trained["objective"]), folder)
     command = command.going_on_from(str(trained["objective"]), str(trained["phase"]))
     config = command.config
     for name in FIXED:
         _refuse_another(command, name, trained[name], folder)
-    taken: dict[str, Value] = {name: value for name, value in trained.items() if not _is_given(command, name)}
+    inherited: dict[str, Value] = {name: value for name, value in trained.items() if not _is_given(command, name)}
     if not config.data.tokenizer_model:
-        taken["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
-    told = (run_options()[name].spell(value) for name, value in taken.items())
-    return config.with_values(taken), (f"taken from {folder}: {' '.join(told)}",)
+        inherited["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
+    flags = " ".join(run_options()[name].spell(value) for name, value in inherited.items())
+    return config.with_values(inherited), (f"inherited from {folder}: {flags}",) if flags else ()
 
 
 def _check_objective(command: Command, trained: str, folder: Path) -> None:
-    """Another objective is a deliberate step of training; an evaluation may measure any model by any objective."""
+    """Only --phase cross changes the objective of a model in training; an evaluation may use any objective."""
     training = command.config.training
-    is_deliberate = training.phase == "cross" and _is_given(command, "phase")
-    if is_deliberate or training.eval_only or not _is_given(command, "objective") or training.objective == trained:
+    crosses = training.phase == "cross" and _is_given(command, "phase")
+    if crosses or training.eval_only or not _is_given(command, "objective") or training.objective == trained:
         return
     rule = f"the checkpoint in {folder} was trained with --objective {trained}"
     raise ConfigError(f"{command.spell_given('objective')}: {rule}; --phase cross trains its weights with another one")
 
 
-def _trained_values(folder: Path) -> dict[str, Value]:
-    """Return the fields of the checkpoint's run that matter to the next one; one it does not know has its default."""
-    sections = read_run_json(folder).get("config")
+def _trained_values(folder: Path, run_json: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the FIXED and INHERITED fields of the checkpoint's config; missing ones have their defaults."""
+    sections = run_json.get("config")
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
-        raise ConfigError(f"--load {folder}: its run.json does not tell the config of the run")
+        raise ConfigError(f"--load {folder}: its run.json does not contain the config of the run")
     trained = {}
     for name in (*FIXED, *INHERITED):
         option = run_options()[name]
@@ -100,5 +98,5 @@ def _refuse_another(command: Command, name: str, trained: Value, folder: Path) -
 
 
 def _is_given(command: Command, name: str) -> bool:
-    """Whether the user chose a value; a vocabulary of 0 leaves the choice."""
+    """Whether the user set a field; --vocab-size 0 does not set it."""
     return name in command.given and not (name == "vocab_size" and command.config.model.vocab_size == 0)

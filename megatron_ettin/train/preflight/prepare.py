@@ -1,18 +1,20 @@
-"""Everything that can be refused before a process group exists, files included; without torch and megatron-core."""
+"""Complete a run and check it, its files included, before a process group exists; without torch and megatron-core."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from megatron_ettin.checkpoint.folder.layout import half_written_folders, list_steps
 from megatron_ettin.config.checks import check_run
 from megatron_ettin.config.command_line import Command
 from megatron_ettin.config.presets import ETTIN_VOCAB_SIZE
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.preflight.checkpoint import settle_step
-from megatron_ettin.train.preflight.inherited import inherit_from_checkpoint
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.fingerprint import order_fingerprint
+from megatron_ettin.train.preflight.checkpoint import ResumePlan, plan_resume
 from megatron_ettin.train.preflight.inputs import (
     check_corpus,
     check_save_folder,
@@ -22,52 +24,63 @@ from megatron_ettin.train.preflight.inputs import (
 )
 
 
-class PreparedRun(NamedTuple):
-    """A run that was found fit to start."""
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that passed all checks, with what was read for them: a launch reads none of it again."""
 
     config: RunConfig
-    """Resolved: the vocabulary is known, and what a loaded checkpoint decides is taken from it."""
-    notes: tuple[str, ...] = ()
-    """What was taken from elsewhere or assumed, a line each."""
+    """Complete: the vocabulary size is known, and inherited settings are filled in."""
+    tokenizer: TokenizerFiles | None = None
+    """None only in a dry run without ``--tokenizer-model``."""
+    resume: ResumePlan | None = None
+    """None without ``--load``."""
+    assumptions: tuple[str, ...] = ()
+    """What was assumed without a flag, one line each."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, skipped and inherited, one line each."""
+        return (*self.assumptions, *(self.resume.notes if self.resume else ()))
+
+    @cached_property
+    def data_order(self) -> dict[str, Any]:
+        """What determines the training order: the fingerprint that ``run.json`` stores."""
+        assert self.tokenizer is not None
+        return order_fingerprint(self.config, self.tokenizer)
 
 
 def prepare_run(command: Command, world_size: int) -> PreparedRun:
     """Complete a run from its files and check it against them.
 
-    A dry run needs no corpus, tokenizer or folders; those that are given are checked all the same.
+    A dry run needs no corpus, tokenizer or folder, but those that are given are checked.
 
     Raises:
         ConfigError: names the flag, its value and the rule.
     """
-    notes = []
+    assumptions = []
     if _nothing_saved_yet(command):
         parent = command.config.checkpoint.pretrained_checkpoint
-        begins = f"starts from {parent}" if parent else "starts with new weights"
-        notes.append(f"--load {command.config.checkpoint.load} holds no whole checkpoint yet: {begins}")
+        start = f"starts from {parent}" if parent else "starts with new weights"
+        assumptions.append(f"--load {command.config.checkpoint.load} has no complete checkpoint yet: {start}")
         half = half_written_folders(Path(command.config.checkpoint.save))
-        notes += [f"half-written, not a checkpoint: {folder}" for folder in half]
+        assumptions += [f"half-written, not a checkpoint: {folder}" for folder in half]
         command = replace(command, config=command.config.with_values({"load": parent}))
-    if command.config.checkpoint.load:
-        step, passed_over = settle_step(command.config.checkpoint)
-        notes += passed_over
-        given = dict(command.given) | ({"load_step": ""} if step else {})
-        command = replace(command, config=command.config.with_values({"load_step": step}), given=given)
-    config, inherited = inherit_from_checkpoint(command)
+    config, resume = plan_resume(command) if command.config.checkpoint.load else (command.config, None)
     check_run(config, world_size, planning=bool(command.dry_run))
     tokenizer = load_tokenizer(config)
     if tokenizer is None and not config.model.vocab_size:
         config = config.with_values({"vocab_size": ETTIN_VOCAB_SIZE})
-        notes.append(f"vocabulary: the published {ETTIN_VOCAB_SIZE:,}, for want of --tokenizer-model or --vocab-size")
+        assumptions.append(f"vocabulary: the published {ETTIN_VOCAB_SIZE:,} (no --tokenizer-model or --vocab-size)")
     if tokenizer is not None:
         config = resolve_vocabulary(config, tokenizer)
     check_corpus(config, tokenizer)
     check_save_folder(config)
     check_wandb(config)
-    return PreparedRun(config, (*notes, *inherited))
+    return PreparedRun(config, tokenizer, resume, tuple(assumptions))
 
 
 def _nothing_saved_yet(command: Command) -> bool:
-    """Whether ``--load`` is ``--save`` and empty: one command line serves the first launch and all later ones."""
+    """Whether ``--load`` is ``--save`` and has no checkpoint yet: the first launch of a command line that resumes."""
     places = command.config.checkpoint
     if not places.load or not places.save or places.load_step or command.config.training.eval_only:
         return False

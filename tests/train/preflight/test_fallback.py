@@ -20,12 +20,11 @@ from megatron_ettin.checkpoint.folder.layout import (
     list_steps,
     step_folder_name,
 )
-from megatron_ettin.config.command_line import Command
-from megatron_ettin.config.fields import run_options
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.train.preflight.prepare import PreparedRun, prepare_run
+from megatron_ettin.train.preflight.prepare import PreparedRun
 from tests.helpers.distributed import run_ranks
-from tests.train.test_launch import Material, assert_same_weights, launch, metrics, settings, write_material
+from tests.helpers.launches import Material, assert_same_weights, launch, metrics, settings, write_material
+from tests.helpers.launches import prepare as prepare_config
 
 STEPS = [2, 4, 6]
 
@@ -72,8 +71,7 @@ FILES = [
 def prepare(save: Path, material: Material, **overrides: Any) -> PreparedRun:
     """What a launch finds out before torch is loaded."""
     values = {"save": str(save), "load": str(save), "train_iters": 8, "save_interval": 2, **overrides}
-    run = settings(material, **values)
-    return prepare_run(Command(run, given=dict.fromkeys(run_options(), "")), world_size=2)
+    return prepare_config(settings(material, **values), world_size=2)
 
 
 @pytest.mark.parametrize("damage", [flip_bit, cut_short, os.unlink], ids=["flipped", "cut-short", "missing"])
@@ -94,7 +92,7 @@ def test_fallback_takes_the_one_before_and_says_so(copy: Path, material: Materia
     flip_bit(copy / step_folder_name(4) / RUN_FILE)
     prepared = prepare(copy, material, load_fallback=True)
     assert prepared.config.checkpoint.load_step == 2
-    assert [note for note in prepared.notes if "passed over" in note] == list(prepared.notes[:2])
+    assert [note for note in prepared.notes if "skipped" in note] == list(prepared.notes[:2])
     assert f"{step_folder_name(6)}: damaged, {FILES[0]} has" in prepared.notes[0]
     assert f"{step_folder_name(4)}: damaged, {RUN_FILE} has" in prepared.notes[1]
 
@@ -108,7 +106,7 @@ def test_fallback_goes_before_the_step_that_was_asked_for(copy: Path, material: 
 def test_without_damage_the_latest_is_taken(copy: Path, material: Material) -> None:
     prepared = prepare(copy, material, load_fallback=True)
     assert prepared.config.checkpoint.load_step == 0
-    assert not any("passed over" in note for note in prepared.notes)
+    assert not any("skipped" in note for note in prepared.notes)
 
 
 def test_fallback_without_an_undamaged_one_is_refused(copy: Path, material: Material) -> None:
@@ -159,8 +157,8 @@ def test_a_run_goes_on_before_the_damage_and_leaves_no_trace_of_it(
     flip_bit(copy / step_folder_name(4) / FILES[0])
     run = settings(material, save=str(copy), load=str(copy), load_fallback=True, train_iters=8, save_interval=2)
     out = run_ranks(2, launch_with_large_files, run)[0]
-    assert f"passed over: --load {copy / step_folder_name(6)}: damaged, {FILES[1]}" in out
-    assert f"passed over: --load {copy / step_folder_name(4)}: damaged, {FILES[0]}" in out
+    assert f"skipped: --load {copy / step_folder_name(6)}: damaged, {FILES[1]}" in out
+    assert f"skipped: --load {copy / step_folder_name(4)}: damaged, {FILES[0]}" in out
     assert f"loaded {copy / step_folder_name(2)}: step 2" in out
     assert {path.name for path in (copy / SET_ASIDE_FOLDER).iterdir()} == {step_folder_name(4), step_folder_name(6)}
     assert list_steps(copy) == [2, 4, 6, 8]

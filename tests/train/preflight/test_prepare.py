@@ -106,7 +106,7 @@ def test_tokenizer_may_be_given_as_its_file(files: dict[str, str]) -> None:
 def test_a_plan_needs_no_files_and_assumes_the_published_vocabulary() -> None:
     prepared = prepare({"--objective": "mlm"}, "--dry-run")
     assert prepared.config.model.vocab_size == 50_368
-    assert prepared.notes == ("vocabulary: the published 50,368, for want of --tokenizer-model or --vocab-size",)
+    assert prepared.notes == ("vocabulary: the published 50,368 (no --tokenizer-model or --vocab-size)",)
 
 
 @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])

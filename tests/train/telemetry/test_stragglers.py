@@ -18,8 +18,8 @@ from megatron_ettin.train.telemetry.metrics import Record
 from megatron_ettin.train.telemetry.stragglers import Straggler, Work, slowest
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
+from tests.helpers.launches import SLOWEST, launch, metrics
 from tests.helpers.runs import TINY, tiny_run
-from tests.train.test_launch import SLOWEST, launch, metrics
 
 SLEEP_SECONDS = 0.5
 """Of the slowed rank in each micro-batch, against some tens of milliseconds of work; more on a busy machine."""
