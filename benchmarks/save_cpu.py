@@ -48,8 +48,8 @@ class Saves:
     """Saves one training again and again, each time as the next step of a folder that keeps the last one."""
 
     def __init__(self, training: Any, folder: Path, *, in_background: bool) -> None:
+        from megatron_ettin.checkpoint.folder.state import TrainingState
         from megatron_ettin.checkpoint.manager import Saver
-        from megatron_ettin.checkpoint.state import TrainingState
 
         places = {"save": str(folder), "async_save": in_background, "keep_last_checkpoints": 1}
         config = training.config.with_values(places)

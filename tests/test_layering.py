@@ -245,7 +245,7 @@ def test_forbidden_imports_are_found(place: str, source: str, named: str) -> Non
     ("place", "source"),
     [
         ("config.yaml_file", "import yaml, json"),
-        ("convert.mapping", "from megatron_ettin.checkpoint.folder.layout import is_whole"),
+        ("convert.mapping", "from megatron_ettin.checkpoint.folder.integrity import is_complete"),
         ("convert.mapping", "import torch"),
         ("model.ettin", "from .norm import BiasFreeLayerNorm"),
         ("train.step", "from megatron.core import parallel_state"),

@@ -11,16 +11,16 @@ import torch.distributed
 from megatron.core import dist_checkpointing
 from megatron.core.transformer.module import MegatronModule
 
-from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER, held
-from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry, restore_random_state
-from megatron_ettin.checkpoint.save import OPTIMIZER_STEPS_KEY
-from megatron_ettin.checkpoint.state import (
-    Layout,
+from megatron_ettin.checkpoint.folder.layout import STATE_FOLDER
+from megatron_ettin.checkpoint.folder.lock import held
+from megatron_ettin.checkpoint.folder.state import ParallelLayout, TrainingState
+from megatron_ettin.checkpoint.rank_state import (
+    RANDOM_STATE_KEY,
     TrainedParts,
-    TrainingState,
-    layout_from_description,
-    state_from_description,
+    random_state_entry,
+    restore_random_state,
 )
+from megatron_ettin.checkpoint.save import OPTIMIZER_STEPS_KEY
 from megatron_ettin.checkpoint.tensors import (
     OPTIMIZER_PREFIX,
     copy_weights,
@@ -57,13 +57,13 @@ def load_training(folder: Path, described: Mapping[str, Any], parts: TrainedPart
     Raises:
         ConfigError: the checkpoint's tensors are not those of this model.
     """
-    state = state_from_description(described)
+    state = TrainingState.from_run_json(described)
     steps = _optimizer_steps(folder)
     if steps is None:
         load_afresh(folder, parts)
-        fresh = TrainingState.start(described["objective"], parent=str(folder), previous=state.lineage)
+        fresh = TrainingState.start(described["objective"], parent=str(folder), lineage=state.lineage)
         return LoadResult(fresh, (f"{folder} holds weights only: a fresh optimizer starts at step 0",))
-    same_layout = layout_from_description(described) == Layout.of(parts.ranks, parts.device.type)
+    same_layout = ParallelLayout.from_run_json(described) == parts.layout
     objects = {RANDOM_STATE_KEY: random_state_entry(parts.ranks)} if same_layout else {}
     loaded = load_training_entries(
         parts.model, parts.optimizer, steps, lambda entries: _read(folder, entries | objects)

@@ -9,8 +9,9 @@ from threading import Thread
 import torch.distributed
 
 from megatron_ettin.checkpoint.folder.retention import retire, sweep
+from megatron_ettin.checkpoint.folder.state import TrainingState
+from megatron_ettin.checkpoint.rank_state import TrainedParts
 from megatron_ettin.checkpoint.save import StagedCheckpoint, attempt_write, commit_checkpoint, stage_checkpoint
-from megatron_ettin.checkpoint.state import TrainedParts, TrainingState
 from megatron_ettin.checkpoint.writer import HostBuffers, WrittenPart
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.runtime.ranks import Ranks

@@ -16,16 +16,16 @@ import torch.distributed
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import is_main_replica
 
+from megatron_ettin.checkpoint.folder.integrity import mark_complete
 from megatron_ettin.checkpoint.folder.layout import (
     RUN_FILE,
     STATE_FOLDER,
     TOKENIZER_FOLDER,
-    mark_whole,
     point_latest,
     step_folder_name,
 )
-from megatron_ettin.checkpoint.random_state import RANDOM_STATE_KEY, random_state_entry
-from megatron_ettin.checkpoint.state import Layout, TrainedParts, TrainingState, describe_run
+from megatron_ettin.checkpoint.folder.state import TrainingState, describe_run
+from megatron_ettin.checkpoint.rank_state import RANDOM_STATE_KEY, TrainedParts, random_state_entry
 from megatron_ettin.checkpoint.tensors import Entries, optimizer_steps, training_entries
 from megatron_ettin.checkpoint.writer import HostBuffers, StateWriter, WrittenPart
 from megatron_ettin.config.run import RunConfig
@@ -73,7 +73,7 @@ def stage_checkpoint(
     torch.distributed.barrier()
     writer = _stage_state(folder / STATE_FOLDER, entries, parts, buffers)
     # A copy too: counters and lists go on while the tensors are written.
-    description = deepcopy(describe_run(config, state, Layout.of(ranks, parts.device.type)))
+    description = deepcopy(describe_run(config, state, parts.layout))
     return StagedCheckpoint(folder, state.step, description, writer)
 
 
@@ -130,7 +130,7 @@ def _complete(staged: StagedCheckpoint, parts: list[WrittenPart], tokenizer_file
     write_json_atomic(staged.folder / RUN_FILE, staged.description)
     _write_files(tokenizer_files, staged.folder / TOKENIZER_FOLDER)
     known = {f"{STATE_FOLDER}/{name}": facts for part in parts for name, facts in part.files.items()}
-    mark_whole(staged.folder, known)
+    mark_complete(staged.folder, known)
     point_latest(staged.folder.parent, staged.step)
 
 

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from megatron_ettin.checkpoint.folder.integrity import ChecksummedFile, FileFacts, open_checksummed
+from megatron_ettin.checkpoint.folder.integrity import ChecksummedFile, FileRecord, open_checksummed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class WrittenPart:
 
     results: list[WriteResult]
     """Where each tensor lies: the index of the checkpoint is made of them."""
-    files: dict[str, FileFacts]
+    files: dict[str, FileRecord]
     """By name inside the state folder."""
 
 
@@ -152,8 +152,8 @@ class _ChecksummedFiles(FileSystem):
         self._written: dict[Path, ChecksummedFile] = {}
 
     @property
-    def facts(self) -> dict[str, FileFacts]:
-        return {path.name: file.facts for path, file in self._written.items()}
+    def facts(self) -> dict[str, FileRecord]:
+        return {path.name: file.record for path, file in self._written.items()}
 
     def raise_first_error(self) -> None:
         for path, file in self._written.items():

@@ -49,7 +49,7 @@ class StoredTensor:
     chunks: tuple[StoredChunk, ...]
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the parts have as many elements as the tensor."""
         return sum(math.prod(chunk.sizes) for chunk in self.chunks) == math.prod(self.shape)
 
@@ -242,7 +242,7 @@ class CheckpointReader:
 
     def _whole(self, name: str) -> StoredTensor:
         stored = self._stored(name)
-        if not stored.is_whole:
+        if not stored.is_complete:
             raise ConfigError(f"--load {self._state}: parts of {name} are missing")
         return stored
 

@@ -12,13 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ettin.checkpoint.folder.layout import (
-    TOKENIZER_FOLDER,
-    check_large_files,
-    held,
-    read_run_json,
-    resolve_checkpoint,
-)
+from megatron_ettin.checkpoint.folder.integrity import check_large_files
+from megatron_ettin.checkpoint.folder.layout import TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.lock import held
 from megatron_ettin.checkpoint.folder.metrics_file import metrics_at, read_metrics
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.objectives import is_encoder

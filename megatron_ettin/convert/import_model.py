@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter
 from torch.distributed.checkpoint.planner import WriteItem
 
+from megatron_ettin.checkpoint.folder.integrity import mark_complete
 from megatron_ettin.checkpoint.folder.layout import (
     FORMAT_VERSION,
     LATEST_FILE,
     RUN_FILE,
     STATE_FOLDER,
     TOKENIZER_FOLDER,
-    mark_whole,
     point_latest,
     step_folder_name,
 )
@@ -186,7 +186,7 @@ def import_model(load: Path, save: Path, *, relabel: str | None = None, overwrit
         _write_weights(step_folder / STATE_FOLDER, folder, imported, names)
         copy_tokenizer(load, step_folder / TOKENIZER_FOLDER)
         write_json_atomic(step_folder / RUN_FILE, _describe(load, imported, objective))
-        mark_whole(step_folder)
+        mark_complete(step_folder)
         point_latest(partial, 0)
     return replace(imported, objective=objective)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.checkpoint.folder.layout import MARKER_FILE
+from megatron_ettin.checkpoint.folder.integrity import MARKER_FILE
 from megatron_ettin.convert.export import CARD_FILE
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import link_tree, new_folder, write_json_atomic

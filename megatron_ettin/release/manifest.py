@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.checkpoint.folder.layout import MARKER_FILE, RUN_FILE
+from megatron_ettin.checkpoint.folder.integrity import MARKER_FILE
+from megatron_ettin.checkpoint.folder.layout import RUN_FILE
 from megatron_ettin.files import file_sha256, write_json_atomic
 from megatron_ettin.release.plan.revisions import Revision
 

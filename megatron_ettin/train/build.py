@@ -9,7 +9,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_ettin.checkpoint.state import TrainedParts
+from megatron_ettin.checkpoint.rank_state import TrainedParts
 from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.core_config import build_core_config

@@ -47,7 +47,7 @@ def export_training_order(save: Path, output: Path, say: Callable[[str], None]) 
     """
     steps = list_steps(save)
     if not steps:
-        raise ConfigError(f"--load {save}: holds no whole checkpoint")
+        raise ConfigError(f"--load {save}: has no complete checkpoint")
     before, known = _Place(), None
     written = written_intervals(output)
     for step in steps:

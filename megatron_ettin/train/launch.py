@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch.distributed
 
+from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.load import LoadResult, load_weights
-from megatron_ettin.checkpoint.state import TrainingState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch_plan import StepPlan
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles

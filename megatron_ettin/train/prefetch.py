@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from megatron_ettin.checkpoint.state import TrainingState
+from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.data.batch_plan import StepPlan

@@ -9,10 +9,8 @@ from typing import Any
 
 import torch.distributed
 
+from megatron_ettin.checkpoint.folder.integrity import DamagedCheckpoint, check_large_files, check_small_files
 from megatron_ettin.checkpoint.folder.layout import (
-    DamagedCheckpoint,
-    check_large_files,
-    check_small_files,
     folder_step,
     half_written_folders,
     is_one_step,
@@ -20,8 +18,8 @@ from megatron_ettin.checkpoint.folder.layout import (
     set_later_aside,
     step_folder_name,
 )
+from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.load import LoadResult, load_afresh, load_training
-from megatron_ettin.checkpoint.state import TrainingState, state_from_description
 from megatron_ettin.config.fields import run_options, spell, value_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.fingerprint import changed_causes
@@ -53,8 +51,8 @@ def restore(training: Training, plan: ResumePlan | None) -> LoadResult:
         seed_process(settings.seed, training.ranks)  # dropout does not continue the draws of the previous phase
     else:
         load_afresh(plan.folder, training.parts)
-    lineage = state_from_description(plan.run_json).lineage
-    state = TrainingState.start(settings.objective, parent=str(plan.folder), previous=lineage, phase=settings.phase)
+    lineage = TrainingState.from_run_json(plan.run_json).lineage
+    state = TrainingState.start(settings.objective, parent=str(plan.folder), lineage=lineage, phase=settings.phase)
     phase = f"--objective {settings.objective} --phase {settings.phase}"
     return LoadResult(
         state, (f"{phase} starts from {plan.folder} ({plan.trained_as}); restored: {plan.mode.value}", *notes)

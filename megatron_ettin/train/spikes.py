@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from megatron_ettin.checkpoint.state import TrainingState
+from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.config.training import TrainingConfig
 from megatron_ettin.errors import RunFailure
 from megatron_ettin.train.step import StepResult, Sums

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.manager import Saver
-from megatron_ettin.checkpoint.state import TrainingState
 from megatron_ettin.config.mask_schedule import mask_ratio
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig

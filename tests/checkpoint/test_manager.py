@@ -15,11 +15,10 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from megatron_ettin.checkpoint.folder.integrity import MARKER_FILE, is_complete
 from megatron_ettin.checkpoint.folder.layout import (
-    MARKER_FILE,
     STATE_FOLDER,
     half_written_folders,
-    is_whole,
     list_steps,
     read_run_json,
     resolve_checkpoint,
@@ -201,7 +200,7 @@ def test_a_failed_write_stops_all_ranks_with_its_reason(tmp_path: Path, in_backg
         assert told == [f"saved {tmp_path / step_folder_name(1)}"]
     assert list_steps(tmp_path) == [1]
     assert half_written_folders(tmp_path) == []
-    assert is_whole(resolve_checkpoint(tmp_path))
+    assert is_complete(resolve_checkpoint(tmp_path))
 
 
 def save_beyond_limit(folder: str, limit_bytes: int) -> str:

@@ -94,7 +94,7 @@ def launch_killed_at(moment: str, case: Case) -> None:
     raise AssertionError(f"the save never came to {moment}")
 
 
-@pytest.mark.parametrize("moment", ["attempt_write", "describe_run", "_write_files", "mark_whole"])
+@pytest.mark.parametrize("moment", ["attempt_write", "describe_run", "_write_files", "mark_complete"])
 def test_save_cut_off_before_the_marker_is_not_a_checkpoint(tmp_path: Path, moment: str) -> None:
     first = run_ranks(1, launch, Case(2, save=str(tmp_path)))[0]
     run_ranks(1, launch_killed_at, moment, Case(4, load=first["folder"], save=str(tmp_path)))

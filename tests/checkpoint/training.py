@@ -27,7 +27,7 @@ class Case:
 
 def start(case: Case) -> Any:
     """Return this rank's training with fresh weights, and the counters of one that has made no step."""
-    from megatron_ettin.checkpoint.state import TrainingState
+    from megatron_ettin.checkpoint.folder.state import TrainingState
 
     model = replace(TINY, attention_output_dropout=case.dropout, vocab_size=case.vocab_size)
     config = tiny_run(case.objective, model=model, **dict(case.overrides))

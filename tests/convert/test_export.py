@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from megatron_ettin.checkpoint.folder import layout
-from megatron_ettin.checkpoint.folder.layout import mark_whole
+from megatron_ettin.checkpoint.folder import integrity
+from megatron_ettin.checkpoint.folder.integrity import mark_complete
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert import export
 from megatron_ettin.convert.check import CheckResult
@@ -202,7 +202,7 @@ def test_a_difference_that_is_no_number_does_not_pass() -> None:
 def test_a_damaged_checkpoint_is_refused_by_name(
     tmp_path: Path, checkpoint: Path, small_file_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "SMALL_FILE_BYTES", small_file_bytes)
+    monkeypatch.setattr(integrity, "SMALL_FILE_BYTES", small_file_bytes)
     victim = sorted(checkpoint.glob("step_*/state/*.distcp"))[3]
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
@@ -228,12 +228,12 @@ def rewrite_run(checkpoint: Path, **changes: Any) -> None:
         run["config"][section] |= values
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "complete.json").unlink()
-    mark_whole(folder)
+    mark_complete(folder)
 
 
 REFUSED = {
     "no such folder": (lambda run: None, {"load": "elsewhere"}, "--load elsewhere: there is no such folder"),
-    "no checkpoint": (lambda run: (run / "step_0000000" / "complete.json").unlink(), {}, "holds no whole checkpoint"),
+    "no checkpoint": (lambda run: (run / "step_0000000" / "complete.json").unlink(), {}, "has no complete checkpoint"),
     "wrong step": (lambda run: None, {"step": 7}, "--load-step 7"),
     "type": (
         lambda run: None,

@@ -34,7 +34,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 
 def train_and_save(overrides: dict[str, Any], save: Path) -> list[Shard]:
     """Train a step and write weights, optimizer and random state; return this rank's weights."""
-    from megatron_ettin.checkpoint.state import TrainingState
+    from megatron_ettin.checkpoint.folder.state import TrainingState
 
     training = start_training(tiny_run("mlm", model=ODD_VOCABULARY, **overrides))
     train_steps(training, range(1))

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_ettin.checkpoint.folder.layout import mark_whole, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.integrity import mark_complete
+from megatron_ettin.checkpoint.folder.layout import read_run_json, resolve_checkpoint
 from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
@@ -161,7 +162,7 @@ def test_a_checkpoint_of_mntp_becomes_an_encoder_without_head(
     run["lineage"].append({"objective": "mntp", "steps": 3, "tokens": 300, "parent": "run"})
     path.write_text(json.dumps(run | {"objective": "mntp"}))
     (path.parent / "complete.json").unlink()
-    mark_whole(path.parent)
+    mark_complete(path.parent)
     assert convert_to_hf.main(["--load", str(tmp_path / "run"), "--save", str(tmp_path / "out")]) == 0
     assert "largest difference of the final norm" in capsys.readouterr().out
     loaded = AutoModel.from_pretrained(tmp_path / "out")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_ettin.checkpoint.folder.layout import is_whole, list_steps, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.integrity import is_complete
+from megatron_ettin.checkpoint.folder.layout import list_steps, read_run_json, resolve_checkpoint
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.import_model import import_model
@@ -43,7 +44,7 @@ def test_the_checkpoint_describes_itself(tmp_path: Path, objective: str) -> None
     import_model(tmp_path / "hub", tmp_path / "run")
     assert list_steps(tmp_path / "run") == [0]
     folder = resolve_checkpoint(tmp_path / "run")
-    assert is_whole(folder)
+    assert is_complete(folder)
     described = read_run_json(folder)
     assert (described["step"], described["consumed_samples"], described["objective"]) == (0, 0, objective)
     assert described["lineage"] == [{"objective": objective, "steps": 0, "tokens": 0, "parent": "hub"}]

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, RUN_FILE, mark_whole, step_folder_name
+from megatron_ettin.checkpoint.folder.integrity import mark_complete
+from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, RUN_FILE, step_folder_name
 from megatron_ettin.convert.import_model import import_model
 from tests.convert.samples import their_model, write_hub_folder
 
@@ -52,6 +53,6 @@ def write_run(
         run["config"]["data"]["data_path"] = "3 /home/me/books 1 /home/me/web"
         (folder / RUN_FILE).write_text(json.dumps(run))
         (folder / "complete.json").unlink()
-        mark_whole(folder)
+        mark_complete(folder)
     records = [{"step": s, "loss": 5 - s / 100, "learning_rate": 0.001 * s} for s in range(5, max(steps) + 1, 5)]
     (save / METRICS_FILE).write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 9')

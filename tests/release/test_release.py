@@ -211,7 +211,7 @@ def mark_foreign(out: Path) -> None:
 
 WRONG: dict[str, tuple[Any, list[str], str]] = {
     "no such run": (lambda t: shutil.rmtree(t / "decay"), [], "there is no such folder"),
-    "no checkpoint in it": (lambda t: shutil.rmtree(t / "decay" / "step_0000003"), [], "holds no whole checkpoint"),
+    "no checkpoint in it": (lambda t: shutil.rmtree(t / "decay" / "step_0000003"), [], "has no complete checkpoint"),
     "half-written": (lambda t: (t / "decay/step_0000003/complete.json").unlink(), [], "half-written: step_0000003"),
     "damaged": (
         lambda t: (t / "decay/step_0000003/state/.metadata").unlink(),

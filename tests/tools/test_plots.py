@@ -104,8 +104,8 @@ def test_only_a_truncated_last_line_is_skipped(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for broken in ("[1]\n", '{"step": 3}\n', '{"ste\n'):
         metrics.write_text(broken + '{"step": 4, "tokens": 9, "loss": 1.0, "tokens_per_second": 9.0}\n')
-        with pytest.raises(ValueError, match=f"line 1 of {metrics} is no record of a step"):
+        with pytest.raises(ValueError, match=f"line 1 of {metrics} is not the record of a step"):
             read_loss_curve(metrics)
     done = tool("plot_run", tmp_path / "a", "--output", tmp_path / "b.png")
     assert done.returncode == 2
-    assert done.stderr == f"error: RUN {tmp_path / 'a'}: line 1 of {metrics} is no record of a step\n"
+    assert done.stderr == f"error: RUN {tmp_path / 'a'}: line 1 of {metrics} is not the record of a step\n"

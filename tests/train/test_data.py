@@ -209,5 +209,5 @@ def test_an_order_of_other_corpora_is_not_exported(tmp_path: Path, material: dic
     write_corpus(tmp_path / "books", babble(40, TINY.vocab_size, seed=9))
     with pytest.raises(ConfigError, match="the corpora are not those it was trained on; changed: data files"):
         export_training_order.main(["--load", str(tmp_path / "run")])
-    with pytest.raises(ConfigError, match="holds no whole checkpoint"):
+    with pytest.raises(ConfigError, match="has no complete checkpoint"):
         export_training_order.main(["--load", str(tmp_path)])

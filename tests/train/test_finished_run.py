@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_ettin.checkpoint.folder.layout import RUN_FILE, TOKENIZER_FOLDER, mark_whole, step_folder_name
+from megatron_ettin.checkpoint.folder.integrity import mark_complete
+from megatron_ettin.checkpoint.folder.layout import RUN_FILE, TOKENIZER_FOLDER, step_folder_name
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import write_json_atomic
 from megatron_ettin.train.finished_run import FinishedRun
@@ -22,7 +23,7 @@ def save(tmp_path: Path, objective: str) -> Path:
     data_path = write_corpus(tmp_path / "corpus", [document.tolist() for document in DOCUMENTS])
     config = tiny_run(objective, data_path=data_path, split="75,25,0", seq_length=64)
     write_json_atomic(folder / RUN_FILE, {"format_version": 1, "step": 7, "config": config.to_dict()})
-    mark_whole(folder)
+    mark_complete(folder)
     return tmp_path / "run"
 
 
@@ -47,5 +48,5 @@ def test_validation_split_is_the_last_quarter_whole(objective: str, save: Path) 
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no whole checkpoint"):
+    with pytest.raises(ConfigError, match="has no complete checkpoint"):
         FinishedRun.open(tmp_path)

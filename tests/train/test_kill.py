@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 import pytest
 
+from megatron_ettin.checkpoint.folder.integrity import check_large_files
 from megatron_ettin.checkpoint.folder.layout import (
     METRICS_FILE,
-    check_large_files,
     half_written_folders,
     list_steps,
     resolve_checkpoint,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.checkpoint.folder.layout import check_large_files, list_steps, resolve_checkpoint, step_folder_name
+from megatron_ettin.checkpoint.folder.integrity import check_large_files
+from megatron_ettin.checkpoint.folder.layout import list_steps, resolve_checkpoint, step_folder_name
 from megatron_ettin.config.checks import check_run
 from megatron_ettin.errors import ConfigError
 from tests.helpers.distributed import run_ranks

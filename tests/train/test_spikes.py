@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from megatron_ettin.checkpoint.state import TrainingState
+from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.config.training import TrainingConfig
 from megatron_ettin.train.spikes import SPIKE_LEAST_STEPS, SPIKE_WINDOW_STEPS, StepGuard
 from megatron_ettin.train.step import StepResult, Sums

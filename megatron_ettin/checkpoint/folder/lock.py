@@ -1,14 +1,17 @@
-"""One live run per SAVE folder. Standard library only, so that a refusal costs no import."""
+"""One live run per SAVE folder, and no deletion of a checkpoint that is being read. Standard library only."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+from megatron_ettin.checkpoint.folder.integrity import MARKER_FILE
 from megatron_ettin.checkpoint.folder.layout import LOCK_FILE
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import locked
@@ -52,6 +55,30 @@ class SaveLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a complete checkpoint from being deleted by the run that writes there while the block reads it.
+
+    The hold ends with the process, however it ends. On a file system without locks there is none.
+    """
+    with (folder / MARKER_FILE).open("rb") as marker:
+        with suppress(OSError):
+            fcntl.flock(marker, fcntl.LOCK_SH)
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether a process reads a complete checkpoint."""
+    with (folder / MARKER_FILE).open("rb") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _holder(path: Path) -> str:

@@ -1,47 +1,20 @@
-"""A run's figures as its metrics.jsonl has them."""
+"""The records of a run's metrics.jsonl: reading them, the loss curve, and dropping later ones. Stdlib only."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE
+from megatron_ettin.files import atomic_file
 
 Record = Mapping[str, float]
-"""One line."""
-
-
-def read_metrics(save: Path) -> tuple[Record, ...]:
-    """Return the records of a run's folder by step; () where it has none. Lines that a kill cut short are left out."""
-    try:
-        lines = (save / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ()
-    parsed = (_parse(line) for line in lines)
-    return tuple(sorted((record for record in parsed if record is not None), key=lambda record: record["step"]))
-
-
-def metrics_at(records: Sequence[Record], step: int) -> Record:
-    """Return each figure's latest value up to and including ``step``; a validation is not part of every record."""
-    known: dict[str, float] = {}
-    for record in records:
-        if record["step"] <= step:
-            known.update(record)
-    return known
-
-
-def _parse(line: str) -> Record | None:
-    try:
-        record: Any = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return None
-    return {name: value for name, value in record.items() if value is not None}
+"""One line: the figures of one step by name, without those that are null (not finite)."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +23,14 @@ class LossPoint:
 
     step: int
     tokens: int
-    """Tokens trained on until then."""
+    """Trained tokens up to this step."""
     loss: float
-    """Nats a scored token."""
+    """Nats per scored token."""
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """What one run's metrics say, in the order of steps."""
+    """The losses of one run, in the order of steps."""
 
     training: tuple[LossPoint, ...]
     validation: tuple[LossPoint, ...]
@@ -65,33 +38,84 @@ class LossCurve:
     """The median over the run."""
 
 
-def read_loss_curve(metrics: Path) -> LossCurve:
-    """Read a metrics file, one JSON object a line. A step that a resumed run took again counts as taken last.
+def read_metrics(save: Path) -> tuple[Record, ...]:
+    """Return the records of a run's folder by step, () if it has none; truncated lines are skipped."""
+    try:
+        lines = _read_lines(save / METRICS_FILE)
+    except OSError:
+        return ()
+    return tuple(sorted((record for _, record in _valid_records(lines)), key=lambda record: record["step"]))
 
-    The last line may have been cut short by a kill, and is then left out.
+
+def metrics_at(records: Sequence[Record], step: int) -> Record:
+    """Return the latest value of each figure up to and including ``step``; not every record has a validation loss."""
+    latest: dict[str, float] = {}
+    for record in records:
+        if record["step"] <= step:
+            latest.update(record)
+    return latest
+
+
+def read_loss_curve(metrics: Path) -> LossCurve:
+    """Read a metrics file; of a step that a resumed run repeated, the last record counts.
+
+    The last line may be truncated by a kill, and is then skipped.
 
     Raises:
-        ValueError: the file holds no training loss, or another line is no record of a step.
+        ValueError: the file has no training loss, or another line is not the record of a step.
     """
     training: dict[int, LossPoint] = {}
     validation: dict[int, LossPoint] = {}
     speed: dict[int, float] = {}
-    lines = metrics.read_text(encoding="utf-8").splitlines()
+    lines = _read_lines(metrics)
     for number, line in enumerate(lines, 1):
         try:
-            told = json.loads(line)
-            step, tokens = told["step"], told["tokens"]
-            if told.get("loss") is not None:  # a skipped step may have none
-                training[step] = LossPoint(step, tokens, told["loss"])
-                speed[step] = told["tokens_per_second"]
-            if told.get("validation_loss") is not None:
-                validation[step] = LossPoint(step, tokens, told["validation_loss"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+            record = _parse(line)
+            step, tokens = int(record["step"]), int(record["tokens"])
+            if "loss" in record:  # a skipped step may have none
+                training[step] = LossPoint(step, tokens, record["loss"])
+                speed[step] = record["tokens_per_second"]
+            if "validation_loss" in record:
+                validation[step] = LossPoint(step, tokens, record["validation_loss"])
+        except (ValueError, KeyError):
             if number < len(lines):
-                raise ValueError(f"line {number} of {metrics} is no record of a step") from None
+                raise ValueError(f"line {number} of {metrics} is not the record of a step") from None
     if not training:
-        raise ValueError(f"{metrics} holds no training loss")
+        raise ValueError(f"{metrics} has no training loss")
     return LossCurve(_in_order(training), _in_order(validation), statistics.median(speed.values()))
+
+
+def drop_records_from(metrics: Path, step: int) -> None:
+    """Delete the records of ``step`` and later ones, and truncated lines, from a metrics file, if there is one."""
+    if not metrics.exists():
+        return
+    lines = _read_lines(metrics)
+    kept = [line for line, record in _valid_records(lines) if record["step"] < step]
+    if len(kept) < len(lines):
+        with atomic_file(metrics) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _read_lines(metrics: Path) -> list[str]:
+    return metrics.read_text(encoding="utf-8").splitlines()
+
+
+def _valid_records(lines: Sequence[str]) -> Iterator[tuple[str, Record]]:
+    for line in lines:
+        with suppress(ValueError):
+            yield line, _parse(line)
+
+
+def _parse(line: str) -> Record:
+    """Return the record of a line.
+
+    Raises:
+        ValueError: the line is not the record of a step.
+    """
+    record: Any = json.loads(line)
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise ValueError("a record is an object with a step")
+    return {name: value for name, value in record.items() if value is not None}
 
 
 def _in_order(points: dict[int, LossPoint]) -> tuple[LossPoint, ...]:

@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from megatron_ettin.checkpoint.folder.integrity import DamagedCheckpoint
 from megatron_ettin.checkpoint.folder.layout import (
-    DamagedCheckpoint,
     folder_step,
     is_one_step,
     list_steps,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TENSORBOARD_FOLDER
+from megatron_ettin.checkpoint.folder.metrics_file import drop_records_from
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError, one_line
-from megatron_ettin.files import atomic_file
 from megatron_ettin.train.step import StepResult, Sums
 
 Record = dict[str, float | int]
@@ -78,7 +78,7 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         files.jsonl.parent.mkdir(parents=True, exist_ok=True)
-        _keep_lines_before(files.jsonl, first_step)
+        drop_records_from(files.jsonl, first_step)
         self._jsonl = files.jsonl.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(files.tensorboard), purge_step=first_step)
         self._wandb = wandb
@@ -101,26 +101,6 @@ class MetricsLog:
         self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def _keep_lines_before(path: Path, first_step: int) -> None:
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _step_of(line) < first_step]
-    if len(kept) == len(lines):
-        return
-    with atomic_file(path) as partial:
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    """Return a line's step; one cut short by a kill counts as never written."""
-    try:
-        record: Any = json.loads(line)
-        return int(record["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def open_wandb(config: RunConfig) -> Any | None:

@@ -24,20 +24,20 @@ def test_writing_counts_what_reading_finds(tmp_path: Path) -> None:
         assert file.tell() == sum(map(len, chunks))
     whole = b"".join(chunks)
     assert path.read_bytes() == whole
-    assert file.facts == integrity.file_facts(path) == {"bytes": len(whole), "crc32": f"{binascii.crc32(whole):08x}"}
+    assert file.record == integrity.file_record(path) == {"bytes": len(whole), "crc32": f"{binascii.crc32(whole):08x}"}
 
 
 @pytest.mark.parametrize("small_file_bytes", [0, 2**24], ids=["large", "small"])
 def test_every_flipped_bit_is_found(tmp_path: Path, small_file_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any file but the marker itself; large files are read by one check, small ones by the other."""
-    monkeypatch.setattr(layout, "SMALL_FILE_BYTES", small_file_bytes)
-    check = layout.check_small_files if small_file_bytes else layout.check_large_files
+    monkeypatch.setattr(integrity, "SMALL_FILE_BYTES", small_file_bytes)
+    check = integrity.check_small_files if small_file_bytes else integrity.check_large_files
     folder, rng = write_step(tmp_path, 5), random.Random(1)
     (folder / layout.TOKENIZER_FOLDER).mkdir()
     (folder / layout.TOKENIZER_FOLDER / "tokenizer.json").write_text("{}")
-    layout.mark_whole(folder)
+    integrity.mark_complete(folder)
     check(folder)
-    names = json.loads((folder / layout.MARKER_FILE).read_text())["files"]
+    names = json.loads((folder / integrity.MARKER_FILE).read_text())["files"]
     assert len(names) == 3
     for name in names:
         path = folder / name
@@ -46,7 +46,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path, small_file_bytes: int, monke
             damaged = bytearray(written)
             damaged[bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)
-            with pytest.raises(layout.DamagedCheckpoint, match=f"damaged, {name} has checksum"):
+            with pytest.raises(integrity.DamagedCheckpoint, match=f"damaged, {name} has checksum"):
                 check(folder)
         path.write_bytes(written)
     check(folder)
@@ -54,40 +54,40 @@ def test_every_flipped_bit_is_found(tmp_path: Path, small_file_bytes: int, monke
 
 def test_ranks_share_the_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file is read by exactly one of them."""
-    monkeypatch.setattr(layout, "SMALL_FILE_BYTES", 0)
+    monkeypatch.setattr(integrity, "SMALL_FILE_BYTES", 0)
     folder = write_step(tmp_path, 5)
     for rank in range(5):
         (folder / layout.STATE_FOLDER / f"__{rank}_1.distcp").write_bytes(b"y" * rank)
-    layout.mark_whole(folder)
+    integrity.mark_complete(folder)
     read: list[str] = []
 
     def note(folder: Path, files: dict[str, Any]) -> str:
         read.extend(files)
         return ""
 
-    monkeypatch.setattr(layout, "first_damage", note)
+    monkeypatch.setattr(integrity, "first_damage", note)
     for part in range(3):
-        layout.check_large_files(folder, part=part, num_parts=3)
-    files = json.loads((folder / layout.MARKER_FILE).read_text())["files"]
+        integrity.check_large_files(folder, part=part, num_parts=3)
+    files = json.loads((folder / integrity.MARKER_FILE).read_text())["files"]
     assert sorted(read) == sorted(name for name, told in files.items() if told["bytes"])
 
 
 def test_a_damaged_marker_is_no_proof(tmp_path: Path) -> None:
     folder = write_step(tmp_path, 5)
     for text in ("", "{", "[]", '{"files": []}', '{"files": {"run.json": {}}}', '{"files": {"run.json": 3}}'):
-        (folder / layout.MARKER_FILE).write_text(text)
-        with pytest.raises(layout.DamagedCheckpoint, match="does not tell its files"):
+        (folder / integrity.MARKER_FILE).write_text(text)
+        with pytest.raises(integrity.DamagedCheckpoint, match="does not list its files"):
             layout.resolve_checkpoint(tmp_path)
 
 
 def test_a_checkpoint_of_an_older_version_has_sizes_only(tmp_path: Path) -> None:
     folder = write_step(tmp_path, 5)
-    marker = folder / layout.MARKER_FILE
+    marker = folder / integrity.MARKER_FILE
     files = json.loads(marker.read_text())["files"]
     marker.write_text(json.dumps({"files": {name: {"bytes": told["bytes"]} for name, told in files.items()}}))
     victim = folder / layout.STATE_FOLDER / "__0_0.distcp"
     victim.write_bytes(b"z" * 100)
     assert layout.resolve_checkpoint(tmp_path) == folder
     victim.write_bytes(b"z" * 99)
-    with pytest.raises(layout.DamagedCheckpoint, match="has 99 bytes and was written with 100"):
+    with pytest.raises(integrity.DamagedCheckpoint, match="has 99 bytes and was written with 100"):
         layout.resolve_checkpoint(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.checkpoint.folder import layout
+from megatron_ettin.checkpoint.folder import integrity, layout
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import write_json_atomic
 
@@ -20,7 +20,7 @@ def write_step(save: Path, step: int, *, whole: bool = True) -> Path:
     (folder / layout.STATE_FOLDER / "__0_0.distcp").write_bytes(b"x" * 100)
     write_json_atomic(folder / layout.RUN_FILE, {"format_version": layout.FORMAT_VERSION, "step": step})
     if whole:
-        layout.mark_whole(folder)
+        integrity.mark_complete(folder)
         layout.point_latest(save, step)
     return folder
 
@@ -74,14 +74,14 @@ def test_names_what_was_found_instead(tmp_path: Path) -> None:
     write_step(tmp_path, 7, whole=False)
     message = refusal(tmp_path, 6)
     assert message.startswith("--load-step 6:")
-    assert "whole steps: 5" in message
+    assert "complete steps: 5" in message
     assert "half-written: step_0000007" in message
     assert "half-written" in refusal(tmp_path / layout.step_folder_name(7))
     assert refusal(tmp_path / layout.step_folder_name(5), 6).startswith("--load-step 6:")
 
 
 def test_refuses_a_folder_without_checkpoints(tmp_path: Path) -> None:
-    assert refusal(tmp_path).startswith(f"--load {tmp_path}: holds no whole checkpoint")
+    assert refusal(tmp_path).startswith(f"--load {tmp_path}: has no complete checkpoint")
     assert "no such folder" in refusal(tmp_path / "absent")
 
 
@@ -98,7 +98,7 @@ def test_names_a_damaged_file(tmp_path: Path, damage: str) -> None:
 
 def test_marker_vouches_for_every_file(tmp_path: Path) -> None:
     folder = write_step(tmp_path, 5)
-    told = json.loads((folder / layout.MARKER_FILE).read_text())["files"]
+    told = json.loads((folder / integrity.MARKER_FILE).read_text())["files"]
     assert told["state/__0_0.distcp"] == {"bytes": 100, "crc32": f"{binascii.crc32(b'x' * 100):08x}"}
     assert set(told) == {"state/__0_0.distcp", layout.RUN_FILE}
 
@@ -106,7 +106,7 @@ def test_marker_vouches_for_every_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (json.dumps({"format_version": layout.FORMAT_VERSION + 1}), "format 2 is not known"),
+        (json.dumps({"format_version": layout.FORMAT_VERSION + 1}), "format 2 is not supported"),
         ("{", "does not describe a checkpoint"),
         ("[]", "does not describe a checkpoint"),
         ("{}", "does not describe a checkpoint"),

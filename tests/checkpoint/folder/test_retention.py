@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from megatron_ettin.checkpoint.folder import layout, retention
+from megatron_ettin.checkpoint.folder import integrity, layout, lock, retention
 from megatron_ettin.config.checkpoint import CheckpointConfig
 from megatron_ettin.files import write_json_atomic
 
@@ -20,7 +20,7 @@ def write_step(save: Path, step: int, tokens: int = 0, *, whole: bool = True) ->
     (folder / layout.STATE_FOLDER / "__0_0.distcp").write_bytes(b"x")
     write_json_atomic(folder / layout.RUN_FILE, {"format_version": 1, "step": step, "consumed_tokens": tokens})
     if whole:
-        layout.mark_whole(folder)
+        integrity.mark_complete(folder)
     return folder
 
 
@@ -87,7 +87,7 @@ def test_half_written_folders_before_it_go_too(tmp_path: Path) -> None:
 def test_what_is_being_read_stays_until_a_later_save(tmp_path: Path) -> None:
     config = CheckpointConfig(keep_last_checkpoints=1)
     folder = write_step(tmp_path, 1)
-    with layout.held(folder):
+    with lock.held(folder):
         retention.retire(write_step(tmp_path, 2), config)
         assert layout.list_steps(tmp_path) == [1, 2]
     retention.retire(write_step(tmp_path, 3), config)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from megatron_ettin.checkpoint.folder import layout
+from megatron_ettin.checkpoint.folder import integrity
 from megatron_ettin.checkpoint.folder.layout import (
     METRICS_FILE,
     RUN_FILE,
@@ -129,7 +129,7 @@ def launch_with_large_files(run: Any) -> str:
     """Launch, or return the refusal, as if all files were long ones: ranks look at them together."""
     from unittest.mock import patch
 
-    with patch.object(layout, "SMALL_FILE_BYTES", 0):
+    with patch.object(integrity, "SMALL_FILE_BYTES", 0):
         try:
             return launch(run)
         except ConfigError as error:
@@ -168,4 +168,4 @@ def test_a_run_goes_on_before_the_damage_and_leaves_no_trace_of_it(
     assert metrics(copy) == metrics(whole)
     assert_same_weights(copy, whole)
     for step in (4, 6):
-        layout.check_large_files(copy / step_folder_name(step))
+        integrity.check_large_files(copy / step_folder_name(step))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.checkpoint.folder.layout import mark_whole, step_folder_name
+from megatron_ettin.checkpoint.folder.integrity import mark_complete
+from megatron_ettin.checkpoint.folder.layout import step_folder_name
 from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
@@ -57,7 +58,7 @@ def write_checkpoint(save: Path, step: int = 5, **values: Any) -> Path:
     write_tokenizer(folder / "tokenizer")
     described = {"format_version": 1, "step": step, "objective": config.training.objective, "config": config.to_dict()}
     write_json_atomic(folder / "run.json", described)
-    mark_whole(folder)
+    mark_complete(folder)
     return folder
 
 
@@ -263,6 +264,6 @@ class TestLoading:
         folder = write_checkpoint(tmp_path / "old")
         (folder / "complete.json").unlink()
         write_json_atomic(folder / "run.json", {"format_version": 1, "config": {"model": {"hidden_size": "wide"}}})
-        mark_whole(folder)
+        mark_complete(folder)
         message = refusal({**files, "--load": str(tmp_path / "old")})
         assert message.startswith("--hidden-size wide (run.json of --load")
