@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+from common import require
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULT = ROOT / "benchmarks" / "results" / "convert_cpu"
@@ -168,6 +170,7 @@ def main() -> None:
     parser.add_argument("--with-check", action="store_true", help="time the export with its check too")
     parser.add_argument("--rounds", type=int, default=5, help="exports and copies of each size")
     options = parser.parse_args()
+    require("pytest", extra="dev")  # by the tests that write random weights
     measurements = []
     load = os.getloadavg()[0]
     for size in options.sizes:

@@ -1,9 +1,9 @@
-"""An encoder's log-likelihoods in batches, beside one forward pass of transformers' model per token.
+"""Time of an encoder's log-likelihoods: batched scoring against one forward pass of transformers per token.
 
-Encoders of random weights in published sizes, and one of 2 million parameters, score requests of random tokens in the
-lengths of two kinds of task: pairs of sentences that differ in one token (BLiMP), and a question with two answers that
-do (PIQA). Both ways take turns on the same requests, the slow one on a part of them, as its time per token stays the
-same. Prints a table, and with --save writes benchmarks/results/encoder_scorer_cpu.md.
+Encoders with random weights, in published sizes and one of 2 million parameters, score requests of random tokens with
+the lengths of two kinds of task: pairs of sentences that differ in one token (BLiMP), and a question with two answers
+that differ in one token (PIQA). Both methods alternate on the same requests; the slow one scores a subset, since its
+time per token is constant. Prints a table; --save also writes benchmarks/results/encoder_scorer_cpu.md.
 
     python benchmarks/encoder_scorer.py [--threads 2] [--sizes nano 17m] [--rounds 3] [--requests 400] [--save]
 """
@@ -14,7 +14,6 @@ import argparse
 import platform
 import random
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from common import clock_for, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,11 +35,11 @@ SHAPES = {
     "17m": {"vocab_size": 50368, "hidden_size": 256, "intermediate_size": 384, "layers": 7, "heads": 4},
     "68m": {"vocab_size": 50368, "hidden_size": 512, "intermediate_size": 768, "layers": 19, "heads": 8},
 }
-"""Layers, heads and widths of the published 17m and 68m, and of a 2m model as the nano runs train."""
+"""Layers, heads and widths of the published 17m and 68m models, and of the 2m model of the nano runs."""
 
 FRAME = Frame(cls=1, sep=2, mask=4, max_positions=512)
 PAD = 3
-WANTED_RATIO, ALLOWED_DIFFERENCE = 10, 1e-5
+GOAL_RATIO, ALLOWED_DIFFERENCE = 10, 1e-5
 
 Request = tuple[list[int], list[int]]
 """Context and continuation."""
@@ -47,21 +47,21 @@ Request = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model and kind of task. Times are medians of the rounds, per token scored."""
+    """One model and kind of task; times are medians over the rounds, per scored token."""
 
     size: str
     task: str
     tokens: int
     tokens_seen: float
-    """Mean length of what the model is shown for one token."""
+    """Mean length of the input for one scored token."""
     slow_ms: float
     fast_ms: float
     difference: float
-    """Largest between two log-likelihoods of a request."""
+    """Largest difference between the log-likelihoods of a request by the two methods."""
 
 
 def build_model(size: str) -> Any:
-    """Return an encoder of random weights."""
+    """Return an encoder with random weights."""
     import transformers
 
     shape = SHAPES[size]
@@ -73,30 +73,30 @@ def build_model(size: str) -> Any:
     )  # fmt: skip
     model = transformers.ModernBertForMaskedLM(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # fresh weights give flat logits, in which differences would not show
+        for parameter in model.parameters():  # initial weights give flat logits, which would hide differences
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
 
 
 def draw_requests(task: str, count: int) -> list[Request]:
-    """Return twos of requests with one context, whose continuations differ in one token."""
-    drawn = random.Random(0)
+    """Return pairs of requests with a common context, whose continuations differ in one token."""
+    generator = random.Random(0)
     contexts, endings = {"pairs": ((0, 0), (6, 14)), "choices": ((8, 24), (5, 45))}[task]
 
-    def some(bounds: tuple[int, int]) -> list[int]:
-        return [drawn.randrange(10, 8000) for _ in range(drawn.randint(*bounds))]
+    def draw(bounds: tuple[int, int]) -> list[int]:
+        return [generator.randrange(10, 8000) for _ in range(generator.randint(*bounds))]
 
-    found: list[Request] = []
+    requests: list[Request] = []
     for _ in range(count // 2):
-        context, first = some(contexts), some(endings)
+        context, first = draw(contexts), draw(endings)
         second = list(first)
-        second[drawn.randrange(len(second))] = drawn.randrange(10, 8000)
-        found += [(context, first), (context, second)]
-    return found
+        second[generator.randrange(len(second))] = generator.randrange(10, 8000)
+        requests += [(context, first), (context, second)]
+    return requests
 
 
 def holes_of(requests: Sequence[Request]) -> list[tuple[Hole, int]]:
-    """Return what is asked of the model for these requests."""
+    """Return the masked inputs of these requests, each with its token to score."""
     return [
         (hole, token)
         for context, ending in requests
@@ -104,72 +104,72 @@ def holes_of(requests: Sequence[Request]) -> list[tuple[Hole, int]]:
     ]
 
 
-def score_one_at_a_time(model: Any, asked: Sequence[tuple[Hole, int]]) -> list[float]:
-    """Return each token's log-probability from a forward pass of its own."""
-    found = []
+def score_one_at_a_time(model: Any, holes: Sequence[tuple[Hole, int]]) -> list[float]:
+    """Return each token's log-probability, with a separate forward pass for each."""
+    scores = []
     with torch.inference_mode():
-        for hole, token in asked:
+        for hole, token in holes:
             logits_V = model(input_ids=torch.tensor([hole.tokens])).logits[0, hole.position]
-            found.append(float(logits_V.log_softmax(dim=-1)[token]))
-    return found
+            scores.append(float(logits_V.log_softmax(dim=-1)[token]))
+    return scores
 
 
 def measure(size: str, task: str, num_requests: int, rounds: int, threads: int) -> Measurement:
-    """Score the same requests in both ways, turn and turn about."""
-    clock = time.process_time if threads == 1 else time.perf_counter
+    """Score the same requests with both methods, alternating."""
+    clock, _ = clock_for(threads)
     model = build_model(size)
     scorer = MaskedScorer(model, PAD, tokens_per_batch=2048)
     requests = draw_requests(task, num_requests)
-    some = requests[: max(2, num_requests // 20)]
-    asked, asked_slowly = holes_of(requests), holes_of(some)
-    scorer.score(asked_slowly)
+    subset = requests[: max(2, num_requests // 20)]
+    holes, slow_holes = holes_of(requests), holes_of(subset)
+    scorer.score(slow_holes)
     slow_s, fast_s = [], []
     for _ in range(rounds):
         start = clock()
-        slow = score_one_at_a_time(model, asked_slowly)
+        slow = score_one_at_a_time(model, slow_holes)
         between = clock()
-        fast = [score.log_prob for score in scorer.score(asked)]
-        slow_s.append((between - start) / len(asked_slowly))
-        fast_s.append((clock() - between) / len(asked))
+        fast = [score.log_prob for score in scorer.score(holes)]
+        slow_s.append((between - start) / len(slow_holes))
+        fast_s.append((clock() - between) / len(holes))
     difference, place = 0.0, 0
-    for _, ending in some:
+    for _, ending in subset:
         part = slice(place, place := place + len(ending))
         difference = max(difference, abs(sum(slow[part]) - sum(fast[part])))
-    shown = sum(len(hole.tokens) for hole, _ in asked) / len(asked)
-    return Measurement(size, task, len(asked), shown, 1e3 * median(slow_s), 1e3 * median(fast_s), difference)
+    shown = sum(len(hole.tokens) for hole, _ in holes) / len(holes)
+    return Measurement(size, task, len(holes), shown, 1e3 * median(slow_s), 1e3 * median(fast_s), difference)
 
 
-def table(found: Sequence[Measurement], threads: int, rounds: int) -> str:
+def table(measurements: Sequence[Measurement], threads: int, rounds: int) -> str:
     """Return the measurements as Markdown."""
-    how = f"{threads} threads, wall time" if threads > 1 else "1 thread, CPU time"
+    _, how = clock_for(threads)
     rows = [
         f"| {m.size} | {m.task} | {m.tokens:,} | {m.tokens_seen:.0f} | {m.slow_ms:.2f} | {m.fast_ms:.3f} | "
         f"{m.slow_ms / m.fast_ms:.1f} | {m.difference:.0e} |"
-        for m in found
+        for m in measurements
     ]
     return "\n".join(
         [
             "# Log-likelihoods by an encoder on a CPU",
             "",
-            "Left to right: a [MASK] at the token that is scored, and nothing of the text after it. fp32; "
+            "Left to right: a [MASK] in place of the scored token, and no text after it. fp32; "
             f"{how}, median of {rounds} rounds; torch {torch.__version__}, {platform.machine()}. Made by "
             f"`python benchmarks/encoder_scorer.py --threads {threads} --save`.",
             "",
-            "| model | task | tokens scored | tokens shown for one | ms a token, one at a time | batched | x | "
+            "| model | task | scored tokens | input tokens for one | ms a token, one at a time | batched | x | "
             "difference |",
             "|---|---|---:|---:|---:|---:|---:|---:|",
             *rows,
             "",
-            f"Wanted are {WANTED_RATIO} x and differences of at most {ALLOWED_DIFFERENCE:.0e} nats between a request's "
-            "log-likelihoods. Minimal pairs share their beginnings, which are run once. In long texts the model's body "
-            "weighs most, of which a batch spares nothing but what single passes waste.",
+            f"The goals are {GOAL_RATIO} x and differences of at most {ALLOWED_DIFFERENCE:.0e} nats between the "
+            "log-likelihoods of a request. Minimal pairs share their prefixes, which are computed once. In long texts most of the "
+            "time is spent in the layers, where batching only saves the overhead of single passes.",
             "",
         ]
     )
 
 
 def main() -> None:
-    """Measure, print and perhaps save."""
+    """Measure, print, and save with --save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=["nano", "17m"])
@@ -178,16 +178,12 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} too")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    found = [
+    measurements = [
         measure(size, task, given.requests, given.rounds, given.threads)
         for size in given.sizes
         for task in ("pairs", "choices")
     ]
-    told = table(found, given.threads, given.rounds)
-    print(told)
-    if given.save:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(told)
+    publish(table(measurements, given.threads, given.rounds), RESULTS, save=given.save)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""One optimizer step on a CPU over the tensors of ettin-17m: StableAdamW beside torch's foreach and fused AdamW.
+"""Time of one optimizer step on a CPU over the tensors of ettin-17m: StableAdamW, and torch's foreach and fused AdamW.
 
     python benchmarks/optimizer_cpu.py [--threads N] [--rounds N] [--save]
 
-Rounds take turns, so that what else the machine does strikes all alike; told is the fastest round of each. One thread
-is measured in its CPU time, which leaves out when others had the core; several in wall time. --save writes the table
-to benchmarks/results/optimizer_cpu.md.
+The optimizers alternate, so that other load affects all of them; the fastest round of each counts. One thread is timed
+in CPU time, which excludes other processes, several in wall time. --save writes the table to
+benchmarks/results/optimizer_cpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import clock_for, publish
 
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.optim.stable_adamw import StableAdamW
@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weig
 
 
 def shapes(model: ModelConfig) -> list[tuple[int, ...]]:
-    """Return the shapes of a model's parameters, fused as the trainer holds them, the tied matrix once."""
+    """Return the shapes of a model's parameters, fused as in the trainer, the tied matrix once."""
     hidden, ffn, vocabulary = model.hidden_size, model.ffn_hidden_size, model.vocab_size
     layer = [(hidden,), (3 * hidden, hidden), (hidden, hidden), (hidden,), (2 * ffn, hidden), (hidden, ffn)]
     layers = (layer * model.num_layers)[1:]  # the first layer has no norm before its attention
@@ -44,7 +44,7 @@ def build(optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
 def measure(rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Return seconds of the fastest step of each optimizer."""
+    """Return the seconds of the fastest step of each optimizer."""
     optimizers = {
         OURS: build(lambda tensors: StableAdamW(tensors, **SETTINGS)),
         FOREACH: build(lambda tensors: torch.optim.AdamW(tensors, foreach=True, **SETTINGS)),
@@ -62,7 +62,7 @@ def measure(rounds: int, clock: Callable[[], float]) -> dict[str, float]:
 def table(best: dict[str, float], threads: int, rounds: int) -> str:
     """Return the measurements as Markdown."""
     values = sum(torch.Size(shape).numel() for shape in shapes(MODEL))
-    how = f"{threads} threads, wall time" if threads > 1 else "1 thread, CPU time"
+    _, how = clock_for(threads)
     rows = [f"| {name} | {1e3 * seconds:.1f} | {seconds / best[FUSED]:.2f} |" for name, seconds in best.items()]
     return "\n".join(
         [
@@ -75,27 +75,23 @@ def table(best: dict[str, float], threads: int, rounds: int) -> str:
             "|---|---:|---:|",
             *rows,
             "",
-            f"StableAdamW takes {best[OURS] / best[FOREACH]:.2f} x the time of foreach (at most 1 is wanted) and "
-            f"{best[OURS] / best[FUSED]:.2f} x that of fused (at most 3).",
+            f"StableAdamW takes {best[OURS] / best[FOREACH]:.2f} x the time of foreach (goal: at most 1) and "
+            f"{best[OURS] / best[FUSED]:.2f} x that of fused (goal: at most 3).",
             "",
         ]
     )
 
 
 def main() -> None:
-    """Measure, print and perhaps save."""
+    """Measure, print, and save with --save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name} too")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    clock = time.process_time if given.threads == 1 else time.perf_counter
-    told = table(measure(given.rounds, clock), given.threads, given.rounds)
-    print(told)
-    if given.save:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(told)
+    clock, _ = clock_for(given.threads)
+    publish(table(measure(given.rounds, clock), given.threads, given.rounds), RESULTS, save=given.save)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""transformers' ModernBERT classes trained on the same chunks: what a run without this trainer would get."""
+"""Training transformers' ModernBERT classes on the same chunks of text, as the peer of train_step_gpu.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IGNORED = -100
 def peer_step(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     """Time training steps of transformers' class of the run's shape: compiled, bf16, sdpa, fused AdamW.
 
-    The decoder's window and the encoder's are what the classes themselves make of the shape.
+    The attention windows are those that the classes derive from the shape.
     """
     model = build_peer(config, sparse=False).cuda().to(torch.bfloat16).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -31,10 +31,10 @@ def peer_step(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     batches = padded_batches(config)
     seconds, tokens, flops, losses = [], [], [], []
     for step in range(2 + steps):
-        taken = [batches[(step * MICRO_BATCHES + i) % len(batches)] for i in range(MICRO_BATCHES)]
+        micro_batches = [batches[(step * MICRO_BATCHES + i) % len(batches)] for i in range(MICRO_BATCHES)]
         torch.cuda.synchronize()
         started = time.perf_counter()
-        for batch in taken:
+        for batch in micro_batches:
             inputs = {name: torch.from_numpy(batch[name]).cuda() for name in ("input_ids", "attention_mask", "labels")}
             loss = compiled(**inputs).loss / MICRO_BATCHES
             loss.backward()
@@ -43,8 +43,8 @@ def peer_step(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
         losses.append(loss.item() * MICRO_BATCHES)
         if step >= 2:
             seconds.append(time.perf_counter() - started)
-            lengths = [int(n) for batch in taken for n in batch["attention_mask"].sum(1)]
-            scored = sum(int((batch["labels"] != IGNORED).sum()) for batch in taken)
+            lengths = [int(n) for batch in micro_batches for n in batch["attention_mask"].sum(1)]
+            scored = sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches)
             tokens.append(sum(lengths))
             mask_kind = mask_kind_of(config.training.objective)
             flops.append(training_flops(config.model, mask_kind, lengths, scored))
@@ -57,15 +57,15 @@ def peer_step(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     }
 
 
-def padded_batches(config: RunConfig, wanted: int = 8) -> list[dict[str, np.ndarray]]:
-    """Return micro-batches of chunks, each a row padded to the sequence length; MLM hides 30% of the tokens."""
+def padded_batches(config: RunConfig, number: int = 8) -> list[dict[str, np.ndarray]]:
+    """Return micro-batches of chunks, each a row padded to the sequence length; the masking rate is the run's."""
     tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
     rows = build_training_rows(config, open_corpus(config), tokenizer)
     size, length = config.training.micro_batch_size // 2 or 1, config.data.seq_length
-    chunks = [chunk for sample in range(2 * size * wanted) for chunk in rows.row(sample)]
+    chunks = [chunk for sample in range(2 * size * number) for chunk in rows.row(sample)]
     rng = np.random.default_rng(0)
     batches = []
-    for first in range(0, size * wanted, size):
+    for first in range(0, size * number, size):
         tokens = np.full((size, length), tokenizer.pad_id, dtype=np.int64)
         mask = np.zeros((size, length), dtype=np.int64)
         for row, chunk in enumerate(chunks[first : first + size]):

@@ -1,4 +1,4 @@
-"""transformers' ModernBERT classes in the shape of a run, with random weights: what benchmarks compare with."""
+"""transformers' ModernBERT classes with random weights in the shape of a run, as the peers of the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from megatron_ettin.config.run import RunConfig
 
 
 def build_peer(config: RunConfig, *, sparse: bool) -> torch.nn.Module:
-    """Return the class of the run's objective, with sdpa; windows and RoPE bases are those the classes default to.
+    """Return a model of the objective's class, with sdpa and the class's default windows and RoPE bases.
 
     Args:
-        config: its shape and objective.
-        sparse: whether an encoder's head runs on masked positions only.
+        config: the shape and the objective.
+        sparse: whether an encoder's head is computed for masked positions only.
     """
     model = config.model
     shape = {

@@ -27,6 +27,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import fail
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "preprocess_cpu.md"
 GOALS = {"tokenizers": 12.0, "datatrove": 10.0, "gigatoken": 0.7}
@@ -172,6 +174,14 @@ def build_ways(options: argparse.Namespace, corpus: Path, stretch: Path, folder:
     return ways
 
 
+def can_import_datatrove(interpreter: str) -> bool:
+    """Whether an interpreter exists and has datatrove installed."""
+    try:
+        return subprocess.run([interpreter, "-c", "import datatrove"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def python(program: str) -> list[str]:
     """Return the command that runs a program."""
     return [sys.executable, "-c", program]
@@ -234,6 +244,8 @@ def main() -> int:
         "--output", type=Path, help="write the table there, such as benchmarks/results/preprocess_cpu.md"
     )
     options = parser.parse_args()
+    if options.datatrove and not can_import_datatrove(options.datatrove):
+        fail(f"--datatrove {options.datatrove}: is not a Python interpreter that can import datatrove")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = options.corpus or folder / "corpus.jsonl"

@@ -1,11 +1,11 @@
-"""How long training waits for a checkpoint of ettin-150m on a CPU: synchronous beside --async-save.
+"""Time that training waits for a checkpoint of ettin-150m on a CPU: synchronous saves against --async-save.
 
     python benchmarks/save_cpu.py [--preset NAME] [--rounds N] [--folder DIR] [--save]
 
-Both write weights and AdamW's moments of one process to the same disk, with fsync, and take turns. The pause of an
-asynchronous save is all the time its calls take from training: planning and copying, the question between steps whether
-it is written, and what marks it whole. Between these the process sleeps. The first asynchronous save, which allocates
-the copies' memory, is told apart. --save writes the table to benchmarks/results/save_cpu.md.
+Both write the weights and AdamW's moments of one process to the same disk, with fsync, and alternate. The pause of an
+asynchronous save is the time that its calls take from training: planning and copying, the checks between steps whether
+it is written, and marking it complete. Between these the process sleeps. The first asynchronous save, which allocates
+the memory of the copies, is listed separately. --save writes the table to benchmarks/results/save_cpu.md.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common import publish
+
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.train.run import silence_expected_warnings
 
 RESULTS = Path(__file__).parent / "results" / "save_cpu.md"
-WANTED_SHARE = 0.20
+GOAL_SHARE = 0.20
 SECONDS_BETWEEN_STEPS = 0.1
 
 
 def build(preset: str) -> Any:
-    """Return a training of one process whose optimizer has made a step."""
+    """Return the training of one process, after one optimizer step."""
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import start_process
     from megatron_ettin.train.build import build_training
@@ -45,7 +47,7 @@ def build(preset: str) -> Any:
 
 
 class Saves:
-    """Saves one training again and again, each time as the next step of a folder that keeps the last one."""
+    """Repeated saves of one training, each as the next step of a folder that keeps the last checkpoint."""
 
     def __init__(self, training: Any, folder: Path, *, in_background: bool) -> None:
         from megatron_ettin.checkpoint.folder.state import TrainingState
@@ -58,16 +60,16 @@ class Saves:
         self._saver = Saver(config, training.parts, tokenizer_files={}, tell=self._saved.append)
 
     def once(self) -> tuple[float, float]:
-        """Save; return seconds that training waited and seconds until the checkpoint was whole."""
+        """Save; return the seconds that training waited, and those until the checkpoint was complete."""
         self._state.count_step(samples=1, tokens=1)
-        begun, waited, told = time.perf_counter(), 0.0, len(self._saved)
+        start, waited, saves_before = time.perf_counter(), 0.0, len(self._saved)
         call = lambda: self._saver.save(self._state)  # noqa: E731
         while True:
-            started = time.perf_counter()
+            call_start = time.perf_counter()
             call()
-            waited += time.perf_counter() - started
-            if len(self._saved) > told:
-                return waited, time.perf_counter() - begun
+            waited += time.perf_counter() - call_start
+            if len(self._saved) > saves_before:
+                return waited, time.perf_counter() - start
             time.sleep(SECONDS_BETWEEN_STEPS)
             call = self._saver.finish_if_written
 
@@ -78,19 +80,19 @@ def measure(preset: str, folder: Path, rounds: int) -> str:
 
     training = build(preset)
     kinds = {"synchronous": False, "asynchronous": True}
-    saves = {kind: Saves(training, folder / kind, in_background=it) for kind, it in kinds.items()}
+    saves = {kind: Saves(training, folder / kind, in_background=background) for kind, background in kinds.items()}
     for kind in kinds:
         (folder / kind).mkdir()
-    first = {kind: it.once() for kind, it in saves.items()}
-    times = {kind: [it.once() for _ in range(1)] for kind, it in saves.items()}
-    for _ in range(rounds - 1):
-        for kind, it in saves.items():
-            times[kind].append(it.once())
+    first = {kind: repeated.once() for kind, repeated in saves.items()}
+    times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, repeated in saves.items():
+            times[kind].append(repeated.once())
     size = sum(path.stat().st_size for path in (folder / "synchronous").rglob("*.distcp"))
-    pause = {kind: statistics.median(waited for waited, _ in told) for kind, told in times.items()}
-    whole = {kind: statistics.median(seconds for _, seconds in told) for kind, told in times.items()}
+    pause = {kind: statistics.median(waited for waited, _ in rounds_of) for kind, rounds_of in times.items()}
+    complete = {kind: statistics.median(seconds for _, seconds in rounds_of) for kind, rounds_of in times.items()}
     ratio = pause["asynchronous"] / pause["synchronous"]
-    rows = [f"| {kind} | {pause[kind]:.2f} | {whole[kind]:.2f} | {first[kind][0]:.2f} |" for kind in kinds]
+    rows = [f"| {kind} | {pause[kind]:.2f} | {complete[kind]:.2f} | {first[kind][0]:.2f} |" for kind in kinds]
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     return "\n".join(
         [
@@ -100,35 +102,33 @@ def measure(preset: str, folder: Path, rounds: int) -> str:
             f"{torch.get_num_threads()} threads, median of {rounds} rounds; torch {torch.__version__}, "
             f"{platform.machine()}. Made by `python benchmarks/save_cpu.py --save`.",
             "",
-            "| save | training waits, s | whole after, s | first wait, s |",
+            "| save | training waits, s | complete after, s | first wait, s |",
             "|---|---:|---:|---:|",
             *rows,
             "",
             f"Training waits for an asynchronous save {ratio:.1%} of the time that it waits for a synchronous one "
-            f"(at most {WANTED_SHARE:.0%} is wanted).",
+            f"(goal: at most {GOAL_SHARE:.0%}).",
         ]
     )
 
 
 def main() -> None:
-    """Measure, print, and keep with --save."""
+    """Measure, print, and save with --save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="ettin-150m", choices=sorted(PRESETS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--folder", default="", help="where to write checkpoints; default the system's temporary folder"
+        "--folder", default="", help="folder for the checkpoints; by default the system's temporary folder"
     )
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
     silence_expected_warnings()
     folder = Path(tempfile.mkdtemp(prefix="save_cpu_", dir=options.folder or None))
     try:
-        table = measure(options.preset, folder, options.rounds)
+        page = measure(options.preset, folder, options.rounds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(table)
-    if options.save:
-        RESULTS.write_text(table + "\n")
+    publish(page, RESULTS, save=options.save)
 
 
 if __name__ == "__main__":

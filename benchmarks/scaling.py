@@ -1,10 +1,10 @@
-"""Time and cost of the six sizes at 2T tokens on more GPUs: a projection on paper, from a step rate and a network.
+"""Projected time and cost of training the six sizes on 2T tokens with more GPUs, from a step rate and a network.
 
     python benchmarks/scaling.py [--rates FILE] [--price DOLLARS]
 
-Without --rates a GPU's rate is the one that the authors' published hours imply. FILE is JSON, size -> tokens/s of one
-GPU. A step takes what its tokens take at that rate, and then, as if nothing overlapped, the sum of the gradients
-(fp32, reduce-scatter) and the gathering of the weights (bf16) over the GPUs' slowest links.
+Without --rates, a GPU's rate is derived from the authors' published hours. FILE is JSON, size -> tokens/s of one GPU.
+A step takes the time of its tokens at that rate, plus, without any overlap, the reduction of the gradients (fp32,
+reduce-scatter) and the gathering of the weights (bf16) over the slowest links between the GPUs.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ ROWS_PER_STEP = 4608
 GPUS = (1, 4, 32, 256)
 AUTHORS_GPUS = 4
 AUTHORS_HOURS = {"17m": 141, "32m": 212, "68m": 300, "150m": 470, "400m": 950, "1b": 2170}
-"""On four H100 for 2T tokens, as the paper tells them."""
+"""On four H100 for 2T tokens, as reported in the paper."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What one GPU sends and receives."""
+    """Bandwidth and latency of one GPU."""
 
     gpus_per_node: int = 8
     in_node_bytes_per_second: float = 360e9
-    """NVLink of the fourth generation: 450e9 one way by the data sheet, 80% of it reached."""
+    """Fourth-generation NVLink: 80% of the 450e9 in one direction of the data sheet."""
     between_nodes_bytes_per_second: float = 40e9
-    """One port of 400 Gbit/s for each GPU, 80% of it reached."""
+    """80% of one port of 400 Gbit/s for each GPU."""
     latency_seconds: float = 20e-6
     """Of one exchange between neighbours."""
 
 
 def exchange_seconds(parameters: int, gpus: int, network: Network) -> float:
-    """Return what gradients and weights take: a ring over all GPUs, as fast as its slowest link.
+    """Return the time to exchange gradients and weights in a ring over all GPUs, limited by its slowest link.
 
-    Each of n GPUs passes on (n - 1) / n of 4 bytes a parameter for the gradients and 2 for the weights.
+    Each of n GPUs sends (n - 1) / n of 4 bytes a parameter for the gradients and of 2 for the weights.
     """
     if gpus == 1:
         return 0.0
     inside = gpus <= network.gpus_per_node
     rate = network.in_node_bytes_per_second if inside else network.between_nodes_bytes_per_second
-    hops = 2 * math.ceil(math.log2(gpus))  # NCCL's trees for what is small; rings would add more
+    hops = 2 * math.ceil(math.log2(gpus))  # by NCCL's trees; the latency of rings is higher
     return 6 * parameters * (gpus - 1) / gpus / rate + hops * network.latency_seconds
 
 
 def hours(parameters: int, rate: float, gpus: int, network: Network) -> float:
-    """Return the time for TOKENS.
+    """Return the hours for TOKENS.
 
     Args:
-        parameters: of the model.
-        rate: tokens a second of one GPU alone.
-        gpus: how many share each step.
-        network: between them.
+        parameters: number of parameters.
+        rate: tokens per second of a single GPU.
+        gpus: number of GPUs that share each step.
+        network: the network between them.
     """
     tokens_per_step = ROWS_PER_STEP * PUBLISHED_TOKENS_PER_ROW
     step = tokens_per_step / (rate * gpus) + exchange_seconds(parameters, gpus, network)
@@ -69,7 +69,7 @@ def hours(parameters: int, rate: float, gpus: int, network: Network) -> float:
 
 
 def authors_rate(size: str) -> float:
-    """Return the tokens a second of one GPU that the authors' hours imply."""
+    """Return the tokens per second of one GPU, derived from the authors' hours."""
     return TOKENS / (AUTHORS_HOURS[size] * 3600 * AUTHORS_GPUS)
 
 
@@ -82,8 +82,8 @@ def table(rates: Mapping[str, float], price: float, network: Network) -> str:
         parameters = count_parameters(model).total
         cells = []
         for gpus in GPUS:
-            taken = hours(parameters, rates[size], gpus, network)
-            cells.append(f"{_time(taken)}, ${taken * gpus * price:,.0f}")
+            duration = hours(parameters, rates[size], gpus, network)
+            cells.append(f"{_time(duration)}, ${duration * gpus * price:,.0f}")
         lines.append(_row([size, f"{rates[size]:,.0f}", *cells, f"{AUTHORS_HOURS[size]:,} h"]))
     return "\n".join(lines)
 
@@ -92,15 +92,15 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _time(taken: float) -> str:
-    return f"{taken:,.0f} h" if taken >= 10 else f"{taken:.1f} h"
+def _time(duration: float) -> str:
+    return f"{duration:,.0f} h" if duration >= 10 else f"{duration:.1f} h"
 
 
 def main() -> None:
     """Print the projection."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", metavar="FILE", help="JSON: size -> tokens/s of one GPU")
-    parser.add_argument("--price", type=float, default=2.5, metavar="DOLLARS", help="of one GPU for an hour")
+    parser.add_argument("--price", type=float, default=2.5, metavar="DOLLARS", help="price of one GPU-hour")
     options = parser.parse_args()
     rates = {size: authors_rate(size) for size in SIZES}
     if options.rates:

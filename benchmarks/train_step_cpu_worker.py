@@ -1,4 +1,4 @@
-"""One measurement of benchmarks/train_step_cpu.py, in a process of its own; prints a JSON object last."""
+"""One measurement of benchmarks/train_step_cpu.py in its own process; the last line of output is a JSON object."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 
 WARM_UP = 3
-"""Steps that do not count."""
+"""Steps before the measurement."""
 
 
 def main() -> None:
-    """Do what the request says."""
+    """Run the measurement that the request in the first argument describes."""
     request = json.loads(sys.argv[1])
     torch.set_num_threads(request["threads"])
-    run = configure(request)
+    config = configure(request)
     if request["task"] == "shares":
-        found: dict[str, Any] = shares(run, request["steps"])
+        result: dict[str, Any] = shares(config, request["steps"])
     elif request["name"] == "ours":
-        found = {"tokens_per_second": our_speed(run)}
+        result = {"tokens_per_second": our_speed(config)}
     else:
-        found = {"tokens_per_second": trainer_speed(run, request, sparse="sparse" in request["name"])}
-    print("\n" + json.dumps(found))
+        result = {"tokens_per_second": trainer_speed(config, request, sparse="sparse" in request["name"])}
+    print("\n" + json.dumps(result))
 
 
 def configure(request: dict[str, Any]) -> RunConfig:
-    """Return the run: the published recipe of the 17M model in small batches."""
+    """Return the run: the published recipe of the 17M model with small batches."""
     settings = ["--preset", "ettin-17m", "--objective", request["objective"], "--device", "cpu"]
     settings += ["--packing", "best-fit", "--micro-batch-size", request["rows"], "--global-batch-size", request["rows"]]
     settings += ["--train-iters", WARM_UP + request["steps"], "--log-interval", 1, "--eval-interval", 0]
@@ -46,13 +46,13 @@ def configure(request: dict[str, Any]) -> RunConfig:
 
 
 def our_speed(config: RunConfig) -> float:
-    """Train with the product's own loop and return real tokens per second, by what it tells of its steps."""
+    """Train with this trainer and return real tokens per second, from its metrics."""
+    from megatron_ettin.checkpoint.folder.metrics_file import read_metrics
     from megatron_ettin.train.preflight.prepare import prepare_run
     from megatron_ettin.train.run import run as train
 
     train(prepare_run(Command(config), world_size=1))
-    lines = (Path(config.checkpoint.save) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    steps = [json.loads(line) for line in lines]
+    steps = read_metrics(Path(config.checkpoint.save))
     tokens = np.diff([step["tokens"] for step in steps])[WARM_UP - 1 :]
     seconds = tokens / [step["tokens_per_second"] for step in steps[WARM_UP:]]
     return float(tokens.sum() / seconds.sum())
@@ -75,7 +75,7 @@ def trainer_speed(config: RunConfig, request: dict[str, Any], *, sparse: bool) -
         return batch
 
     class Clock(TrainerCallback):
-        """Notes when each step ended."""
+        """Records the end of each step."""
 
         ends: list[float] = []  # noqa: RUF012
 
@@ -106,24 +106,24 @@ def trainer_speed(config: RunConfig, request: dict[str, Any], *, sparse: bool) -
     return float(sum(tokens) / took.sum())
 
 
-def examples(config: RunConfig, wanted: int) -> list[dict[str, list[int]]]:
-    """Return the chunks of the first rows that our run trains on, each an example of its own."""
+def examples(config: RunConfig, number: int) -> list[dict[str, list[int]]]:
+    """Return the chunks of the first rows of our run, one example for each."""
     from megatron_ettin.train.datasets import build_training_rows, open_corpus
 
     tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
     rows = build_training_rows(config, open_corpus(config), tokenizer)
-    found: list[dict[str, list[int]]] = []
+    chunks: list[dict[str, list[int]]] = []
     sample = 0
-    while len(found) < wanted:
+    while len(chunks) < number:
         for chunk in rows.row(sample):
             ids = [tokenizer.cls_id, *chunk.tokens.tolist(), tokenizer.sep_id]
-            found.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
+            chunks.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
         sample += 1
-    return found[:wanted]
+    return chunks[:number]
 
 
 def shares(config: RunConfig, steps: int) -> dict[str, Any]:
-    """Return which part of a step takes which share of it, and the rate of the model's work."""
+    """Return the share of each part of a step, the model FLOP/s, and those of a matrix product."""
     from megatron_ettin.objectives.objective import build_objective
     from megatron_ettin.runtime.device import choose_device, product_rate
     from megatron_ettin.runtime.process import end_process, start_process
@@ -139,7 +139,7 @@ def shares(config: RunConfig, steps: int) -> dict[str, Any]:
     training = build_training(config, objective.traits.mask_kind, device, ranks)
     rows = build_training_rows(config, open_corpus(config), tokenizer)
     spent: dict[str, float] = {}
-    watch_parts(training, spent)
+    time_parts(training, spent)
     work, total = 0, 0.0
     plan = plan_steps(config, rows, objective)
     with build_ahead(
@@ -149,11 +149,11 @@ def shares(config: RunConfig, steps: int) -> dict[str, Any]:
             if step == WARM_UP:
                 spent.clear()
                 work, total = 0, 0.0
-            started = time.perf_counter()
+            start = time.perf_counter()
             with timed(spent, "waiting for data"):
                 batches = batches_of(step)
             work += train_step(training, batches, config.optimizer.lr / 100).sums.model_flops
-            total += time.perf_counter() - started
+            total += time.perf_counter() - start
     peak = product_rate(device, torch.float32, size=2048, rounds=10)
     end_process()
     spent["norms, residuals and the rest"] = total - sum(spent.values())
@@ -161,16 +161,16 @@ def shares(config: RunConfig, steps: int) -> dict[str, Any]:
     return {"shares": part, "flops_per_second": work / total, "peak": peak}
 
 
-def watch_parts(training: Any, spent: dict[str, float]) -> None:
+def time_parts(training: Any, spent: dict[str, float]) -> None:
     """Add the seconds of each part, forward and backward, to ``spent``."""
     from megatron_ettin.model import ettin
 
     model = training.model
     for layer in model.transformer.layers:
-        watch(layer.self_attention, "attention and its projections", spent)
-        watch(layer.mlp, "MLP", spent)
-    watch(model.embedding, "embedding", spent)
-    watch(model.head, "head, output matrix and loss", spent)
+        time_module(layer.self_attention, "attention and its projections", spent)
+        time_module(layer.mlp, "MLP", spent)
+    time_module(model.embedding, "embedding", spent)
+    time_module(model.head, "head, output matrix and loss", spent)
     loss, step = ettin.scored_cross_entropy, training.optimizer.step_with_ready_grads
 
     def timed_call(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -184,28 +184,28 @@ def watch_parts(training: Any, spent: dict[str, float]) -> None:
     training.optimizer.step_with_ready_grads = timed_call(step, "optimizer")
 
 
-def watch(module: torch.nn.Module, name: str, spent: dict[str, float]) -> None:
-    """Time one module by hooks; on a CPU what a module does is done when it returns."""
-    started: list[float] = []
+def time_module(module: torch.nn.Module, name: str, spent: dict[str, float]) -> None:
+    """Time one module by hooks; on a CPU a module is finished when it returns."""
+    starts: list[float] = []
 
-    def begin(*args: Any) -> None:
-        started.append(time.perf_counter())
+    def before(*args: Any) -> None:
+        starts.append(time.perf_counter())
 
-    def end(*args: Any) -> None:
-        spent[name] = spent.get(name, 0.0) + time.perf_counter() - started.pop()
+    def after(*args: Any) -> None:
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - starts.pop()
 
-    module.register_forward_pre_hook(begin)
-    module.register_forward_hook(end)
-    module.register_full_backward_pre_hook(begin)
-    module.register_full_backward_hook(end)
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+    module.register_full_backward_pre_hook(before)
+    module.register_full_backward_hook(after)
 
 
 @contextmanager
 def timed(spent: dict[str, float], name: str) -> Iterator[None]:
-    """Add the seconds of what runs inside to ``spent[name]``."""
-    started = time.perf_counter()
+    """Add the seconds of the block to ``spent[name]``."""
+    start = time.perf_counter()
     yield
-    spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+    spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Training speed on one GPU: every shape, both objectives, each kind of layer, beside transformers' own classes.
+"""Training speed on one GPU: every size, both objectives and each kind of layer, against transformers' classes.
 
     python benchmarks/train_step_gpu.py --data PREFIX --tokenizer DIR [--sizes 17m 150m ...] [--objectives mlm clm]
         [--layers local engine fp8] [--seq-length 1024] [--steps N] [--peer] [--profile FILE] [--output FILE]
 
-Rows are those that a run would train on: real text, packed best-fit, masked anew every time, built by the feeding
-thread while the step before runs. A step is the product's own: forward, backward, optimizer. Told is the median over
-steps. Model FLOP/s count the work that the objective defines (planning/model_size.py); MFU is their share of
-the card's nominal bf16 rate and of what a product of two 8192 x 8192 matrices reaches here.
+Rows are those of a run: real text, packed best-fit, with fresh masks, prefetched while the previous step runs. A step
+is forward, backward and optimizer; medians over the steps are reported. Model FLOP/s count the work that the objective
+defines (planning/model_size.py); MFU is their share of the GPU's nominal bf16 rate, and of the rate of a product of
+two 8192 x 8192 matrices. The layers engine and fp8 need the extra [te].
 
 --peer trains transformers' ModernBertForMaskedLM or ModernBertDecoderForCausalLM in the same process, compiled, bf16,
-sdpa, fused AdamW, on the same chunks, each a row of its own padded to the sequence length.
+sdpa, fused AdamW, on the same chunks, each in its own row padded to the sequence length.
 """
 
 from __future__ import annotations
@@ -26,27 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peer_gpu import peer_step
+from common import fail, require
 
 from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
-from megatron_ettin.objectives.objective import build_objective
-from megatron_ettin.runtime.backend import resolve_backend
-from megatron_ettin.runtime.device import choose_device, product_rate
-from megatron_ettin.runtime.process import end_process, start_process
-from megatron_ettin.train.build import Training, build_training
-from megatron_ettin.train.datasets import build_training_rows, open_corpus
-from megatron_ettin.train.prefetch import build_ahead, pinned, plan_steps, step_batches
-from megatron_ettin.train.step import train_step
 
 SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")
 MICRO_BATCH_TOKENS = {"17m": 131072, "32m": 131072, "68m": 65536, "150m": 65536, "400m": 32768, "1b": 16384}
-"""Fills the card with one micro-batch and leaves room for what backward keeps."""
+"""One micro-batch fills the GPU, activations included."""
 MICRO_BATCHES = 8
-"""In a step; the published batch has 70 to 280 of them on one card, so the optimizer's share here is the larger."""
+"""In one step; the published batch has 70 to 280 of them on one GPU, so the optimizer's share is larger here."""
 NOMINAL_BF16 = {"NVIDIA H200": 989.5e12, "NVIDIA H100 80GB HBM3": 989.5e12, "NVIDIA A100-SXM4-80GB": 312e12}
-"""Dense bf16 operations a second by the vendor's data sheets."""
+"""Dense bf16 operations per second, from the vendor's data sheets."""
 LAYERS = {
     "local": ["--transformer-impl", "local"],
     "engine": ["--transformer-impl", "transformer_engine"],
@@ -55,8 +46,14 @@ LAYERS = {
 
 
 def main() -> None:
-    """Measure what the command line names and write a JSON line for each."""
+    """Measure all combinations on the command line, print a line for each, and write them to --output."""
     arguments = parse_arguments()
+    if set(arguments.layers) - {"local"}:
+        require("transformer_engine", extra="te")
+    if not torch.cuda.is_available():
+        fail("this benchmark needs a GPU, and torch sees none")
+    from megatron_ettin.runtime.device import choose_device, product_rate
+
     device = torch.cuda.get_device_name()
     peak = product_rate(choose_device("cuda"), torch.bfloat16, rounds=13)
     print(f"{device}, torch {torch.__version__}, bf16 product {peak / 1e12:.0f} TFLOP/s", flush=True)
@@ -93,8 +90,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def attempts(arguments: argparse.Namespace, size: str, objective: str, layers: str) -> Iterator[dict[str, Any]]:
-    """Measure one shape; a failure is told and does not end the others."""
-    run = configure(arguments, size, objective, layers)
+    """Measure one combination; a failure is recorded, and the next combination runs."""
+    from peer_gpu import peer_step
+
+    config = configure(arguments, size, objective, layers)
     names = {"size": size, "objective": objective, "layers": layers, "seq_length": arguments.seq_length}
     kinds: list[tuple[str, Callable[..., dict[str, Any]]]] = [(layers, measure)]
     if arguments.peer and layers == arguments.layers[0]:
@@ -102,13 +101,13 @@ def attempts(arguments: argparse.Namespace, size: str, objective: str, layers: s
     for name, kind in kinds:
         try:
             with fresh_memory():
-                yield names | {"layers": name} | kind(run, arguments.steps, arguments.profile)
+                yield names | {"layers": name} | kind(config, arguments.steps, arguments.profile)
         except Exception as error:
             yield names | {"layers": name, "error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def configure(arguments: argparse.Namespace, size: str, objective: str, layers: str) -> RunConfig:
-    """Return the run of one shape."""
+    """Return the run of one combination."""
     rows = max(1, (arguments.micro_batch_tokens or MICRO_BATCH_TOKENS[size]) // arguments.seq_length)
     settings = ["--preset", f"ettin-{size}", "--objective", objective, "--bf16", "--packing", "best-fit"]
     settings += ["--seq-length", arguments.seq_length, "--micro-batch-size", rows]
@@ -119,7 +118,17 @@ def configure(arguments: argparse.Namespace, size: str, objective: str, layers: 
 
 
 def measure(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
-    """Time steps of the product's own loop without its saving and showing."""
+    """Time the trainer's steps, without checkpoints and logging."""
+    from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+    from megatron_ettin.objectives.objective import build_objective
+    from megatron_ettin.runtime.backend import resolve_backend
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.process import start_process
+    from megatron_ettin.train.build import build_training
+    from megatron_ettin.train.datasets import build_training_rows, open_corpus
+    from megatron_ettin.train.prefetch import build_ahead, pinned, plan_steps, step_batches
+    from megatron_ettin.train.step import train_step
+
     device = choose_device("cuda")
     config, _ = resolve_backend(config, device)
     tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
@@ -158,8 +167,8 @@ def measure(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     }
 
 
-def optimizer_seconds(training: Training) -> float:
-    """Return how long the optimizer's step takes by itself, once warm."""
+def optimizer_seconds(training: Any) -> float:
+    """Return the seconds of one optimizer step after warm-up."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     training.optimizer.step()
@@ -169,7 +178,9 @@ def optimizer_seconds(training: Training) -> float:
 
 @contextmanager
 def fresh_memory() -> Iterator[None]:
-    """Give what is measured the card and the process groups to itself."""
+    """Free the GPU's memory and the process groups after a measurement."""
+    from megatron_ettin.runtime.process import end_process
+
     try:
         yield
     finally:
@@ -181,7 +192,7 @@ def fresh_memory() -> Iterator[None]:
 
 @contextmanager
 def profiled(path: str) -> Iterator[None]:
-    """Write the kernels of what runs inside by their total time, where a path is given."""
+    """Append the kernels of the block, sorted by total time, to a file; does nothing without a path."""
     if not path:
         yield
         return
@@ -196,7 +207,7 @@ def profiled(path: str) -> Iterator[None]:
 
 
 def line(record: dict[str, Any]) -> str:
-    """Return a record as a line of the table."""
+    """Return a record as one line."""
     name = f"{record['size']:>5} {record['objective']} {record['layers']:<12} {record['seq_length']:>5}"
     if "error" in record:
         return f"{name}  {record['error']}"
