@@ -161,8 +161,8 @@ def table(measurements: Sequence[Measurement], threads: int, rounds: int) -> str
             *rows,
             "",
             f"The goals are {GOAL_RATIO} x and differences of at most {ALLOWED_DIFFERENCE:.0e} nats between the "
-            "log-likelihoods of a request. Minimal pairs share their prefixes, which are computed once. In long texts most of the "
-            "time is spent in the layers, where batching only saves the overhead of single passes.",
+            "log-likelihoods of a request. Minimal pairs share their prefixes, which are computed once. In long texts "
+            "most of the time is spent in the layers, where batching only saves the overhead of single passes.",
             "",
         ]
     )

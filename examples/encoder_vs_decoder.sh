@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The Ettin paper's comparison in half an hour, on two CPU cores: an encoder, a decoder and the two kinds made from them,
-# in two sizes, trained on real text, released, put to every suite of tools/evaluate.py, and drawn as in the paper.
+# The Ettin paper's comparison in half an hour on two CPU cores: an encoder, a decoder and the two kinds made from them,
+# in two sizes, trained on real text, released, evaluated on every suite of tools/evaluate.py, and compared in figures.
 #
 #   examples/encoder_vs_decoder.sh [--corpus FILE] [--data DIR] [--output DIR] [--tokens N] [--sizes LIST] [-- FLAG ...]
 #
-#   --corpus FILE   text to learn from: .jsonl with a "text" in each line, or plain text; without it the Python
-#                   standard library's sources and docstrings
-#   --data DIR      labelled data, a folder a suite (docs/evaluation.md); what it lacks is mined from the Python packages
-#                   that are installed
-#   --output DIR    where everything goes (default: runs/encoder_vs_decoder); a former run of the same settings there goes
-#                   on where it stopped
+#   --corpus FILE   training text: .jsonl with a "text" in each line, or plain text (default: sources and docstrings of
+#                   the Python standard library)
+#   --data DIR      labelled data, a folder for each suite (docs/evaluation.md); other suites are mined from the
+#                   installed Python packages
+#   --output DIR    folder for all results (default: runs/encoder_vs_decoder); an interrupted run with the same settings
+#                   is resumed
 #   --tokens N      length of the first phase of each model (default: 600000)
 #   --sizes LIST    of 0.7m and 2m parameters (default: 0.7m,2m)
 #   FLAG ...        for tools/evaluate.py, such as other seeds: -- --seeds 1
@@ -42,7 +42,7 @@ suites=(classification retrieval generative bias)
 [[ -z $data || -d $data ]] || refuse "--data $data: there is no such folder"
 given=""
 for suite in "${suites[@]}"; do [[ -z $data || ! -d $data/$suite ]] || given=yes; done
-[[ -z $data || $given ]] || refuse "--data $data: holds none of the folders ${suites[*]}"
+[[ -z $data || $given ]] || refuse "--data $data: has none of the folders ${suites[*]}"
 [[ -z $data ]] || data="$(realpath -- "$data")"
 [[ $tokens =~ ^[1-9][0-9]{3,8}$ ]] || refuse "--tokens $tokens: must be a whole number of 1000 or more"
 [[ $sizes =~ ^(0\.7m|2m)(,(0\.7m|2m))*$ ]] || refuse "--sizes $sizes: must be of 0.7m and 2m, with a comma between"
@@ -53,25 +53,25 @@ mark="$output/.encoder_vs_decoder"
 home="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ $output == /* ]] || output="$(realpath --canonicalize-missing --relative-to="$home" -- "$output")"
 cd "$home"
-# Without an active environment, the one that make install made.
+# If no environment is active, use that of make install.
 [[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
-# What is wrong shows now, not after the training: flags, since --help comes when all before it are read, and packages.
+# Check flags and packages before the training; argparse handles --help after parsing the flags before it.
 python tools/evaluate.py "${evaluate_flags[@]}" --help >/dev/null || exit 2
 find_missing='import sys; from importlib.util import find_spec; print(*(p for p in sys.argv[1:] if not find_spec(p)))'
 missing="$(python -c "$find_missing" accelerate datasets lm_eval scipy sentence_transformers sklearn)"
 [[ -z $missing ]] || refuse "these packages are missing: $missing; pip install 'megatron_ettin[eval]'"
 mkdir -p "$output/models"
 touch "$output/.encoder_vs_decoder"
-# All that this script starts holds the lock: what outlives a kill is waited for.
+# All processes of this script inherit the lock, so those that outlive a kill are waited for.
 exec {lock}>"$output/.lock"
-flock --nonblock "$lock" || { echo "waiting for what a former run has left at work"; flock "$lock"; }
+flock --nonblock "$lock" || { echo "waiting for the processes of an interrupted run"; flock "$lock"; }
 
-# Two processes share two cores: one thread each. Nothing is fetched.
+# Two processes share two cores, with one thread each. Nothing is downloaded.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 stage() { printf '\n[%4d s] %s\n' "$SECONDS" "$1"; }
 
-train_four() { # train_four SIZE: all four kinds by the nano recipe, on the same text and with the same tokenizer
+train_four() { # train_four SIZE: all four kinds with the nano recipe, on the same text with the same tokenizer
   stage "$1: training"
   local shape=()
   [[ $1 != 0.7m ]] || shape=(--hidden-size 96 --ffn-hidden-size 144 --num-attention-heads 2)
@@ -79,17 +79,17 @@ train_four() { # train_four SIZE: all four kinds by the nano recipe, on the same
     ${corpus:+--corpus "$corpus"} -- "${shape[@]}"
 }
 
-release() { # release CHECKPOINTS MODEL: as a Hugging Face folder, which appears whole or not at all
+release() { # release CHECKPOINTS MODEL: as a Hugging Face folder, written atomically
   [[ -e $output/models/$2 ]] || python tools/convert_to_hf.py --load "$1" --save "$output/models/$2"
 }
 
-# Small models take large steps; inputs and trainings are short, so that eight models take some twelve minutes.
+# Small models need large learning rates; inputs and trainings are short, so that eight models take about 12 minutes.
 protocol=(--seeds 1 2 3
   --classification-learning-rates 1e-3 3e-3 --classification-choice-seeds 1 --classification-epochs 2
   --classification-train-items 1000 --classification-max-length 64
   --retrieval-learning-rates 1e-3 3e-3 --retrieval-batch-pairs 32 --retrieval-mini-batch 32 --retrieval-max-length 64)
 
-evaluate() { # evaluate KIND ...: become the evaluation of all models of these kinds
+evaluate() { # evaluate KIND ...: exec the evaluation of all models of these kinds
   local kind size models=()
   for kind in "$@"; do
     for size in "${sizes[@]}"; do models+=("$output/models/$kind-$size"); done
@@ -115,7 +115,7 @@ done
 
 stage "tasks"
 mine_all() {
-  # Packages that come with this one; nothing of them is in the standard library's text.
+  # Packages that are installed with this one, and are not part of the standard library's text.
   local packages=(matplotlib networkx pandas scipy sklearn sympy)
   rm -rf -- "${output:?}/mined"
   python tools/mine_tasks.py --source "${packages[@]}" --output "$output/mined"
@@ -131,10 +131,10 @@ for suite in "${suites[@]}"; do
   ln -sfnr -- "$from" "$output/tasks/$suite"
 done
 
-stage "every model through every suite, two at a time"
+stage "evaluation of every model on every suite, two at a time"
 failed=""
 evaluate encoder decoder-from-encoder >"$output/evaluate.log" 2>&1 & first=$!
-trap 'kill "$first"' EXIT # Ctrl-C does not reach what runs in the background
+trap 'kill "$first"' EXIT # Ctrl-C does not reach background processes
 (evaluate decoder encoder-from-decoder) || failed=yes
 wait "$first" || failed=yes
 trap - EXIT
@@ -142,5 +142,5 @@ cat "$output/evaluate.log"
 
 stage "figures and report"
 python tools/compare.py "$output/results" --output "$output/comparison"
-[[ -z $failed ]] || { echo "error: results are missing, see above; the same command tries them again" >&2; exit 1; }
+[[ -z $failed ]] || { echo "error: results are missing, see above; the same command retries them" >&2; exit 1; }
 echo "made in $SECONDS s, in $output"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The Ettin paper in minutes, on two CPU cores: an encoder and a decoder through all three phases, each made into the
-# other kind, and all four measured under both objectives.
+# The Ettin paper in minutes on two CPU cores: an encoder and a decoder through all three phases, each then trained as
+# the other kind, and all four evaluated under both objectives.
 #
 #   examples/ettin_nano.sh [--corpus FILE] [--output DIR] [--tokens N] [--text DIR] [--resume] [-- FLAG ...]
 #
-#   --corpus FILE   text to learn from: .jsonl with a "text" in each line, or plain text; without it the Python
-#                   standard library's sources and docstrings
-#   --output DIR    where everything goes (default: runs/ettin_nano); a former run of this script there is replaced
+#   --corpus FILE   training text: .jsonl with a "text" in each line, or plain text (default: sources and docstrings of
+#                   the Python standard library)
+#   --output DIR    folder for all results (default: runs/ettin_nano); a previous run of this script there is replaced
 #   --tokens N      length of the first phase (default: 1000000); the others are shorter in proportion
-#   --text DIR      another run's folder, to share its text, tokenizer and tokens; they are made there if they are not
-#                   there yet (default: the output)
-#   --resume        go on with a former run of the same settings, where it stopped
+#   --text DIR      folder of another run whose text, tokenizer and tokens are shared, and created if missing (default:
+#                   the output)
+#   --resume        resume an interrupted run with the same settings
 #   FLAG ...        for every training run, such as another shape: -- --hidden-size 96 --ffn-hidden-size 144
 set -euo pipefail
 
@@ -42,15 +42,15 @@ shape=("$@")
 mark="$output/.ettin_nano"
 [[ ! -e $output || -e $mark ]] || refuse "--output $output: exists and was not made by this script"
 [[ -z $text ]] || text="$(realpath --canonicalize-missing -- "$text")"
-# What a run depends on; a run is gone on with under the same only.
-learned_from="$([[ -z $corpus ]] || sha256sum <"$corpus")"
-settings="--tokens $tokens --corpus $learned_from --text $text -- ${shape[*]}"
+# The settings of a run; it can be resumed with equal settings only.
+corpus_hash="$([[ -z $corpus ]] || sha256sum <"$corpus")"
+settings="--tokens $tokens --corpus $corpus_hash --text $text -- ${shape[*]}"
 [[ -z $resume || ! -e $mark || $(<"$mark") == "$settings" ]] \
   || refuse "$output was made with other settings: give those, or another --output"
-[[ -z $text || ! -e $text/done/text || $(<"$text/done/text") == "$learned_from" ]] \
+[[ -z $text || ! -e $text/done/text || $(<"$text/done/text") == "$corpus_hash" ]] \
   || refuse "--text $text: was made from another --corpus"
 
-# Paths in what is printed at the end are short when the output lies in the checkout.
+# Inside the checkout, use relative paths: they are short in the final message.
 home="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ $output == /* ]] || output="$(realpath --canonicalize-missing --relative-to="$home" -- "$output")"
 cd "$home"
@@ -59,18 +59,18 @@ mark="$output/.ettin_nano"
 text="${text:-$output}"
 mkdir -p "$output/eval" "$output/done" "$text/data"
 echo "$settings" >"$mark"
-# All that this script starts holds the lock: what outlives a kill is waited for.
+# All processes of this script inherit the lock, so those that outlive a kill are waited for.
 exec {lock}>"$output/.lock"
-flock --nonblock "$lock" || { echo "waiting for what a former run has left at work"; flock "$lock"; }
+flock --nonblock "$lock" || { echo "waiting for the processes of an interrupted run"; flock "$lock"; }
 
-# Two ranks share two cores: one thread each. Nothing is fetched.
+# Two ranks share two cores, with one thread each. Nothing is downloaded.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
-# Without an active environment, the one that make install made.
+# If no environment is active, use that of make install.
 [[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
 data=(--config examples/configs/ettin_nano.yaml --data-path "$text/data/corpus_text_document" "${shape[@]}")
 
-# Rows twice as long from the second phase on, and RoPE bases for them; the peak, half of it, 0.02 of it; cross-training
-# from half the peak. Each phase is a share of the first one, and has a seed of its own, as all read the same text.
+# After the first phase rows are twice as long, with RoPE bases to match, and the learning rate falls to half its peak,
+# then to 0.02 of it; cross-training starts at half the peak. Each phase has its own seed, since all read the same text.
 longer=(--seq-length 512 --rope-global-base 160000 --rope-local-base 160000 --lr-warmup-tokens 0)
 part() { echo $((tokens * $1 / 100)); }
 pretrain=(--train-tokens "$tokens" --lr-warmup-tokens "$(part 5)" --eval-interval-tokens "$(part 10)")
@@ -84,7 +84,7 @@ cross=("${longer[@]}" --lr-decay-style WSD --lr 5e-4 --min-lr 1e-5 --mlm-probabi
 
 stage() { printf '\n[%3d s] %s\n' "$SECONDS" "$1"; }
 
-once() { # once FOLDER NAME COMMAND [argument ...]: unless a former run finished it; FOLDER/done remembers
+once() { # once FOLDER NAME COMMAND [argument ...]: skipped if FOLDER/done records that it has finished
   [[ ! -e $1/done/$2 ]] || return 0
   "${@:3}"
   mkdir -p "$1/done"
@@ -98,7 +98,7 @@ prepare() {
   python tools/preprocess_data.py --input "$text/data/corpus.jsonl" --output-prefix "$text/data/corpus" \
     --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$text/tokenizer" --workers 2
   mkdir -p "$text/done"
-  echo "$learned_from" >"$text/done/text"
+  echo "$corpus_hash" >"$text/done/text"
 }
 
 train() { # train FOLDER OBJECTIVE PHASE [flags]
@@ -132,7 +132,7 @@ train encoder_from_decoder mlm cross "${cross[@]}" --load "$output/decoder/decay
 stage "all four under both objectives"
 for model in encoder:encoder/decay decoder:decoder/decay encoder_from_decoder:encoder_from_decoder \
   decoder_from_encoder:decoder_from_encoder; do
-  # One core each. Waiting for a process by its number tells whether it failed.
+  # One core each. Waiting by process number returns the exit code.
   kind=${model%:*} folder=${model#*:}
   once "$output" "eval_${kind}_mlm" measure "$kind" "$folder" mlm & first=$!
   once "$output" "eval_${kind}_clm" measure "$kind" "$folder" clm

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From plain text to a released encoder and decoder, on two CPU cores, in minutes.
+# From plain text to a released encoder and decoder in minutes on two CPU cores.
 #
 #   examples/quickstart.sh [--corpus FILE] [--output DIR]
 #
-#   --corpus FILE   text to learn from: .jsonl with a "text" in each line, or plain text; without it the Python
-#                   standard library's sources and docstrings
-#   --output DIR    where everything goes (default: runs/quickstart); a former quickstart there is replaced
+#   --corpus FILE   training text: .jsonl with a "text" in each line, or plain text (default: sources and docstrings of
+#                   the Python standard library)
+#   --output DIR    folder for all results (default: runs/quickstart); a previous quickstart there is replaced
 set -euo pipefail
 
 usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
@@ -29,7 +29,7 @@ done
 mark="$output/.quickstart"
 [[ ! -e $output || -e $mark ]] || refuse "--output $output: exists and was not made by this script"
 
-# Paths in what is printed at the end are short when the output lies in the checkout.
+# Inside the checkout, use relative paths: they are short in the final message.
 home="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ $output == /* ]] || output="$(realpath --canonicalize-missing --relative-to="$home" -- "$output")"
 cd "$home"
@@ -37,9 +37,9 @@ rm -rf -- "$output"
 mkdir -p "$output"
 touch "$output/.quickstart"
 
-# Two ranks share two cores: one thread each. Nothing is fetched.
+# Two ranks share two cores, with one thread each. Nothing is downloaded.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
-# Without an active environment, the one that make install made.
+# If no environment is active, use that of make install.
 [[ -n ${VIRTUAL_ENV-} || ! -x .venv/bin/python ]] || PATH="$PWD/.venv/bin:$PATH"
 config=examples/configs/quickstart.yaml
 half=$(($(awk '$1 == "train-iters:" {print $2}' "$config") / 2))
@@ -84,10 +84,10 @@ cat <<TEXT
 made in $SECONDS s, in $output:
   encoder/ decoder/  checkpoints (step_*), hf/, tensorboard/, metrics.jsonl
   loss.png           both loss curves
-  report.json        the figures above
+  report.json        the measurements above
   tokenizer/ data/   tokenizer, text and tokens
 
-to go on:
+next steps:
   tensorboard --logdir $output
   examples/quickstart.sh --corpus your_text.jsonl --output runs/mine
   python -c "from transformers import pipeline; print(pipeline('fill-mask', '$output/encoder/hf')('Return a [MASK] of all names.'))"

@@ -1,4 +1,4 @@
-"""The whole comparison at reduced length, by the script that users call: killed twice, gone on with, drawn."""
+"""examples/encoder_vs_decoder.sh at reduced length: killed twice, resumed, and compared."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def start(output: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_once(reached: Callable[[], bool], output: Path) -> None:
-    """Start the script, and kill it and all it started as soon as it has got there."""
+    """Start the script, and kill it with its child processes as soon as the condition holds."""
     script = start(output)
     try:
         while not reached():
@@ -57,7 +57,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def test_what_is_killed_goes_on_and_all_kinds_are_compared(tmp_path: Path) -> None:
+def test_killed_script_resumes_and_compares_all_kinds(tmp_path: Path) -> None:
     output = tmp_path / "run"
     done, results = output / "0.7m" / "done", output / "results"
     first = results / "encoder-0.7m" / "classification.json"

@@ -1,4 +1,4 @@
-"""The paper in miniature, at reduced length: every phase and both ways across, by the script that users call."""
+"""examples/ettin_nano.sh at reduced length: every phase, and cross-training in both directions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_script_leaves_four_models_a_table_and_a_picture(tmp_path: Path) -> None:
+def test_script_writes_four_models_a_report_and_a_figure(tmp_path: Path) -> None:
     output = tmp_path / "nano"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -41,11 +41,11 @@ def test_script_leaves_four_models_a_table_and_a_picture(tmp_path: Path) -> None
     for kind, phases in KINDS.items():
         save = output / kind / ("" if "from" in kind else "decay")
         lineage = read_run_json(resolve_checkpoint(save))["lineage"]
-        assert [stretch["phase"] for stretch in lineage] == phases
+        assert [entry["phase"] for entry in lineage] == phases
         assert f"| {kind.replace('_', ' ')} | " in text
         measured = [json.loads((output / "eval" / f"{kind}_{name}.json").read_text()) for name in ("mlm", "clm")]
-        assert [told["objective"] for told in measured] == ["mlm", "clm"]
+        assert [evaluation["objective"] for evaluation in measured] == ["mlm", "clm"]
         assert measured[0]["checkpoint"] == measured[1]["checkpoint"] == str(resolve_checkpoint(save))
-        # Each model was trained by one of the two; a loss of ln 4096 = 8.3 would be that of a model that knows nothing.
+        # Uniform guesses over the vocabulary have a loss of ln 4096 = 8.3.
         own = measured[0 if kind.startswith("encoder") else 1]
         assert own["validation_loss"] < 7.5

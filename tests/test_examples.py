@@ -1,4 +1,4 @@
-"""Everything in examples/ that ships runs, as far as it can without hours or a cluster."""
+"""The configs and scripts in examples/, run as far as possible without hours or a cluster."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def names(paths: list[Path]) -> list[str]:
     return [path.name for path in paths]
 
 
-def test_examples_were_found() -> None:
+def test_examples_exist() -> None:
     assert {"quickstart.yaml", "nano_encoder.yaml", "nano_decoder.yaml"} <= set(names(CONFIGS))
     assert {"quickstart.sh", "pretrain_one_node.sh", "pretrain_multinode.sh", "slurm_pretrain.sbatch"} <= set(
         names(SCRIPTS)
@@ -57,39 +57,39 @@ def test_examples_were_found() -> None:
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 @pytest.mark.parametrize("config", CONFIGS, ids=names(CONFIGS))
-def test_config_plans_a_run(config: Path, objective: str) -> None:
-    told = run(
+def test_config_can_be_planned(config: Path, objective: str) -> None:
+    done = run(
         sys.executable, "-m", "megatron_ettin.pretrain", "--config", config, "--objective", objective, "--dry-run=json"
     )
-    assert told.returncode == 0, told.stderr
-    plan = json.loads(told.stdout)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
     assert plan["objective"] == objective
     assert plan["steps"] > 0
     assert plan["parameters"] > 0
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=names(CONFIGS))
-def test_config_holds_only_what_differs(config: Path, tmp_path: Path) -> None:
-    told = yaml.safe_load(config.read_text())
-    needless = []
-    for key in told:
+def test_config_sets_only_what_differs_from_the_defaults(config: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(config.read_text())
+    redundant = []
+    for key in settings:
         shorter = tmp_path / "shorter.yaml"
-        shorter.write_text(yaml.safe_dump({name: value for name, value in told.items() if name != key}))
+        shorter.write_text(yaml.safe_dump({name: value for name, value in settings.items() if name != key}))
         if parse_command(["--config", str(shorter)]).config == parse_command(["--config", str(config)]).config:
-            needless.append(key)
-    assert needless == []
+            redundant.append(key)
+    assert redundant == []
 
 
-def test_pair_configs_differ_in_the_objective_alone() -> None:
+def test_pair_configs_differ_only_in_the_objective() -> None:
     encoder, decoder = (yaml.safe_load((ROOT / f"examples/configs/nano_{kind}.yaml").read_text()) for kind in KINDS)
     assert (encoder.pop("objective"), decoder.pop("objective")) == ("mlm", "clm")
     assert encoder == decoder
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=names(SCRIPTS))
-def test_script_is_bash(script: Path) -> None:
-    told = run("bash", "-n", script)
-    assert told.returncode == 0, told.stderr
+def test_script_is_valid_bash(script: Path) -> None:
+    done = run("bash", "-n", script)
+    assert done.returncode == 0, done.stderr
     assert "set -euo pipefail" in script.read_text().splitlines()
 
 
@@ -102,48 +102,48 @@ def test_script_is_bash(script: Path) -> None:
         (["--output", "docs"], "--output docs: exists and was not made by this script"),
     ],
 )
-def test_quickstart_refuses(flags: list[str], complaint: str) -> None:
-    told = run("bash", "examples/quickstart.sh", *flags)
-    assert told.returncode == 2
-    assert told.stderr.startswith(f"error: {complaint}")
-    assert told.stdout == ""
+def test_quickstart_refuses_invalid_flags(flags: list[str], complaint: str) -> None:
+    done = run("bash", "examples/quickstart.sh", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {complaint}")
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("script", ["pretrain_one_node.sh", "pretrain_multinode.sh"])
-def test_script_says_how_it_is_used(script: str) -> None:
-    told = run("bash", f"examples/{script}")
-    assert told.returncode == 2
-    assert f"examples/{script}" in told.stderr
+def test_script_prints_its_usage(script: str) -> None:
+    done = run("bash", f"examples/{script}")
+    assert done.returncode == 2
+    assert f"examples/{script}" in done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["pretrain_one_node.sh", "pretrain_multinode.sh"])
 def test_script_plans_on_two_ranks(script: str, tmp_path: Path) -> None:
     corpus, tokenizer = material(tmp_path)
-    told = run(
+    done = run(
         "bash", f"examples/{script}", "examples/configs/nano_encoder.yaml", corpus, tokenizer, tmp_path / "run",
         "--dry-run=json", RANKS="2", NNODES="1", MASTER_ADDR="localhost", MASTER_PORT=str(free_port()),
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    layout = json.loads(told.stdout)["layout"]
+    assert done.returncode == 0, done.stderr
+    layout = json.loads(done.stdout)["layout"]
     assert (layout["world_size"], layout["data_parallel_size"]) == (2, 2)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_slurm_script_hands_its_nodes_to_torchrun(tmp_path: Path) -> None:
+def test_slurm_script_passes_its_nodes_to_torchrun(tmp_path: Path) -> None:
     corpus, tokenizer = material(tmp_path)
-    # Slurm's own commands, as they answer on a job of one node.
+    # Stand-ins for Slurm's commands in a job of one node.
     stub(tmp_path / "bin" / "scontrol", '[[ "$*" == "show hostnames node[7]" ]] && echo localhost')
     stub(tmp_path / "bin" / "srun", 'shift && exec "$@"')
     path = f"{tmp_path / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    told = run(
+    done = run(
         "bash", "examples/slurm_pretrain.sbatch", "examples/configs/nano_decoder.yaml", corpus, tokenizer,
         tmp_path / "run", "--dry-run=json", PATH=path, SLURM_JOB_NODELIST="node[7]", SLURM_NNODES="1",
         SLURM_GPUS_ON_NODE="2", SLURM_JOB_ID="12", SLURM_SUBMIT_DIR=str(ROOT), MASTER_PORT=str(free_port()),
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout)["layout"]["world_size"] == 2
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["layout"]["world_size"] == 2
 
 
 def stub(path: Path, body: str) -> None:
@@ -168,28 +168,28 @@ def material(folder: Path) -> tuple[str, Path]:
         (["--output", "docs"], "--output docs: exists and was not made by this script"),
     ],
 )
-def test_nano_refuses(flags: list[str], complaint: str) -> None:
-    told = run("bash", "examples/ettin_nano.sh", *flags)
-    assert told.returncode == 2
-    assert told.stderr.startswith(f"error: {complaint}")
-    assert told.stdout == ""
+def test_nano_refuses_invalid_flags(flags: list[str], complaint: str) -> None:
+    done = run("bash", "examples/ettin_nano.sh", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {complaint}")
+    assert done.stdout == ""
 
 
-def test_nano_goes_on_under_the_same_settings_only(tmp_path: Path) -> None:
+def test_nano_resumes_with_the_same_settings_only(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".ettin_nano").write_text("--tokens 2000 --corpus  --text  -- \n")
-    told = run("bash", "examples/ettin_nano.sh", "--output", tmp_path / "run", "--resume", "--tokens", "3000")
-    assert told.returncode == 2
-    assert told.stderr.startswith(f"error: {tmp_path}/run was made with other settings")
+    done = run("bash", "examples/ettin_nano.sh", "--output", tmp_path / "run", "--resume", "--tokens", "3000")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/run was made with other settings")
     assert names(list((tmp_path / "run").iterdir())) == [".ettin_nano"]
 
 
-def test_nano_shares_the_text_of_the_same_corpus_only(tmp_path: Path) -> None:
+def test_nano_shares_only_the_text_of_the_same_corpus(tmp_path: Path) -> None:
     (tmp_path / "text" / "done").mkdir(parents=True)
     (tmp_path / "text" / "done" / "text").write_text("of another file\n")
-    told = run("bash", "examples/ettin_nano.sh", "--output", tmp_path / "run", "--text", tmp_path / "text")
-    assert told.returncode == 2
-    assert told.stderr.startswith(f"error: --text {tmp_path}/text: was made from another --corpus")
+    done = run("bash", "examples/ettin_nano.sh", "--output", tmp_path / "run", "--text", tmp_path / "text")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --text {tmp_path}/text: was made from another --corpus")
     assert not (tmp_path / "run").exists()
 
 
@@ -198,27 +198,27 @@ def test_nano_shares_the_text_of_the_same_corpus_only(tmp_path: Path) -> None:
     [
         (["--corpus", "no/such/file"], "--corpus no/such/file: there is no such file"),
         (["--data", "no/such/folder"], "--data no/such/folder: there is no such folder"),
-        (["--data", "docs"], "--data docs: holds none of the folders classification retrieval generative bias"),
+        (["--data", "docs"], "--data docs: has none of the folders classification retrieval generative bias"),
         (["--tokens", "many"], "--tokens many: must be a whole number of 1000 or more"),
         (["--sizes", "2m,17m"], "--sizes 2m,17m: must be of 0.7m and 2m"),
         (["--sizes"], "--sizes: a value is missing"),
         (["--speed"], "--speed: unknown flag"),
         (["--output", "docs"], "--output docs: exists and was not made by this script"),
         (["--output", "no/such", "--", "--limit", "9"], "--limit: unknown flag"),
-        (["--output", "no/such", "--", "--seeds", "1", "x"], "--seeds: x is not a whole number"),
+        (["--output", "no/such", "--", "--seeds", "1", "x"], "--seeds: x is not a non-negative integer"),
     ],
 )
-def test_encoder_vs_decoder_refuses(flags: list[str], complaint: str) -> None:
-    told = run("bash", "examples/encoder_vs_decoder.sh", *flags)
+def test_encoder_vs_decoder_refuses_invalid_flags(flags: list[str], complaint: str) -> None:
+    done = run("bash", "examples/encoder_vs_decoder.sh", *flags)
     assert not (ROOT / "no" / "such").exists()
-    assert told.returncode == 2
-    assert told.stderr.startswith(f"error: {complaint}")
-    assert told.stdout == ""
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {complaint}")
+    assert done.stdout == ""
 
 
-def test_bias_sentences_of_our_own_mislead_both_ways_alike() -> None:
+def test_own_bias_sentences_are_balanced() -> None:
     schemas = read_schemas(ROOT / "examples" / "eval_data" / "bias")
-    assert len(schemas) == 20 * 2 * 2  # occupations, two other people each, and who is meant
+    assert len(schemas) == 20 * 2 * 2  # occupations, two participants for each, and the referent
     assert Counter(schema.gotcha for schema in schemas) == {"male": 40, "female": 40}
     pronouns = [{"he", "his"}, {"she", "her"}, {"they", "their"}]
     for schema in schemas:
@@ -237,7 +237,7 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_slurm_job_that_is_warned_saves_stops_and_queues_again(tmp_path: Path) -> None:
+def test_slurm_job_saves_and_requeues_itself_when_warned(tmp_path: Path) -> None:
     """Slurm's signal goes to every process of the job's step: the shell, torchrun and the ranks."""
     corpus, tokenizer = material(tmp_path)
     stub(tmp_path / "bin" / "scontrol", f'[[ $1 == requeue ]] && echo "$2" >{tmp_path}/requeued || echo localhost')
@@ -273,6 +273,6 @@ def wait_for_text(log: Path, text: str, process: subprocess.Popen[bytes]) -> Non
 
 
 def descendants(pid: int) -> list[int]:
-    """Return a process and all that it started, the eldest first."""
+    """Return a process and all its descendants, oldest first."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in descendants(int(child)))]
+    return [pid, *(descendant for child in children for descendant in descendants(int(child)))]

@@ -1,4 +1,4 @@
-"""The quickstart as a new user runs it, and what it leaves behind."""
+"""The quickstart as a new user runs it, and its output."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run the script once; return its folder and what it printed."""
     output = tmp_path_factory.mktemp("quickstart") / "out"
-    told = run("bash", "examples/quickstart.sh", "--output", output)
-    assert told.returncode == 0, told.stdout[-4000:] + told.stderr[-4000:]
-    return output, told.stdout
+    done = run("bash", "examples/quickstart.sh", "--output", output)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return output, done.stdout
 
 
 def report_of(output: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_both_models_learned(made: tuple[Path, str]) -> None:
     assert f"{report['unigram_entropy']:.3f}" in printed
 
 
-def test_everything_is_left_behind(made: tuple[Path, str]) -> None:
+def test_all_output_is_written(made: tuple[Path, str]) -> None:
     output, _ = made
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
     for kind in KINDS:
@@ -63,7 +63,7 @@ def test_everything_is_left_behind(made: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_run_was_taken_up_again_where_it_stopped(made: tuple[Path, str], kind: str) -> None:
+def test_run_is_resumed_at_its_last_step(made: tuple[Path, str], kind: str) -> None:
     output, printed = made
     steps = [json.loads(line)["step"] for line in (output / kind / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
@@ -74,19 +74,19 @@ def test_the_run_was_taken_up_again_where_it_stopped(made: tuple[Path, str], kin
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluating_the_checkpoint_on_one_rank_gives_the_reported_loss(made: tuple[Path, str], kind: str) -> None:
     output, _ = made
-    told = run(
+    done = run(
         sys.executable, "-m", "megatron_ettin.pretrain", "--config", "examples/configs/quickstart.yaml", "--eval-only",
         "--load", output / kind,
         "--data-path", output / "data" / "corpus_text_document", "--tokenizer-model", output / "tokenizer",
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads(done.stdout.splitlines()[-1])
     (model,) = (model for model in report_of(output)["models"] if model["name"] == kind)
-    assert found["validation_loss"] == pytest.approx(model["validation_loss"], rel=1e-6)
-    assert found["scored_tokens"] == model["scored_tokens"]
+    assert evaluation["validation_loss"] == pytest.approx(model["validation_loss"], rel=1e-6)
+    assert evaluation["scored_tokens"] == model["scored_tokens"]
 
 
-def test_a_run_that_learned_nothing_fails(made: tuple[Path, str], tmp_path: Path) -> None:
+def test_model_that_did_not_learn_fails_the_report(made: tuple[Path, str], tmp_path: Path) -> None:
     output, _ = made
     for kind in KINDS:
         shutil.copytree(output / kind, tmp_path / kind)
@@ -95,10 +95,10 @@ def test_a_run_that_learned_nothing_fails(made: tuple[Path, str], tmp_path: Path
     entropy = report_of(output)["unigram_entropy"]
     metrics.write_text("\n".join([*earlier, json.dumps(json.loads(last) | {"validation_loss": entropy - 0.29})]))
 
-    told = run(
+    done = run(
         sys.executable, "tools/report_pair.py", "--encoder", tmp_path / "encoder", "--decoder", tmp_path / "decoder",
         "--output", tmp_path,
     )  # fmt: skip
-    assert told.returncode == 1
-    assert "error: decoder: validation loss" in told.stdout
+    assert done.returncode == 1
+    assert "error: decoder: validation loss" in done.stdout
     assert report_of(tmp_path)["problems"]

@@ -1,4 +1,4 @@
-"""One short training of a pair for all clients: from text to released folders, with the project's own tools."""
+"""One short training of a pair for all clients: from text to released folders, with the project's tools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.clients.released import KINDS, Kind, Released
 ROOT = Path(__file__).resolve().parents[2]
 BYTES_OF_TEXT = 2_000_000
 TRAIN_ITERS = 100
-"""A third of the quickstart's: what clients do shows on weights that have left their beginning, not on good ones."""
+"""A third of the quickstart's: the clients need weights that differ from their initial values, not good ones."""
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
         "tools/preprocess_data.py", "--input", made.corpus, "--output-prefix", data / "corpus",
         "--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", tokenizer,
     )  # fmt: skip
-    # One rank each, side by side: as fast on two cores as two ranks one after the other.
+    # One rank each, in parallel: as fast on two cores as two ranks for one after the other.
     _wait(*(_start(*_pretrain(made, kind, tokenizer, data)) for kind in KINDS))
     _wait(
         *(
@@ -66,7 +66,7 @@ def _start(*arguments: str | Path | int) -> subprocess.Popen[str]:
 
 
 def _wait(*processes: subprocess.Popen[str]) -> None:
-    """Wait for all, then fail with what the first failed one printed."""
-    printed = [process.communicate()[0] for process in processes]
-    for process, text in zip(processes, printed, strict=True):
+    """Wait for all processes, and fail with the output of the first that failed."""
+    outputs = [process.communicate()[0] for process in processes]
+    for process, text in zip(processes, outputs, strict=True):
         assert process.returncode == 0, text[-4000:]

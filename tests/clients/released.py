@@ -1,4 +1,4 @@
-"""A trained and released pair, and what tests ask of it."""
+"""A trained and released pair, with the helpers of its tests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 Kind = Literal["encoder", "decoder"]
 KINDS: tuple[Kind, ...] = ("encoder", "decoder")
 
-FAR_APART = 2e-5
-"""fp32 reordering noise stays below this share of the largest value (at least 1)."""
+TOLERANCE = 2e-5
+"""Share of the largest value (at least 1) that exceeds fp32 reordering noise."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """Where things are."""
+    """Paths and contents of the pair."""
 
     folder: Path
 
@@ -28,7 +28,7 @@ class Released:
         return self.folder / "data" / "corpus.jsonl"
 
     def checkpoints(self, kind: Kind) -> Path:
-        """The run's folder."""
+        """The --save folder of the run."""
         return self.folder / kind
 
     def model(self, kind: Kind) -> Path:
@@ -36,14 +36,14 @@ class Released:
         return self.folder / kind / "hf"
 
     def texts(self, number: int, *, shortest: int = 0, longest: int = 1 << 30) -> list[str]:
-        """The first documents of the corpus whose length in characters lies between two bounds."""
+        """The first documents of the corpus with a length in characters within two bounds."""
         documents = map(json.loads, self.corpus.read_text(encoding="utf-8").splitlines())
-        found = [text for text in (document["text"] for document in documents) if shortest <= len(text) <= longest]
-        assert len(found) >= number, f"the corpus has {len(found)} such documents"
-        return found[:number]
+        texts = [text for text in (document["text"] for document in documents) if shortest <= len(text) <= longest]
+        assert len(texts) >= number, f"the corpus has {len(texts)} such documents"
+        return texts[:number]
 
     def checkpoint_logits(self, kind: Kind, documents: list[Tensor]) -> list[Tensor]:
-        """Logits [S, V] of each document, from the checkpoint's own tensors by the plain formulas: no transformers."""
+        """Logits [S, V] of each document, computed from the checkpoint's tensors without transformers."""
         from megatron_ettin.checkpoint.folder.layout import read_run_json, resolve_checkpoint
         from megatron_ettin.config.objectives import mask_kind_of
         from megatron_ettin.config.run import RunConfig
@@ -71,8 +71,8 @@ def load_tokenizer(released: Released, kind: Kind) -> Any:
     return AutoTokenizer.from_pretrained(released.model(kind))
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    """Fail where two computations of one thing differ by more than fp32's noise."""
-    assert found.shape == expected.shape
-    allowed = FAR_APART * max(1.0, float(expected.abs().max()))
-    torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Fail if two computations of the same values differ by more than fp32 noise."""
+    assert actual.shape == expected.shape
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=allowed)

@@ -29,13 +29,13 @@ def run(*arguments: str | Path) -> str:
 
 
 def measured(released: Released, kind: Any, objective: str) -> str:
-    """Return the line that --eval-only prints for a checkpoint, under its own objective or the other."""
-    told = run(
+    """Return the line that --eval-only prints for a checkpoint under an objective."""
+    output = run(
         "-m", "megatron_ettin.pretrain", "--load", released.checkpoints(kind), "--eval-only", "--objective", objective,
         "--data-path", released.folder / "data" / "corpus_text_document",
         "--tokenizer-model", released.folder / "tokenizer",
     )  # fmt: skip
-    return told.splitlines()[-1]
+    return output.splitlines()[-1]
 
 
 def test_from_checkpoints_to_results(released: Released, tmp_path: Path) -> None:
@@ -49,18 +49,18 @@ def test_from_checkpoints_to_results(released: Released, tmp_path: Path) -> None
     flags = ("--suite", "all", "--data", data, "--output", tmp_path / "out", "--device", "cpu")
     table = run("tools/evaluate.py", "--model", *models.values(), *flags)
     assert "failed" not in table
-    found = {results.model["kind"]: results.suites for results in read_results(tmp_path / "out")}
-    assert set(found) == {"encoder", "decoder"}
-    for suites in found.values():
+    by_kind = {results.model["kind"]: results.suites for results in read_results(tmp_path / "out")}
+    assert set(by_kind) == {"encoder", "decoder"}
+    for suites in by_kind.values():
         shares = [suites["bias"]["winogender"].metrics[gender].value for gender in ("male", "female", "neutral")]
         assert sum(shares) == pytest.approx(1)
     bits = {
         kind: {task: r.metrics["bits_per_byte"].value for task, r in s["intrinsic"].items()}
-        for kind, s in found.items()
+        for kind, s in by_kind.items()
     }
     assert bits["encoder"]["mlm"] < bits["decoder"]["mlm"]
     assert bits["decoder"]["clm"] < bits["encoder"]["clm"]
-    assert 1 < bits["decoder"]["clm"] < 8, "less than what a uniform guess of bytes costs"
-    before = json.dumps({kind: str(s) for kind, s in found.items()})
+    assert 1 < bits["decoder"]["clm"] < 8, "below the cost of uniform guesses of bytes"
+    before = json.dumps({kind: str(s) for kind, s in by_kind.items()})
     assert run("tools/evaluate.py", "--model", *models.values(), *flags) == table
     assert before == json.dumps({r.model["kind"]: str(r.suites) for r in read_results(tmp_path / "out")})

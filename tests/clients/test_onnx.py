@@ -1,4 +1,4 @@
-"""A released model leaves PyTorch: torch.onnx with free batch and length, run by onnxruntime."""
+"""A released model exported to ONNX with dynamic batch and length, and run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 class Logits(nn.Module):
-    """Token ids and mask in, logits out: what a runtime without Python is given."""
+    """The exported function: from token ids and mask to logits."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Logits(nn.Module):
 
 def export(model: Any, tokenizer: Any, file: Path) -> None:
     example = tokenizer(["import os", "def f(x):\n    return x"], return_tensors="pt", padding=True)
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     torch.onnx.export(
         Logits(model).eval(),
         (example["input_ids"], example["attention_mask"]),
@@ -39,12 +39,12 @@ def export(model: Any, tokenizer: Any, file: Path) -> None:
         dynamo=True,
         input_names=["input_ids", "attention_mask"],
         output_names=["logits"],
-        dynamic_shapes={"input_ids": free, "attention_mask": free},
+        dynamic_shapes={"input_ids": dynamic, "attention_mask": dynamic},
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_onnx_gives_the_same_logits(released: Released, kind: Kind, tmp_path: Path) -> None:
+def test_onnx_logits_equal_transformers(released: Released, kind: Kind, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     model, tokenizer = load_model(released, kind), load_tokenizer(released, kind)
@@ -55,7 +55,7 @@ def test_onnx_gives_the_same_logits(released: Released, kind: Kind, tmp_path: Pa
         encoded = tokenizer(batch, return_tensors="pt", padding=True)
         with torch.no_grad():
             expected = model(**encoded).logits
-        (found,) = session.run(None, {name: encoded[name].numpy() for name in ("input_ids", "attention_mask")})
-        shown = encoded["attention_mask"].bool()
-        assert found.shape == expected.shape
-        assert float((torch.from_numpy(found) - expected)[shown].abs().max()) <= LARGEST_DIFFERENCE
+        (logits,) = session.run(None, {name: encoded[name].numpy() for name in ("input_ids", "attention_mask")})
+        unpadded = encoded["attention_mask"].bool()
+        assert logits.shape == expected.shape
+        assert float((torch.from_numpy(logits) - expected)[unpadded].abs().max()) <= LARGEST_DIFFERENCE

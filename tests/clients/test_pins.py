@@ -1,4 +1,4 @@
-"""The versions of clients and evaluation: what ``.[clients]`` and ``.[eval]`` install has a pin, and no pin is idle."""
+"""Every package that ``.[clients]`` and ``.[eval]`` install has a pin, and every pin is used."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ pytestmark = pytest.mark.slow
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 
 
-def pins(line: str) -> dict[str, str]:
-    """Return the versions by name of the lines whose form is ``line``."""
-    found = re.findall(rf"^([\w.-]+)==(\S+){line}$", CONSTRAINTS.read_text(), re.MULTILINE)
-    return {str(canonicalize_name(name)): version for name, version in found}
+def pins(suffix: str) -> dict[str, str]:
+    """Return the pinned versions by name, from the lines with this suffix."""
+    pinned = re.findall(rf"^([\w.-]+)==(\S+){suffix}$", CONSTRAINTS.read_text(), re.MULTILINE)
+    return {str(canonicalize_name(name)): version for name, version in pinned}
 
 
 def needs(name: str, extras: set[str]) -> list[Requirement]:
-    told = [Requirement(line) for line in requires(name) or ()]
+    requirements = [Requirement(line) for line in requires(name) or ()]
     return [
-        need for need in told if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in {"", *extras})
+        need
+        for need in requirements
+        if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in {"", *extras})
     ]
 
 
 def closure(extra: str) -> dict[str, list[Requirement]]:
-    """Return everything that an extra of this package brings, with the requirements on it.
+    """Return everything that an extra of this package installs, with the requirements on it.
 
-    Without what comes with torch's CUDA build, which pins it itself.
+    The dependencies of torch's CUDA build, which pins them itself, are left out.
     """
-    found: dict[str, list[Requirement]] = {}
+    installed: dict[str, list[Requirement]] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [Requirement(line) for line in requires("megatron_ettin") or () if f'extra == "{extra}"' in line]
     while waiting:
@@ -41,11 +43,11 @@ def closure(extra: str) -> dict[str, list[Requirement]]:
         name = str(canonicalize_name(need.name))
         if name.startswith(("nvidia-", "cuda-")) or name == "triton":
             continue
-        found.setdefault(name, []).append(need)
+        installed.setdefault(name, []).append(need)
         if (name, frozenset(need.extras)) not in seen:
             seen.add((name, frozenset(need.extras)))
             waiting += needs(name, need.extras)
-    return found
+    return installed
 
 
 @pytest.mark.parametrize(("extra", "shared"), [("clients", []), ("eval", ["clients"])])

@@ -1,4 +1,4 @@
-"""sentence-transformers takes a released folder as it is: mean pooling of an encoder, last token of a decoder."""
+"""sentence-transformers loads a released folder: mean pooling for an encoder, the last token for a decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 POOLING = {"encoder": "mean", "decoder": "lasttoken"}
 TEMPERATURE = 0.05
-"""One over the scale of MultipleNegativesRankingLoss."""
+"""The inverse of the scale of MultipleNegativesRankingLoss."""
 NUM_PAIRS, NUM_HELD_OUT, BATCH_PAIRS = 192, 64, 32
 EPOCHS = {"encoder": 2, "decoder": 4}
 
@@ -28,7 +28,7 @@ def library() -> Any:
 
 @torch.no_grad()
 def own_embeddings(released: Released, kind: Kind, texts: list[str]) -> Tensor:
-    """Pool each text's last hidden states, run one by one with no padding."""
+    """Pool the last hidden states of each text, run separately without padding."""
     from transformers import AutoModel
 
     model, tokenizer = AutoModel.from_pretrained(released.model(kind)).eval(), load_tokenizer(released, kind)
@@ -37,7 +37,7 @@ def own_embeddings(released: Released, kind: Kind, texts: list[str]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_encodes_from_the_release_folder(released: Released, kind: Kind, library: Any, tmp_path: Path) -> None:
+def test_embeddings_from_the_released_folder(released: Released, kind: Kind, library: Any, tmp_path: Path) -> None:
     texts = [
         "x",
         *(text[:length] for text, length in zip(released.texts(4, shortest=600), (600, 40, 300, 5), strict=True)),
@@ -45,24 +45,24 @@ def test_encodes_from_the_release_folder(released: Released, kind: Kind, library
     model = library.SentenceTransformer(str(released.model(kind)), device="cpu")
     assert model[1].get_config_dict()["pooling_mode"] == POOLING[kind]
     expected = own_embeddings(released, kind, texts)
-    found = model.encode(texts, batch_size=len(texts), convert_to_tensor=True)
-    assert_close(found, expected)
+    embeddings = model.encode(texts, batch_size=len(texts), convert_to_tensor=True)
+    assert_close(embeddings, expected)
     assert_close(model.encode(texts, batch_size=1, convert_to_tensor=True), expected)
 
     model.save(str(tmp_path / "saved"))
-    again = library.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
-    assert_close(again.encode(texts, convert_to_tensor=True), expected)
+    reloaded = library.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    assert_close(reloaded.encode(texts, convert_to_tensor=True), expected)
 
 
 def pairs(released: Released) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return overlapping parts of documents: to learn from, and held out."""
+    """Return pairs of overlapping parts of documents for training, and held-out ones."""
     texts = released.texts(NUM_PAIRS + NUM_HELD_OUT, shortest=300)
     cut = [(text[:200], text[100:300]) for text in texts]
     return cut[:NUM_PAIRS], cut[NUM_PAIRS:]
 
 
 def contrastive_loss(model: Any, held_out: list[tuple[str, str]]) -> float:
-    """How surely each first part finds its own second part among all of them."""
+    """The cross-entropy of finding the second part of each first part among all held-out ones."""
     firsts, seconds = (
         model.encode(list(side), convert_to_tensor=True, normalize_embeddings=True)
         for side in zip(*held_out, strict=True)
@@ -74,7 +74,7 @@ def contrastive_loss(model: Any, held_out: list[tuple[str, str]]) -> float:
 def test_contrastive_fine_tuning(released: Released, kind: Kind, library: Any, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     losses = pytest.importorskip("sentence_transformers.losses")
-    shown, held_out = pairs(released)
+    training, held_out = pairs(released)
     model = library.SentenceTransformer(str(released.model(kind)), device="cpu")
     before = contrastive_loss(model, held_out)
     arguments = library.SentenceTransformerTrainingArguments(
@@ -82,20 +82,20 @@ def test_contrastive_fine_tuning(released: Released, kind: Kind, library: Any, t
         warmup_steps=3, seed=5, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
         learning_rate=1e-3, logging_steps=1,
     )  # fmt: skip
-    columns = dict(zip(("anchor", "positive"), map(list, zip(*shown, strict=True)), strict=True))
+    columns = dict(zip(("anchor", "positive"), map(list, zip(*training, strict=True)), strict=True))
     trainer = library.SentenceTransformerTrainer(
         model=model, args=arguments, train_dataset=datasets.Dataset.from_dict(columns),
         loss=losses.MultipleNegativesRankingLoss(model),
     )  # fmt: skip
     trainer.train()
-    seen = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     steps = NUM_PAIRS // BATCH_PAIRS
-    assert len(seen) == EPOCHS[kind] * steps
-    # Embeddings that are all alike lose the logarithm of the batch: below that, pairs are told apart.
-    last_epoch = sum(seen[-steps:]) / steps
-    assert last_epoch < min(sum(seen[:steps]) / steps, math.log(BATCH_PAIRS) - 0.5), seen
+    assert len(logged) == EPOCHS[kind] * steps
+    # Equal embeddings have the logarithm of the batch size as their loss.
+    last_epoch = sum(logged[-steps:]) / steps
+    assert last_epoch < min(sum(logged[:steps]) / steps, math.log(BATCH_PAIRS) - 0.5), logged
     after = contrastive_loss(model, held_out)
     assert after < before - 0.5
-    # A decoder this small learns its pairs by heart and tells unseen ones apart no better than chance.
+    # A decoder this small memorises its pairs, and stays at chance for held-out ones.
     if kind == "encoder":
         assert after < math.log(NUM_HELD_OUT) - 1.0

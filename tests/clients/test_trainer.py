@@ -1,4 +1,4 @@
-"""A released encoder learns to tell standard-library packages apart, by transformers' Trainer."""
+"""A released encoder fine-tuned by transformers' Trainer to classify snippets of standard-library packages."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from tests.clients.released import Released, load_tokenizer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PACKAGES = ("asyncio", "email", "multiprocessing", "xml")
-"""Of a size, and a part of every Python."""
+"""Packages of similar size in every version of Python."""
 SNIPPET_CHARACTERS = 400
 TRAIN_EACH, TEST_EACH = 150, 30
 CHANCE = 1 / len(PACKAGES)
 
 
 def snippets() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return {"text", "label"} to learn from and to be asked about: as many of each package, of different files."""
-    drawn = random.Random(3)
+    """Return training and test rows {"text", "label"}: equally many of each package, from different files."""
+    generator = random.Random(3)
     train, test = [], []
     for label, package in enumerate(PACKAGES):
         files = sorted((Path(sysconfig.get_path("stdlib")) / package).rglob("*.py"))
-        drawn.shuffle(files)
+        generator.shuffle(files)
         cut = [_cut(path) for path in files if "test" not in path.parts]
         held_out: list[str] = []
         while len(held_out) < TEST_EACH:
             held_out += cut.pop()
-        shown = [snippet for file in cut for snippet in file]
-        assert len(shown) >= TRAIN_EACH, f"{package} has only {len(shown)} snippets"
-        train += [{"text": text, "label": label} for text in drawn.sample(shown, TRAIN_EACH)]
-        test += [{"text": text, "label": label} for text in drawn.sample(held_out, TEST_EACH)]
+        training = [snippet for file in cut for snippet in file]
+        assert len(training) >= TRAIN_EACH, f"{package} has only {len(training)} snippets"
+        train += [{"text": text, "label": label} for text in generator.sample(training, TRAIN_EACH)]
+        test += [{"text": text, "label": label} for text in generator.sample(held_out, TEST_EACH)]
     return train, test
 
 
@@ -58,9 +58,9 @@ def test_sequence_classification(released: Released, tmp_path: Path) -> None:
     )  # fmt: skip
     trainer = Trainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=test, processing_class=tokenizer,
-        compute_metrics=lambda told: {"accuracy": float(np.mean(told.predictions.argmax(axis=-1) == told.label_ids))},
+        compute_metrics=lambda result: {"accuracy": float(np.mean(result.predictions.argmax(-1) == result.label_ids))},
     )  # fmt: skip
     before = trainer.evaluate()["eval_accuracy"]
     trainer.train()
     after = trainer.evaluate()["eval_accuracy"]
-    assert after > CHANCE + 0.3, f"{after:.2f} of unseen snippets are told right, {before:.2f} before training"
+    assert after > CHANCE + 0.3, f"accuracy {after:.2f} on unseen snippets, {before:.2f} before training"

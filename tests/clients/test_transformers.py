@@ -1,4 +1,4 @@
-"""What users of transformers do with a released folder."""
+"""Released folders in transformers: loading, pipelines, generation and padding."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from tests.clients.released import KINDS, Kind, Released, assert_close, load_mod
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LENGTHS = (700, 120, 400, 20)
-"""Of texts, in characters: from a few tokens to several times what a local layer sees."""
+"""Of texts, in characters: from a few tokens to several times the window of a local layer."""
 PROMPTS = ["class Queue:\n    def __init__(self", "import os\n\n", "def"]
 
 
 def texts(released: Released) -> list[str]:
-    found = released.texts(len(LENGTHS), shortest=max(LENGTHS))
-    return [text[:length] for text, length in zip(found, LENGTHS, strict=True)]
+    documents = released.texts(len(LENGTHS), shortest=max(LENGTHS))
+    return [text[:length] for text, length in zip(documents, LENGTHS, strict=True)]
 
 
 def prompts(released: Released) -> list[str]:
-    """Short ones, and one that is longer than a local layer sees."""
+    """Short prompts, and one longer than the window of a local layer."""
     return [*PROMPTS, released.texts(1, shortest=400)[0][:400]]
 
 
 @torch.no_grad()
 def logits_of(model: Any, tokenizer: Any, batch: list[str], *, side: str = "right") -> list[Tensor]:
-    """Run a padded batch; return each text's logits [S, V], those of padding left out."""
+    """Run a padded batch and return the logits [S, V] of each text, without those of padding."""
     encoded = tokenizer(batch, return_tensors="pt", padding=True, padding_side=side)
     logits = model(**encoded).logits
     return [row[mask.bool()] for row, mask in zip(logits, encoded["attention_mask"], strict=True)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loads_whole_and_without_a_warning(released: Released, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+def test_loads_completely_without_warnings(released: Released, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     auto: Any = AutoModelForMaskedLM if kind == "encoder" else AutoModelForCausalLM
     library = logging.getLogger("transformers")
-    library.addHandler(caplog.handler)  # this logger does not hand its messages on
+    library.addHandler(caplog.handler)  # this logger does not propagate its messages
     try:
-        _, told = auto.from_pretrained(released.model(kind), output_loading_info=True)
+        _, loading = auto.from_pretrained(released.model(kind), output_loading_info=True)
         load_tokenizer(released, kind)
     finally:
         library.removeHandler(caplog.handler)
-    assert not any(told.values()), told
+    assert not any(loading.values()), loading
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -65,28 +65,28 @@ def test_loads_whole_and_without_a_warning(released: Released, kind: Kind, caplo
         ("AutoModelForSequenceClassification", "decoder", "ModernBertDecoderForSequenceClassification"),
     ],
 )
-def test_auto_classes_take_all_but_a_head(released: Released, auto: str, kind: Kind, expected: str) -> None:
+def test_auto_classes_load_all_weights_but_the_head(released: Released, auto: str, kind: Kind, expected: str) -> None:
     import transformers
 
-    model, told = getattr(transformers, auto).from_pretrained(released.model(kind), output_loading_info=True)
+    model, loading = getattr(transformers, auto).from_pretrained(released.model(kind), output_loading_info=True)
     assert type(model).__name__ == expected
-    assert all(name.split(".")[0] in {"classifier", "head"} for name in told["missing_keys"])
-    assert all(name.split(".")[0] in {"decoder", "head", "lm_head"} for name in told["unexpected_keys"])
-    assert not told["mismatched_keys"]
-    whole = load_model(released, kind).model.state_dict()
+    assert all(name.split(".")[0] in {"classifier", "head"} for name in loading["missing_keys"])
+    assert all(name.split(".")[0] in {"decoder", "head", "lm_head"} for name in loading["unexpected_keys"])
+    assert not loading["mismatched_keys"]
+    expected_body = load_model(released, kind).model.state_dict()
     body = getattr(model, "model", model).state_dict()
-    assert body.keys() == whole.keys()
-    assert all(torch.equal(body[name], whole[name]) for name in whole)
+    assert body.keys() == expected_body.keys()
+    assert all(torch.equal(body[name], expected_body[name]) for name in expected_body)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_the_checkpoints(released: Released, kind: Kind) -> None:
+def test_logits_equal_the_checkpoints(released: Released, kind: Kind) -> None:
     model, tokenizer = load_model(released, kind), load_tokenizer(released, kind)
     batch = texts(released)
     tokens = [torch.tensor(tokenizer(text)["input_ids"]) for text in batch]
     expected = released.checkpoint_logits(kind, tokens)
-    for found, logits in zip(logits_of(model, tokenizer, batch), expected, strict=True):
-        assert_close(found, logits)
+    for actual, logits in zip(logits_of(model, tokenizer, batch), expected, strict=True):
+        assert_close(actual, logits)
 
 
 def test_fill_mask(released: Released) -> None:
@@ -99,9 +99,9 @@ def test_fill_mask(released: Released) -> None:
         released.texts(1, shortest=400)[0] + "[MASK]",
     ]
     filler = pipeline("fill-mask", str(released.model("encoder")))
-    told = filler(sentences, top_k=5, batch_size=len(sentences))
+    results = filler(sentences, top_k=5, batch_size=len(sentences))
     tokens = [torch.tensor(tokenizer(sentence)["input_ids"]) for sentence in sentences]
-    for ids, logits, answers in zip(tokens, released.checkpoint_logits("encoder", tokens), told, strict=True):
+    for ids, logits, answers in zip(tokens, released.checkpoint_logits("encoder", tokens), results, strict=True):
         (position,) = (ids == tokenizer.mask_token_id).nonzero().flatten().tolist()
         best = logits[position].softmax(dim=-1).topk(5)
         assert [answer["token"] for answer in answers] == best.indices.tolist()
@@ -112,24 +112,24 @@ def test_fill_mask(released: Released) -> None:
 
 
 def test_text_generation(released: Released) -> None:
-    """What the pipeline writes greedily is what the checkpoint's own tensors say, token by token."""
+    """Greedy output of the pipeline equals that computed from the checkpoint's tensors, token by token."""
     from transformers import pipeline
 
     tokenizer = load_tokenizer(released, "decoder")
-    writer = pipeline("text-generation", str(released.model("decoder")))
+    generator = pipeline("text-generation", str(released.model("decoder")))
     batch = prompts(released)
-    told = writer(batch, batch_size=len(batch), max_new_tokens=12, do_sample=False, return_full_text=False)
+    results = generator(batch, batch_size=len(batch), max_new_tokens=12, do_sample=False, return_full_text=False)
     tokens = [torch.tensor(tokenizer(prompt)["input_ids"]) for prompt in batch]
     assert all(ids[0] == tokenizer.cls_token_id and ids[-1] != tokenizer.sep_token_id for ids in tokens)
-    beginnings = list(tokens)
+    prompt_ids = list(tokens)
     for _ in range(12):
         logits = released.checkpoint_logits("decoder", tokens)
         tokens = [torch.cat((ids, row[-1:].argmax(dim=-1))) for ids, row in zip(tokens, logits, strict=True)]
-    for prompt, ids, (answer,) in zip(beginnings, tokens, told, strict=True):
-        written = ids[len(prompt) :].tolist()
-        if tokenizer.sep_token_id in written:
-            written = written[: written.index(tokenizer.sep_token_id)]
-        assert answer["generated_text"] == tokenizer.decode(written)
+    for prompt, ids, (answer,) in zip(prompt_ids, tokens, results, strict=True):
+        generated = ids[len(prompt) :].tolist()
+        if tokenizer.sep_token_id in generated:
+            generated = generated[: generated.index(tokenizer.sep_token_id)]
+        assert answer["generated_text"] == tokenizer.decode(generated)
 
 
 def test_generation_stops_at_the_end_of_a_document(released: Released) -> None:
@@ -137,8 +137,8 @@ def test_generation_stops_at_the_end_of_a_document(released: Released) -> None:
     with torch.no_grad():
         model.decoder.bias[tokenizer.sep_token_id] = 1e4
     encoded = tokenizer("import os", return_tensors="pt")
-    written = model.generate(**encoded, max_new_tokens=8, do_sample=False)[0]
-    assert written.tolist() == [*encoded["input_ids"][0].tolist(), tokenizer.sep_token_id]
+    generated = model.generate(**encoded, max_new_tokens=8, do_sample=False)[0]
+    assert generated.tolist() == [*encoded["input_ids"][0].tolist(), tokenizer.sep_token_id]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -146,7 +146,7 @@ def test_generation_with_the_cache_equals_generation_without(released: Released,
     model, tokenizer = load_model(released, "decoder"), load_tokenizer(released, "decoder")
     encoded = tokenizer(prompts(released), return_tensors="pt", padding=True)
     assert encoded["input_ids"].shape[1] > model.config.sliding_window
-    cached, whole = (
+    cached, uncached = (
         model.generate(
             **encoded, use_cache=use_cache, num_beams=num_beams, max_new_tokens=80, do_sample=False,
             output_logits=True, return_dict_in_generate=True,
@@ -154,10 +154,10 @@ def test_generation_with_the_cache_equals_generation_without(released: Released,
         for use_cache in (True, False)
     )  # fmt: skip
     assert cached.past_key_values is not None
-    assert whole.past_key_values is None
-    assert cached.sequences.tolist() == whole.sequences.tolist()
-    for found, expected in zip(cached.logits, whole.logits, strict=True):
-        assert_close(found, expected)
+    assert uncached.past_key_values is None
+    assert cached.sequences.tolist() == uncached.sequences.tolist()
+    for actual, expected in zip(cached.logits, uncached.logits, strict=True):
+        assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,19 +168,19 @@ def test_eager_attention_equals_sdpa(released: Released, kind: Kind, side: str) 
         logits_of(load_model(released, kind, attn_implementation=name), tokenizer, texts(released), side=side)
         for name in ("eager", "sdpa")
     )
-    for found, expected in zip(eager, sdpa, strict=True):
-        assert_close(found, expected)
+    for actual, expected in zip(eager, sdpa, strict=True):
+        assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_batch_padded_on_either_side_equals_one_by_one(released: Released, kind: Kind, attention: str) -> None:
+def test_padded_batch_equals_single_texts(released: Released, kind: Kind, attention: str) -> None:
     model = load_model(released, kind, attn_implementation=attention)
     tokenizer = load_tokenizer(released, kind)
     batch = texts(released)
     alone = [logits_of(model, tokenizer, [text])[0] for text in batch]
     assert max(map(len, alone)) > model.config.local_attention
-    assert len({len(logits) for logits in alone}) == len(alone), "no padding would be seen"
+    assert len({len(logits) for logits in alone}) == len(alone), "equal lengths would need no padding"
     for side in ("left", "right"):
-        for found, expected in zip(logits_of(model, tokenizer, batch, side=side), alone, strict=True):
-            assert_close(found, expected)
+        for actual, expected in zip(logits_of(model, tokenizer, batch, side=side), alone, strict=True):
+            assert_close(actual, expected)

@@ -1,4 +1,4 @@
-"""Figures as Weights & Biases stores them, read back as its own messages; nothing is sent anywhere."""
+"""Metrics in the files of an offline Weights & Biases run, read back as its messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def write(save: Path, steps: dict[int, float]) -> str:
-    """Log losses as a launch does; return the run's id."""
+    """Log losses as a launch does, and return the run's id."""
     config = RunConfig().with_values({"save": str(save), "wandb_project": "pairs", "lr": 1e-3})
     opened: Any = open_wandb(config)
     log = MetricsLog(MetricsFiles.of(str(save), ""), min(steps), opened)
@@ -31,22 +31,22 @@ def write(save: Path, steps: dict[int, float]) -> str:
 
 
 def messages(file: Path) -> Iterator[bytes]:
-    """Yield what lies in a file of LevelDB's log format: blocks of 32 KiB, chunks with checksum, length and kind."""
-    content, place, message = file.read_bytes(), 7, b""  # behind the file's own mark
+    """Yield the records of a file in LevelDB's log format: blocks of 32 KiB, chunks with checksum, length and type."""
+    content, place, message = file.read_bytes(), 7, b""  # after the file header
     while place + 7 <= len(content):
         if 2**15 - place % 2**15 < 7:
-            place += 2**15 - place % 2**15  # no chunk begins so near the end of a block
+            place += 2**15 - place % 2**15  # no chunk starts this close to the end of a block
             continue
         _, length, kind = struct.unpack_from("<IHB", content, place)
         message += content[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # whole, or the last chunk
+        if kind in (1, 4):  # a complete record, or its last chunk
             yield message
             message = b""
 
 
 def stored(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the history and the config in the one file of an offline run."""
+    """Return the history and the config in the file of an offline run."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     [file] = folder.glob("*.wandb")
@@ -63,7 +63,7 @@ def stored(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return history, config
 
 
-def test_a_run_and_its_resume_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_has_the_same_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -71,8 +71,8 @@ def test_a_run_and_its_resume_are_one(tmp_path: Path, monkeypatch: pytest.Monkey
     again = write(tmp_path / "run", {3: 2.0})
     assert again == first != write(tmp_path / "other", {1: 1.0})
     parts = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{first}"))
-    (whole, config), *later = map(stored, parts)
-    assert [(line["step"], line["loss"]) for line in whole] == [(1, 2.5), (2, None)]
+    (original, config), *later = map(stored, parts)
+    assert [(line["step"], line["loss"]) for line in original] == [(1, 2.5), (2, None)]
     assert config["optimizer"]["lr"] == 1e-3
     for history, _ in later:
         assert [(line["step"], line["loss"]) for line in history] == [(3, 2.0)]
@@ -89,14 +89,14 @@ except ConfigError as error:
 """
 
 
-def test_a_missing_key_is_one_line(tmp_path: Path) -> None:
-    """In a process of its own: the package remembers what mode it was first used in."""
+def test_missing_api_key_is_one_line(tmp_path: Path) -> None:
+    """Runs in its own process, since the package keeps the mode of its first use."""
     pytest.importorskip("wandb")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_A_KEY],
         cwd=tmp_path,
-        env={**kept, "HOME": str(tmp_path)},  # where a key would lie
+        env={**environment, "HOME": str(tmp_path)},  # without a stored key
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
