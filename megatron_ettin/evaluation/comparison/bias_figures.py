@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from megatron_ettin.evaluation.comparison.look import QUIET, finish_axes, label_empty_panel
+from megatron_ettin.evaluation.comparison.look import QUIET, draw_legend, error_bars, finish_axes, label_empty_panel
 from megatron_ettin.evaluation.comparison.models import ComparedModel
 from megatron_ettin.evaluation.comparison.published import size_name
 from megatron_ettin.evaluation.comparison.scaling_figure import draw_size_panel, kind_handles
@@ -59,9 +59,13 @@ def preferences_of(model: ComparedModel) -> Preferences | None:
     return None
 
 
+def _preferences_by_name(models: Sequence[ComparedModel]) -> dict[str, Preferences]:
+    return {model.name: preferences for model in models if (preferences := preferences_of(model))}
+
+
 def draw_pronouns(models: Sequence[ComparedModel]) -> Figure:
     """Draw the shares of preferred pronouns, one panel per kind with one group of bars per size."""
-    by_model = {model.name: preferences for model in models if (preferences := preferences_of(model))}
+    by_model = _preferences_by_name(models)
     kinds = [kind for kind in KINDS if any(model.kind == kind and model.name in by_model for model in models)]
     columns = min(2, len(kinds))
     rows = -(-len(kinds) // max(1, columns))
@@ -85,7 +89,7 @@ def draw_pronouns(models: Sequence[ComparedModel]) -> Figure:
         handles.append(Line2D([], [], color=QUIET, linestyle=":", label=_CHANCE))
     if set(baselines) - {_CHANCE}:
         handles.append(Patch(facecolor="white", edgecolor=QUIET, hatch=_HATCH, label="baseline"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9.5)
+    draw_legend(figure, handles, columns=len(handles))
     return figure
 
 
@@ -98,14 +102,12 @@ def _draw_kind(axes: Axes, kind: Kind, bars: Sequence[tuple[ComparedModel, Prefe
     beyond = len(bars) + 0.2 + 1.3 * np.arange(len(baselines))  # leaves room for their long labels
     for index, gender in enumerate(GENDERS):
         measures = [preferences.genders[gender] for _, preferences in bars]
-        values = np.array([measure.value for measure in measures])
-        bounds = np.array([[m.value - m.low, m.high - m.value] for m in measures]).T
         offset = (index - 1) * _BAR_WIDTH
         axes.bar(
             places + offset,
-            values,
+            [measure.value for measure in measures],
             _BAR_WIDTH,
-            yerr=np.maximum(bounds, 0),
+            yerr=error_bars(measures),
             color=_GENDER_COLORS[gender],
             edgecolor="white",
             linewidth=0.5,
@@ -132,7 +134,7 @@ def _draw_kind(axes: Axes, kind: Kind, bars: Sequence[tuple[ComparedModel, Prefe
 
 def draw_gotcha(models: Sequence[ComparedModel]) -> Figure:
     """Draw how often the misleading pronoun is preferred over model size, with the baselines as horizontal lines."""
-    by_model = {model.name: preferences for model in models if (preferences := preferences_of(model))}
+    by_model = _preferences_by_name(models)
     scores = {name: preferences.gotcha for name, preferences in by_model.items()}
     figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -146,7 +148,7 @@ def draw_gotcha(models: Sequence[ComparedModel]) -> Figure:
     for (name, shares), style in zip(baselines.items(), _BASELINE_LINES, strict=False):
         axes.axhline(shares["gotcha"], color=QUIET, linestyle=style, linewidth=1.2, zorder=0, label=f"_{name}")
         handles.append(Line2D([], [], color=QUIET, linestyle=style, label=f"{name} {shares['gotcha']:.1f}%"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
+    draw_legend(figure, handles, columns=2)
     return figure
 
 

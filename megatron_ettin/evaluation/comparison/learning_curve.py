@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from megatron_ettin.evaluation.comparison.look import LOOKS, finish_axes
+from megatron_ettin.evaluation.comparison.look import LOOKS, draw_legend, finish_axes
 from megatron_ettin.evaluation.comparison.models import ComparedModel, sources
 from megatron_ettin.evaluation.comparison.published import size_name
 from megatron_ettin.evaluation.comparison.scores import Panel, intrinsic_panel, suite_panel
@@ -107,7 +107,7 @@ def draw_learning(curves: Sequence[LearningCurve]) -> Figure:
         finish_axes(axes, _axis_label(axis.unit), panel.unit)
         _finish_training_axis(axes, axis)
     handles = [_handle(curve, _fill(curves, index)) for index, curve in enumerate(curves)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, 2), frameon=False, fontsize=9.5)
+    draw_legend(figure, handles, columns=min(columns, 2))
     return figure
 
 
@@ -140,15 +140,8 @@ def _fill(curves: Sequence[LearningCurve], index: int) -> Fill:
 
 def _handle(curve: LearningCurve, fill: Fill) -> Line2D:
     look = LOOKS[curve.revisions[0].kind]
-    return Line2D(
-        [],
-        [],
-        color=look.color,
-        marker=look.marker,
-        linestyle=look.line,
-        fillstyle=fill,
-        label=curve.label,
-    )
+    style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "fillstyle": fill}
+    return Line2D([], [], label=curve.label, **style)  # type: ignore[arg-type]
 
 
 def _axis_label(unit: Unit) -> str:

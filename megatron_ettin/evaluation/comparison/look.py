@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from megatron_ettin.evaluation.models.kinds import KINDS, Kind
+from megatron_ettin.evaluation.results import Measure
 from megatron_ettin.evaluation.run_reports.figures import label_axes
 from megatron_ettin.evaluation.run_reports.four_way import KIND_COLORS
 from megatron_ettin.files import atomic_file
@@ -40,6 +44,17 @@ def finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
     """Label axes in the common style, with the grid below the data."""
     label_axes(axes, x_label, y_label)
     axes.set_axisbelow(True)
+
+
+def draw_legend(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """Draw a legend below the panels."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
+
+
+def error_bars(measures: Sequence[Measure]) -> NDArray[np.float64]:
+    """Return the distances to both bounds of the intervals, [2, N], as matplotlib draws error bars."""
+    bounds = np.array([[measure.value - measure.low, measure.high - measure.value] for measure in measures]).T
+    return np.maximum(bounds, 0)
 
 
 def label_empty_panel(axes: Axes, text: str) -> None:

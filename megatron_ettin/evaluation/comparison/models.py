@@ -69,18 +69,17 @@ def compared_model(results: ModelResults) -> ComparedModel:
             f"{results.name}/model.json: kind {kind!r} with {parameters} parameters; kinds are {', '.join(KINDS)}"
         )
     source, _, revision = results.name.partition("@")
-    tokens = _tokens_of(folder, revision)
     return ComparedModel(
-        results.name,
-        kind,
-        parameters,
-        source,
-        revision,
-        tokens,
-        checksum,
-        results.suites,
-        results.settings,
-        results.local,
+        name=results.name,
+        kind=kind,
+        parameters=parameters,
+        source=source,
+        revision=revision,
+        tokens=_tokens_of(folder, revision),
+        checksum=checksum,
+        suites=results.suites,
+        settings=results.settings,
+        local=results.local,
     )
 
 

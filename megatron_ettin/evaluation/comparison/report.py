@@ -80,8 +80,11 @@ def _summary_lines(comparison: Comparison) -> list[str]:
         f"{size_name(group[0].parameters)} ({', '.join(model.kind for model in group)})"
         for group in size_groups(comparison.models)
     ]
-    number, sizes = len(comparison.models), len(groups)
-    return [f"{number} model{'s' * (number > 1)} in {sizes} size{'s' * (sizes > 1)}: {'; '.join(groups)}."]
+    return [f"{_count(len(comparison.models), 'model')} in {_count(len(groups), 'size')}: {'; '.join(groups)}."]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _figure_lines(stem: str, alternative: str) -> list[str]:
@@ -115,9 +118,8 @@ def _difference_lines(comparison: Comparison) -> list[str]:
             *_untested_lines(comparison),
         ]
     beyond = sum(difference.exceeds_noise for difference in differences)
-    number = len(differences)
     lines = [
-        f"{number} comparison{'s' * (number > 1)}: all pairs of kinds of one size in every common task, on the same "
+        f"{_count(len(differences), 'comparison')}: all pairs of kinds of one size in every common task, on the same "
         f"items. {beyond} exceed{'s' * (beyond == 1)} noise.",
         "",
         *_NOISE_NOTE,
@@ -173,10 +175,7 @@ def _untested_lines(comparison: Comparison) -> list[str]:
     if not comparison.untested:
         return []
     reasons = Counter((one.suite, one.task, one.reason) for one in comparison.untested)
-    lines = [
-        f"- {suite} {task}, {count} pair{'s' * (count > 1)}: {reason}"
-        for (suite, task, reason), count in reasons.items()
-    ]
+    lines = [f"- {suite} {task}, {_count(count, 'pair')}: {reason}" for (suite, task, reason), count in reasons.items()]
     return ["", "Not tested:", "", *lines]
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from megatron_ettin.evaluation.comparison.look import LOOKS, QUIET, finish_axes, label_empty_panel
+from megatron_ettin.evaluation.comparison.look import (
+    LOOKS,
+    QUIET,
+    draw_legend,
+    error_bars,
+    finish_axes,
+    label_empty_panel,
+)
 from megatron_ettin.evaluation.comparison.models import ComparedModel, size_groups
 from megatron_ettin.evaluation.comparison.published import SIZES, PublishedPanel, size_name
 from megatron_ettin.evaluation.comparison.scores import Panel
@@ -74,12 +80,10 @@ def _draw_kind(axes: Axes, kind: Kind, models: Sequence[ComparedModel], panel: P
     """Draw one line, shifted by the factor ``offset`` so that no error bar hides another."""
     look, models = LOOKS[kind], sorted(models, key=lambda model: model.parameters)
     scores = [panel.scores[model.name] for model in models]
-    values = np.array([score.value for score in scores])
-    bounds = np.array([[score.value - score.low, score.high - score.value] for score in scores]).T
     axes.errorbar(
         [model.parameters * offset for model in models],
-        values,
-        yerr=np.maximum(bounds, 0),
+        [score.value for score in scores],
+        yerr=error_bars(scores),
         label=kind,
         color=look.color,
         marker=look.marker,
@@ -161,4 +165,4 @@ def _draw_legend(figure: Figure, panels: Sequence[Panel], models: Sequence[Compa
         handles.append(
             Line2D([], [], marker="o", markerfacecolor="white", label="published, read off a figure", **style)  # type: ignore[arg-type]
         )
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False, fontsize=9.5)
+    draw_legend(figure, handles, columns=min(3, len(handles)))
