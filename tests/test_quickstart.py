@@ -30,7 +30,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run the script once; return its folder and what it printed."""
     output = tmp_path_factory.mktemp("quickstart") / "out"
     done = run("bash", "examples/quickstart.sh", "--output", output)
@@ -43,8 +43,8 @@ def report_of(output: Path) -> dict[str, Any]:
     return report
 
 
-def test_both_models_learned(made: tuple[Path, str]) -> None:
-    output, printed = made
+def test_both_models_learned(quickstart: tuple[Path, str]) -> None:
+    output, printed = quickstart
     report = report_of(output)
     assert report["problems"] == []
     for model in report["models"]:
@@ -53,8 +53,8 @@ def test_both_models_learned(made: tuple[Path, str]) -> None:
     assert f"{report['unigram_entropy']:.3f}" in printed
 
 
-def test_all_output_is_written(made: tuple[Path, str]) -> None:
-    output, _ = made
+def test_all_output_is_written(quickstart: tuple[Path, str]) -> None:
+    output, _ = quickstart
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
     for kind in KINDS:
         assert list((output / kind / "tensorboard").glob("events.out.tfevents.*"))
@@ -63,8 +63,8 @@ def test_all_output_is_written(made: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_run_is_resumed_at_its_last_step(made: tuple[Path, str], kind: str) -> None:
-    output, printed = made
+def test_run_is_resumed_at_its_last_step(quickstart: tuple[Path, str], kind: str) -> None:
+    output, printed = quickstart
     steps = [json.loads(line)["step"] for line in (output / kind / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert f"loaded {output / kind}/step_0000120" in printed
@@ -72,8 +72,8 @@ def test_run_is_resumed_at_its_last_step(made: tuple[Path, str], kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_evaluating_the_checkpoint_on_one_rank_gives_the_reported_loss(made: tuple[Path, str], kind: str) -> None:
-    output, _ = made
+def test_evaluating_the_checkpoint_on_one_rank_gives_the_reported_loss(quickstart: tuple[Path, str], kind: str) -> None:
+    output, _ = quickstart
     done = run(
         sys.executable, "-m", "megatron_ettin.pretrain", "--config", "examples/configs/quickstart.yaml", "--eval-only",
         "--load", output / kind,
@@ -86,8 +86,8 @@ def test_evaluating_the_checkpoint_on_one_rank_gives_the_reported_loss(made: tup
     assert evaluation["scored_tokens"] == model["scored_tokens"]
 
 
-def test_model_that_did_not_learn_fails_the_report(made: tuple[Path, str], tmp_path: Path) -> None:
-    output, _ = made
+def test_model_that_did_not_learn_fails_the_report(quickstart: tuple[Path, str], tmp_path: Path) -> None:
+    output, _ = quickstart
     for kind in KINDS:
         shutil.copytree(output / kind, tmp_path / kind)
     metrics = tmp_path / "decoder" / "metrics.jsonl"

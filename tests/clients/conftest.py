@@ -20,31 +20,31 @@ TRAIN_ITERS = 100
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
     """Train a nano encoder and decoder on the standard library's text and export both."""
-    made = Released(tmp_path_factory.mktemp("clients"))
-    tokenizer, data = made.folder / "tokenizer", made.folder / "data"
+    pair = Released(tmp_path_factory.mktemp("clients"))
+    tokenizer, data = pair.folder / "tokenizer", pair.folder / "data"
     data.mkdir()
-    _run_tool("tools/gather_corpus.py", "--output", made.corpus, "--max-bytes", BYTES_OF_TEXT)
-    _run_tool("tools/train_tokenizer.py", "--input", made.corpus, "--output", tokenizer, "--vocab-size", 4096)
+    _run_tool("tools/gather_corpus.py", "--output", pair.corpus, "--max-bytes", BYTES_OF_TEXT)
+    _run_tool("tools/train_tokenizer.py", "--input", pair.corpus, "--output", tokenizer, "--vocab-size", 4096)
     _run_tool(
-        "tools/preprocess_data.py", "--input", made.corpus, "--output-prefix", data / "corpus",
+        "tools/preprocess_data.py", "--input", pair.corpus, "--output-prefix", data / "corpus",
         "--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", tokenizer,
     )  # fmt: skip
     # One rank each, in parallel: as fast on two cores as two ranks for one after the other.
-    _wait(*(_start(*_pretrain(made, kind, tokenizer, data)) for kind in KINDS))
+    _wait(*(_start(*_pretrain(pair, kind, tokenizer, data)) for kind in KINDS))
     _wait(
         *(
-            _start("tools/convert_to_hf.py", "--load", made.checkpoints(kind), "--save", made.model(kind))
+            _start("tools/convert_to_hf.py", "--load", pair.checkpoints(kind), "--save", pair.model(kind))
             for kind in KINDS
         )
     )
-    return made
+    return pair
 
 
-def _pretrain(made: Released, kind: Kind, tokenizer: Path, data: Path) -> tuple[str | Path | int, ...]:
+def _pretrain(pair: Released, kind: Kind, tokenizer: Path, data: Path) -> tuple[str | Path | int, ...]:
     return (
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 1, "-m", "megatron_ettin.pretrain",
         "--config", "examples/configs/quickstart.yaml", "--objective", {"encoder": "mlm", "decoder": "clm"}[kind],
-        "--data-path", data / "corpus_text_document", "--tokenizer-model", tokenizer, "--save", made.checkpoints(kind),
+        "--data-path", data / "corpus_text_document", "--tokenizer-model", tokenizer, "--save", pair.checkpoints(kind),
         "--train-iters", TRAIN_ITERS, "--lr-wsd-decay-iters", TRAIN_ITERS // 2, "--eval-interval", TRAIN_ITERS,
     )  # fmt: skip
 

@@ -90,7 +90,7 @@ def word_order_task(pairs: Sequence[MinedPair]) -> list[Row]:
 
 
 def function_choice_task(pairs: Sequence[MinedPair]) -> list[Row]:
-    """Return docstrings with two functions of their file; ``label`` is the index of their own."""
+    """Return docstrings with two functions of their file; ``label`` is the index of the right one."""
     ordered = _shuffled(pairs)
     by_file: dict[str, list[MinedPair]] = defaultdict(list)
     for pair in ordered:
