@@ -1,9 +1,9 @@
-"""Time and memory of converting each published size, beside ``cp`` of the same bytes.
+"""Measure time and memory of converting each published size, next to ``cp`` of the same bytes.
 
-For each size a checkpoint of random weights is imported, then exported without the check, each in a process of its own
-whose peak memory is read from the system. Exports and copies take turns, and medians are told: both write gigabytes
-into the memory that the system keeps for files, and how fast that goes depends on what else runs. Prints a table and
-writes benchmarks/results/convert_cpu.json.
+For each size a checkpoint of random weights is imported, then exported without the check, each in its own process,
+whose peak memory the system reports. Exports and copies alternate and medians are reported, because both write
+gigabytes into the page cache, at a speed that depends on other processes. Prints a table and writes
+benchmarks/results/convert_cpu.json.
 
     python benchmarks/convert.py [--sizes 17m 1b] [--rounds 5] [--folder DIR] [--with-check]
 """
@@ -30,13 +30,13 @@ sys.path.insert(0, str(ROOT))
 RESULT = ROOT / "benchmarks" / "results" / "convert_cpu"
 ALLOWED_SHARE, ALLOWED_BYTES = 1.3, 600_000_000
 EXPECTED = """
-Expected of an export, and what came:
+Expectations of an export, and results:
 
-- The rate of `cp` and `sync`, start-up apart: where the checkpoint's parts are whole rows and the type stays, bytes go
-  from file to file a block at a time, as with `cp`, and the checksums of the checkpoint are counted meanwhile by the
-  other core. What came is the last column.
-- A peak of memory that does not grow with the model, since no tensor is read. What came is Python with torch, at any
-  size.
+- The rate of `cp` and `sync`, apart from start-up: where the checkpoint's chunks are complete rows and the type is
+  unchanged, bytes are copied from file to file in blocks, as `cp` does, while another core computes the checksums of
+  the checkpoint. The result is the last column.
+- A peak memory that does not grow with the model, since no tensor is loaded. The result is that of Python with torch,
+  at any size.
 """
 SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")
 
@@ -52,16 +52,16 @@ class Measurement:
     export_seconds: float
     """The whole command, start of Python and torch included."""
     write_seconds: float
-    """Of these, checksums, reading, converting, writing and flushing."""
+    """Of these: checksums, reading, converting, writing and flushing."""
     export_peak_mb: float
     allowed_peak_mb: float
     write_mb_per_second: float
     cp_mb_per_second: float
-    """``cp`` alone: it leaves the bytes in memory."""
+    """``cp`` alone, which leaves the bytes in the page cache."""
     cp_sync_mb_per_second: float
-    """``cp`` and a flush to the disk, which the export does too."""
+    """``cp`` and a flush to disk, which the export includes too."""
     ratio_to_cp_sync: float
-    """Of the rates, each round's own: what ran beside ran beside both."""
+    """Median of the ratios of each round, whose two rates are measured under the same load."""
     ratios: tuple[float, ...]
     """Of all rounds."""
     checked_seconds: float | None = None
@@ -78,9 +78,9 @@ def measure(size: str, folder: Path, *, rounds: int, with_check: bool) -> Measur
     shutil.rmtree(folder / "hub")
     exports, written, peaks, copied, flushed = [], [], [], [], []
     for _ in range(rounds):
-        seconds, peak, told = run("convert_to_hf", folder / "run", folder / "out", "--no-check")
+        seconds, peak, output = run("convert_to_hf", folder / "run", folder / "out", "--no-check")
         exports.append(seconds)
-        written.append(float(told.split()[-2]))
+        written.append(float(output.split()[-2]))
         peaks.append(peak)
         without, with_flush = copy(folder / "out" / "model.safetensors", folder / "copy")
         copied.append(without)
@@ -111,12 +111,12 @@ import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
-"""Runs a command and prints the most memory it held. A process counts its parent's as its own until it has begun, so
-the parent must be small."""
+"""Runs a command and prints its peak memory. Until a process has started its program, its parent's memory counts as its
+own, so the parent must be small."""
 
 
 def run(tool: str, load: Path, save: Path, *flags: str) -> tuple[float, int, str]:
-    """Run a tool; return seconds, peak bytes and the last line it printed."""
+    """Run a tool; return seconds, peak bytes and the last line of its output."""
     command = [sys.executable, f"tools/{tool}.py", "--load", str(load), "--save", str(save), *flags]
     begin = time.monotonic()
     process = subprocess.run(
@@ -127,12 +127,12 @@ def run(tool: str, load: Path, save: Path, *flags: str) -> tuple[float, int, str
         text=True,
         check=True,
     )
-    *_, told, peak = process.stdout.splitlines()
-    return time.monotonic() - begin, int(peak), told
+    *_, output, peak = process.stdout.splitlines()
+    return time.monotonic() - begin, int(peak), output
 
 
 def copy(source: Path, target: Path) -> tuple[float, float]:
-    """Return the seconds that ``cp`` takes, and those with a flush to the disk."""
+    """Return the seconds of ``cp``, without and with a flush to disk."""
     begin = time.monotonic()
     subprocess.run(["cp", source, target], check=True)
     copied = time.monotonic() - begin
@@ -143,7 +143,7 @@ def copy(source: Path, target: Path) -> tuple[float, float]:
 
 
 def table(measurements: list[Measurement]) -> str:
-    """Return the figures as Markdown."""
+    """Return the results as a Markdown table."""
     head = (
         "size | weights MB | import s | import peak MB | export s | without start-up s | export peak MB | allowed MB | "
         "export MB/s | cp MB/s | cp + sync MB/s | export to cp + sync"
@@ -161,12 +161,10 @@ def table(measurements: list[Measurement]) -> str:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument(
-        "--folder", type=Path, help="where to write gigabytes; default: the system's for temporary files"
-    )
+    parser.add_argument("--folder", type=Path, help="where to write gigabytes; default: the system's temporary folder")
     parser.add_argument("--with-check", action="store_true", help="time the export with its check too")
     parser.add_argument("--rounds", type=int, default=5, help="exports and copies of each size")
     options = parser.parse_args()
@@ -181,8 +179,8 @@ def main() -> None:
     today = datetime.date.today().isoformat()
     print(f"\n{table(measurements)}")
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    found = {"date": today, "machine": machine, "sizes": [asdict(m) for m in measurements]}
-    RESULT.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    results = {"date": today, "machine": machine, "sizes": [asdict(m) for m in measurements]}
+    RESULT.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     head = f"# Conversion\n\n{today}, {machine}, fp32, encoder, `python benchmarks/convert.py`"
     RESULT.with_suffix(".md").write_text(f"{head}\n\n{table(measurements)}\n{EXPECTED}", encoding="utf-8")
     over = [m.size for m in measurements if max(m.export_peak_mb, m.import_peak_mb) > m.allowed_peak_mb]

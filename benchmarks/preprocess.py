@@ -1,13 +1,13 @@
-"""Preprocessing side by side with other ways to the same .bin/.idx, as whole processes, on one corpus and tokenizer.
+"""Compare preprocessing with other ways to the same .bin/.idx, as complete processes on one corpus and tokenizer.
 
     ours        tools/preprocess_data.py
-    tokenizers  encode_batch in a process pool of as many workers, ids written as ours are
-    datatrove   MegatronDocumentTokenizer, as many workers; needs an interpreter that has it (--datatrove PYTHON)
-    gigatoken   encode_files of the raw library, nothing written: the limit
+    tokenizers  encode_batch in a process pool of the same number of workers, ids written as by ours
+    datatrove   MegatronDocumentTokenizer, same number of workers; needs an interpreter that has it (--datatrove PYTHON)
+    gigatoken   encode_files of the library alone, nothing written: the upper bound
 
-The corpus is real text found on this machine, at least --megabytes of it, or a given one. The slow ways get a stretch
-of it, since their rate does not depend on the length. Every way runs --repeats times, all of them in turn, and the best
-time of each counts, because other work on a machine only ever slows one down. Ids are compared over the whole stretch.
+The corpus is real text of this machine, at least --megabytes of it, or a given file. The slow ways get a sample of it,
+since their rate does not depend on the length. The ways run in turn, --repeats times each, and the best time of each
+counts, because other processes can only slow a run down. Ids are compared on the complete sample.
 
     python benchmarks/preprocess.py --tokenizer FOLDER [--corpus FILE] [--datatrove PYTHON] [--workers 2]
 """
@@ -44,8 +44,8 @@ from tokenizers import Tokenizer
 from megatron_ettin.data.corpus.indexed_writer import IndexedWriter
 tokenizer = Tokenizer.from_file({tokenizer!r})
 def encode(lines):
-    found = tokenizer.encode_batch([json.loads(line)["text"] for line in lines], add_special_tokens=False)
-    return [np.array(encoding.ids, np.uint16) for encoding in found]
+    encodings = tokenizer.encode_batch([json.loads(line)["text"] for line in lines], add_special_tokens=False)
+    return [np.array(encoding.ids, np.uint16) for encoding in encodings]
 if __name__ == "__main__":
     with open({corpus!r}, encoding="utf-8") as file, ProcessPoolExecutor({workers}) as pool:
         blocks = iter(lambda: list(islice(file, 128)), [])
@@ -76,7 +76,7 @@ tokenizer.encode_files(gigatoken.JsonlFileSource([{corpus!r}]))
 
 @dataclass
 class Way:
-    """One way to do it."""
+    """One way to preprocess."""
 
     name: str
     command: list[str]
@@ -86,25 +86,25 @@ class Way:
 
     @property
     def rate(self) -> float:
-        """Megabytes of text a second, start of the process included."""
+        """Megabytes of text per second, including process start."""
         return self.text_bytes / min(self.seconds) / 1e6
 
     def run(self) -> None:
-        """Run once; the memory is that of the largest of its processes."""
+        """Run once; the memory is that of its largest process."""
         begin = time.monotonic()
         with subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
-            said = process.stderr.read()
+            stderr = process.stderr.read()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         self.seconds.append(time.monotonic() - begin)
         if process.returncode:
-            raise SystemExit(f"{self.name} failed:\n{said.decode()[-2000:]}")
+            raise SystemExit(f"{self.name} failed:\n{stderr.decode()[-2000:]}")
         self.peak_mb = max(self.peak_mb, usage.ru_maxrss / 1e3)
 
 
 def real_texts() -> Iterator[str]:
-    """Yield documentation, sources and other text that this machine has, each file once."""
+    """Yield documentation, sources and other text of this machine, each file once."""
     roots = [
         "/usr/share/doc",
         "/usr/share",
@@ -133,7 +133,7 @@ def real_texts() -> Iterator[str]:
 
 
 def write_corpus(path: Path, num_bytes: int) -> None:
-    """Gather text; what a machine lacks to ``num_bytes`` is said, not made up."""
+    """Gather text up to ``num_bytes``; warn if the machine has less."""
     written = 0
     with path.open("w", encoding="utf-8") as file:
         for text in real_texts():
@@ -143,8 +143,8 @@ def write_corpus(path: Path, num_bytes: int) -> None:
     print(f"only {written / 1e6:.0f} MB of text found", file=sys.stderr)
 
 
-def write_stretch(corpus: Path, path: Path, num_bytes: int) -> None:
-    """Take every so-many-th document, so that the stretch is like the whole."""
+def write_sample(corpus: Path, path: Path, num_bytes: int) -> None:
+    """Write every N-th document, so that the sample is like the corpus."""
     step = max(1, corpus.stat().st_size // num_bytes)
     with corpus.open("rb") as source, path.open("wb") as target:
         for number, line in enumerate(source):
@@ -152,21 +152,21 @@ def write_stretch(corpus: Path, path: Path, num_bytes: int) -> None:
                 target.write(line)
 
 
-def build_ways(options: argparse.Namespace, corpus: Path, stretch: Path, folder: Path) -> list[Way]:
-    """Return what is compared."""
+def build_ways(options: argparse.Namespace, corpus: Path, sample: Path, folder: Path) -> list[Way]:
+    """Return the ways to compare."""
     tokenizer = str(Path(options.tokenizer) / "tokenizer.json")
     facts = {"root": str(ROOT), "tokenizer": tokenizer, "workers": options.workers}
     tool = [sys.executable, str(ROOT / "tools" / "preprocess_data.py"), "--tokenizer-model", options.tokenizer]
     tool += ["--workers", str(options.workers)]
-    size, part = corpus.stat().st_size, stretch.stat().st_size
+    size, part = corpus.stat().st_size, sample.stat().st_size
     ways = [
         Way("ours", [*tool, "--input", str(corpus), "--output-prefix", str(folder / "ours")], size),
         Way("gigatoken", python(GIGATOKEN.format(**facts, corpus=str(corpus))), size),
-        Way("tokenizers", python(POOL.format(**facts, corpus=str(stretch), output=str(folder / "pool"))), part),
+        Way("tokenizers", python(POOL.format(**facts, corpus=str(sample), output=str(folder / "pool"))), part),
     ]
     if options.datatrove:
-        halves = folder / "halves"  # datatrove shares out whole files
-        split_lines(stretch, halves, options.workers)
+        halves = folder / "halves"  # datatrove distributes files
+        split_lines(sample, halves, options.workers)
         program = DATATROVE.format(**facts, folder=str(halves), output=str(folder / "datatrove"))
         script = folder / "with_datatrove.py"
         script.write_text(program)
@@ -188,7 +188,7 @@ def python(program: str) -> list[str]:
 
 
 def split_lines(source: Path, folder: Path, count: int) -> None:
-    """Deal the lines out to ``count`` files."""
+    """Distribute the lines over ``count`` files."""
     folder.mkdir()
     files = [(folder / f"{number:02d}.jsonl").open("wb") for number in range(count)]
     with source.open("rb") as lines:
@@ -198,11 +198,11 @@ def split_lines(source: Path, folder: Path, count: int) -> None:
         file.close()
 
 
-def same_ids(options: argparse.Namespace, stretch: Path, folder: Path) -> bool:
-    """Whether ours and the process pool wrote the same bytes for the stretch."""
+def same_ids(options: argparse.Namespace, sample: Path, folder: Path) -> bool:
+    """Whether ours and the process pool write the same bytes for the sample."""
     tool = [sys.executable, str(ROOT / "tools" / "preprocess_data.py"), "--tokenizer-model", options.tokenizer]
     subprocess.run(
-        [*tool, "--input", str(stretch), "--output-prefix", str(folder / "check")], check=True, capture_output=True
+        [*tool, "--input", str(sample), "--output-prefix", str(folder / "check")], check=True, capture_output=True
     )
     pairs = [(folder / f"check_text_document{suffix}", folder / f"pool{suffix}") for suffix in (".bin", ".idx")]
     return all(ours.read_bytes() == theirs.read_bytes() for ours, theirs in pairs)
@@ -226,8 +226,10 @@ def report(ways: Sequence[Way], options: argparse.Namespace, same: bool) -> str:
             f"| {way.peak_mb:.0f} |"
         )
     spread = ", ".join(f"{way.name} {'/'.join(f'{second:.2f}' for second in way.seconds)} s" for way in ways)
-    told = "are the same bytes" if same else "DIFFER"
-    return "\n".join([*lines, "", f"All times: {spread}.", "", f"Ours and the pool's files of the stretch {told}."])
+    verdict = "are equal" if same else "DIFFER"
+    return "\n".join(
+        [*lines, "", f"All times: {spread}.", "", f"The sample's files of ours and of the pool {verdict}."]
+    )
 
 
 def main() -> int:
@@ -236,7 +238,7 @@ def main() -> int:
     parser.add_argument("--tokenizer", required=True, help="folder with tokenizer.json")
     parser.add_argument("--corpus", type=Path, help="jsonl; by default text of this machine")
     parser.add_argument("--megabytes", type=int, default=320)
-    parser.add_argument("--stretch-megabytes", type=int, default=40, help="what the slow ways get")
+    parser.add_argument("--stretch-megabytes", type=int, default=40, help="size of the sample for the slow ways")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--datatrove", metavar="PYTHON", help="an interpreter that has datatrove")
@@ -251,13 +253,13 @@ def main() -> int:
         corpus = options.corpus or folder / "corpus.jsonl"
         if options.corpus is None:
             write_corpus(corpus, options.megabytes * 1_000_000)
-        stretch = folder / "stretch.jsonl"
-        write_stretch(corpus, stretch, options.stretch_megabytes * 1_000_000)
-        ways = build_ways(options, corpus, stretch, folder)
+        sample = folder / "sample.jsonl"
+        write_sample(corpus, sample, options.stretch_megabytes * 1_000_000)
+        ways = build_ways(options, corpus, sample, folder)
         for _ in range(options.repeats):
             for way in ways:
                 way.run()
-        same = same_ids(options, stretch, folder)
+        same = same_ids(options, sample, folder)
         table = report(ways, options, same)
     print(table)
     if options.output:

@@ -1,4 +1,4 @@
-"""The self-check of an export: the written folder, loaded by transformers, against the checkpoint's own tensors."""
+"""Check an export: the model that transformers loads must compute what the reference computes from the checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megatron_ettin.config.objectives import OBJECTIVES, is_encoder, mask_kind_o
 from megatron_ettin.convert.reference import TensorSource, reference_logits
 
 RELATIVE_TOLERANCE = 2e-5
-"""Largest difference allowed, as a share of the largest value (at least 1), all in fp32."""
+"""Largest allowed difference, relative to the largest value (at least 1), in fp32."""
 
 _LONGEST_DOCUMENT = 1024
 _SEED = 20240607
@@ -27,19 +27,19 @@ Places = dict[tuple[str, int], Tensor]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How far the two computations lie apart."""
+    """Difference between the two computations."""
 
     difference: float
-    """Largest absolute difference of two values at the end: logits, or hidden states where there is no head."""
+    """Largest absolute difference of the outputs: logits, or hidden states where there is no head."""
     allowed: float
     first_diverging: str | None
-    """The first place on the way from input to end where the difference is over its tolerance."""
+    """First place, from input to output, where the difference exceeds its tolerance."""
     compared: str = "logits"
-    """What the end is."""
+    """Name of the outputs."""
 
     @property
     def passed(self) -> bool:
-        """Whether the two agree. A difference that is not a number does not."""
+        """Whether the difference is within the tolerance; NaN is not."""
         return self.difference <= self.allowed
 
 
@@ -56,16 +56,16 @@ def check_export(
 
     Args:
         folder: an exported model.
-        source: the checkpoint's tensors, rounded to the type that was exported.
+        source: the checkpoint's tensors, rounded to the exported type.
         model: shape.
-        objective: which of the two classes it is.
-        pad_id: fills the rows of shorter documents.
-        base_only: the folder holds no head and no output, and is compared up to the final norm.
+        objective: the objective whose class was exported.
+        pad_id: padding token of shorter documents.
+        base_only: the folder has neither head nor output layer; compare up to the final norm.
     """
     documents = check_documents(model)
-    # transformers first: it holds a whole model, of which nothing is kept when the reference begins.
+    # transformers first: its model is freed before the reference starts.
     load = _load_base if base_only else _load_with_head
-    found = _released(load(folder, objective), documents, pad_id)
+    exported = _run_exported(load(folder, objective), documents, pad_id)
     expected: Places = {}
 
     def observe(place: str, document: int, hidden_SH: Tensor) -> None:
@@ -75,14 +75,14 @@ def check_export(
     expected |= {("logits", document): logits_SV for document, logits_SV in enumerate(logits)}
     if base_only:
         expected = {key: hidden for key, hidden in expected.items() if key[0] not in ("head", "logits")}
-    return _compare(expected, found)
+    return _compare(expected, exported)
 
 
 def check_documents(model: ModelConfig) -> list[Tensor]:
-    """Return token ids of documents that end within a window, at its edge and well past it, the same at every call.
+    """Return token ids of documents that end inside a window, at its edge and far past it, equal in every call.
 
-    They may be longer than the rows of training were: RoPE knows no last position, and a window that never ends
-    inside a document would not be checked.
+    They may be longer than the rows of training: RoPE has no last position, and the window is checked only where a
+    document exceeds it.
     """
     half = model.sliding_window // 2
     lengths = [min(length, _LONGEST_DOCUMENT) for length in (4 * half + 3, half + 1, 2 * half, 1)]
@@ -92,9 +92,9 @@ def check_documents(model: ModelConfig) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model of transformers."""
+    """A model loaded by transformers."""
 
-    whole: nn.Module
+    model: nn.Module
     base: Any
     """The part up to the final norm."""
     head: nn.Module | None
@@ -103,16 +103,16 @@ class _Loaded:
 def _load_with_head(folder: Path, objective: str) -> _Loaded:
     import transformers
 
-    released = _from_folder(getattr(transformers, OBJECTIVES[objective].hub.auto_class), folder)
-    head = released.head if is_encoder(objective) else released.lm_head
-    return _Loaded(released, released.model, head)
+    model = _from_folder(getattr(transformers, OBJECTIVES[objective].hub.auto_class), folder)
+    head = model.head if is_encoder(objective) else model.lm_head
+    return _Loaded(model, model.model, head)
 
 
 def _load_base(folder: Path, objective: str) -> _Loaded:
     from transformers import AutoModel
 
-    released = _from_folder(AutoModel, folder)
-    return _Loaded(released, released, None)
+    model = _from_folder(AutoModel, folder)
+    return _Loaded(model, model, None)
 
 
 def _from_folder(auto: Any, folder: Path) -> Any:
@@ -120,23 +120,23 @@ def _from_folder(auto: Any, folder: Path) -> Any:
         return auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
 
-def _released(released: _Loaded, documents: Sequence[Tensor], pad_id: int) -> Places:
-    """Run the released model on all documents as one padded batch; return what its modules give on the way."""
+def _run_exported(loaded: _Loaded, documents: Sequence[Tensor], pad_id: int) -> Places:
+    """Run the exported model on all documents as one padded batch; return the outputs of its modules."""
     lengths = [len(tokens_S) for tokens_S in documents]
     tokens_DS = nn.utils.rnn.pad_sequence(list(documents), batch_first=True, padding_value=pad_id)
     mask_DS = torch.arange(tokens_DS.shape[1]) < torch.tensor(lengths)[:, None]
-    watch = _Watch(lengths)
-    modules = {"embedding": released.base.embeddings, "final norm": released.base.final_norm}
-    modules |= {f"layer {i}": layer for i, layer in enumerate(released.base.layers)}
-    if released.head is not None:
-        modules["head"] = released.head
+    recorder = _Recorder(lengths)
+    modules = {"embedding": loaded.base.embeddings, "final norm": loaded.base.final_norm}
+    modules |= {f"layer {i}": layer for i, layer in enumerate(loaded.base.layers)}
+    if loaded.head is not None:
+        modules["head"] = loaded.head
     for place, module in modules.items():
-        module.register_forward_hook(watch.hook(place))
+        module.register_forward_hook(recorder.hook(place))
     with torch.inference_mode():
-        output = released.whole(input_ids=tokens_DS, attention_mask=mask_DS.long())
-    if released.head is not None:
-        watch.see("logits", output.logits)
-    return watch.seen
+        output = loaded.model(input_ids=tokens_DS, attention_mask=mask_DS.long())
+    if loaded.head is not None:
+        recorder.record("logits", output.logits)
+    return recorder.places
 
 
 @contextmanager
@@ -153,36 +153,36 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 @dataclass
-class _Watch:
-    """Collects what modules give for each document, padding cut off."""
+class _Recorder:
+    """Records the outputs of modules for each document, without padding."""
 
     lengths: Sequence[int]
-    seen: Places = field(default_factory=dict)
+    places: Places = field(default_factory=dict)
 
     def hook(self, place: str) -> Any:
-        def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-            self.see(place, output[0] if isinstance(output, tuple) else output)
+        def record(module: nn.Module, arguments: Any, output: Any) -> None:
+            self.record(place, output[0] if isinstance(output, tuple) else output)
 
-        return keep
+        return record
 
-    def see(self, place: str, padded: Tensor) -> None:
-        """Take the rows [D, S, ...] of all documents at one place."""
+    def record(self, place: str, padded: Tensor) -> None:
+        """Keep the output [D, S, ...] of all D documents at one place."""
         for i, length in enumerate(self.lengths):
-            self.seen[place, i] = padded[i, :length]
+            self.places[place, i] = padded[i, :length]
 
 
-def _compare(expected: Places, found: Places) -> CheckResult:
-    """Compare in the order of ``expected``, which is that of the computation."""
-    assert expected.keys() == found.keys(), expected.keys() ^ found.keys()
+def _compare(expected: Places, exported: Places) -> CheckResult:
+    """Compare place by place, in the order of the computation."""
+    assert expected.keys() == exported.keys(), expected.keys() ^ exported.keys()
     places = list(dict.fromkeys(place for place, _ in expected))
-    distances = {place: _distance(place, expected, found) for place in places}
-    first = next((place for place, (far, allowed) in distances.items() if not far <= allowed), None)
-    return CheckResult(*distances[places[-1]], first_diverging=first, compared=places[-1])
+    differences = {place: _difference(place, expected, exported) for place in places}
+    first = next((place for place, (largest, allowed) in differences.items() if not largest <= allowed), None)
+    return CheckResult(*differences[places[-1]], first_diverging=first, compared=places[-1])
 
 
-def _distance(place: str, expected: Places, found: Places) -> tuple[float, float]:
-    """Return the largest difference at one place and what is allowed there."""
+def _difference(place: str, expected: Places, exported: Places) -> tuple[float, float]:
+    """Return the largest difference at one place and the tolerance there."""
     keys = [key for key in expected if key[0] == place]
-    far = max(float((expected[key] - found[key]).abs().max()) for key in keys)
+    difference = max(float((expected[key] - exported[key]).abs().max()) for key in keys)
     largest = max(float(expected[key].abs().max()) for key in keys)
-    return far, RELATIVE_TOLERANCE * max(1.0, largest)
+    return difference, RELATIVE_TOLERANCE * max(1.0, largest)

@@ -1,4 +1,4 @@
-"""Export: one checkpoint becomes a folder that plain transformers loads."""
+"""Export a checkpoint as a Hugging Face model folder that plain transformers loads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.check import CheckResult, check_export
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.file_spans import FileSpan
-from megatron_ettin.convert.hf_config import TESTED_TRANSFORMERS, config_to_theirs
+from megatron_ettin.convert.hf_config import TESTED_TRANSFORMERS, config_to_hf
 from megatron_ettin.convert.hf_tokenizer import SpecialTokens, read_special_tokens, write_json, write_release_tokenizer
 from megatron_ettin.convert.import_model import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from megatron_ettin.convert.model_card import CardSubject, write_model_card
@@ -31,9 +31,9 @@ from megatron_ettin.convert.safetensors_writer import DTYPE_NAMES, TensorBytes, 
 from megatron_ettin.convert.tensor_names import (
     TensorName,
     base_names,
-    convert_to_theirs,
     row_blocks,
     tensor_names,
+    tensor_to_hf,
 )
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import new_folder
@@ -41,20 +41,21 @@ from megatron_ettin.files import new_folder
 CARD_FILE = "README.md"
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPE_NAMES}
+"""Types of released weights by the values of --dtype."""
 
 
 class CheckFailed(Exception):
-    """The written model computes something else than the checkpoint; nothing was kept."""
+    """The exported model does not compute what the checkpoint does; nothing was kept."""
 
     @property
     def result(self) -> CheckResult:
-        """How far apart they are."""
+        """The comparison that failed."""
         result = self.args[0]
         assert isinstance(result, CheckResult)
         return result
 
     def __str__(self) -> str:
-        """Say how far apart they are and from where on."""
+        """Return the difference and where it starts."""
         result = self.result
         return (
             f"the exported {result.compared} differ by {result.difference:.3g}, allowed are {result.allowed:.3g}; "
@@ -67,7 +68,7 @@ _DEFAULT_OPTIONS = ExportOptions()
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written."""
+    """The outcome of an export."""
 
     checkpoint: Path
     objective: str
@@ -75,7 +76,7 @@ class ExportResult:
     num_bytes: int
     """Of the weights."""
     check: CheckResult | None
-    """None where it was skipped."""
+    """None where the check was skipped."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class _Source:
     tokens: SpecialTokens
     reader: CheckpointReader
     names: tuple[TensorName, ...]
-    """Those that are released."""
+    """The tensors to release."""
     dtype: torch.dtype
     base_only: bool
     """Without head and output."""
@@ -100,13 +101,13 @@ class _Source:
         return self.reader.tensor(name).to(self.dtype)
 
     def find_rows(self, name: TensorName) -> list[list[FileSpan]] | None:
-        """Return where the bytes of each of their tensors lie; None where there are no such bytes."""
-        if self.reader.dtype(name.ours) != self.dtype:
+        """Return the byte ranges of each Hugging Face tensor; None where bytes cannot be copied as they are."""
+        if self.reader.dtype(name.canonical) != self.dtype:
             return None
         blocks = row_blocks(name, self.model.num_attention_heads)
-        found = [self.reader.find_rows(name.ours, rows) for rows in blocks]
-        spans = [each for each in found if each is not None]
-        return spans if len(spans) == len(found) else None
+        spans = [self.reader.find_rows(name.canonical, rows) for rows in blocks]
+        complete = [each for each in spans if each is not None]
+        return complete if len(complete) == len(spans) else None
 
     @property
     def num_parameters(self) -> int:
@@ -128,19 +129,19 @@ def export_checkpoint(
         load: a run's folder or one step's.
         save: the new folder.
         step: which step of a run's folder; 0 is the latest.
-        options: what is wanted.
-        overwrite: replace a former export.
+        options: type, objective and card of the release.
+        overwrite: replace an existing export.
         check: reload the result and compare its logits with the checkpoint's.
 
     Raises:
-        ConfigError: something is wrong with what was given.
+        ConfigError: the checkpoint, an option or ``save`` is not valid.
         CheckFailed: the result does not compute what the checkpoint does.
     """
     source = _open_checkpoint(resolve_checkpoint(load, step), options)
     with held(source.folder), new_folder(save, overwrite=overwrite, known_by=CONFIG_FILE) as partial:
-        # Checksums and copies each wait for the disk and hold no lock of the interpreter: they run side by side.
-        with ThreadPoolExecutor(1) as beside:
-            intact = beside.submit(check_large_files, source.folder)
+        # Checksums and copies both release the interpreter lock and wait for the disk, so they run concurrently.
+        with ThreadPoolExecutor(1) as thread:
+            intact = thread.submit(check_large_files, source.folder)
             _write_weights(partial, source)
             intact.result()
         _write_descriptions(partial, source)
@@ -152,10 +153,10 @@ def export_checkpoint(
 
 
 def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:
-    described = read_run_json(folder)
+    run = read_run_json(folder)
     try:
-        config = RunConfig.from_dict(described["config"])
-        model, (objective, base_only) = config.model, released_as(described["objective"], options)
+        config = RunConfig.from_dict(run["config"])
+        model, (objective, base_only) = config.model, released_as(run["objective"], options)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"--load {folder}: its run.json is of another version: {error}") from error
     if options.dtype and options.dtype not in DTYPES:
@@ -166,21 +167,21 @@ def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:
     reader.check(names)
     return _Source(
         folder=folder,
-        run=described,
+        run=run,
         model=model,
         objective=objective,
         max_positions=config.data.seq_length,
         tokens=read_special_tokens(folder / TOKENIZER_FOLDER, objective, model.vocab_size),
         reader=reader,
         names=base_names(names) if base_only else names,
-        dtype=DTYPES[options.dtype] if options.dtype else reader.dtype(names[0].ours),
+        dtype=DTYPES[options.dtype] if options.dtype else reader.dtype(names[0].canonical),
         base_only=base_only,
         options=options,
     )
 
 
 def _write_weights(folder: Path, source: _Source) -> None:
-    """Write all tensors, each read, converted and written before the next."""
+    """Write all tensors; each is read, converted and written before the next."""
     shards = _plan_shards(source, source.options.shard_bytes)
     if len(shards) == 1:
         files = [WEIGHTS_FILE]
@@ -197,7 +198,7 @@ def _write_weights(folder: Path, source: _Source) -> None:
 
 
 def _plan_shards(source: _Source, shard_bytes: int) -> list[list[TensorName]]:
-    """Split the tensors, in their order, into files of at most ``shard_bytes`` (one tensor at least)."""
+    """Split the tensors, in order, into files of at most ``shard_bytes``, but of one tensor at least."""
     shards: list[list[TensorName]] = [[]]
     filled = 0
     for name in source.names:
@@ -211,20 +212,20 @@ def _plan_shards(source: _Source, shard_bytes: int) -> list[list[TensorName]]:
 
 
 def _entries(name: TensorName, dtype: torch.dtype) -> list[TensorEntry]:
-    return [TensorEntry(theirs, name.their_shape, dtype) for theirs in name.theirs]
+    return [TensorEntry(hf_name, name.hf_shape, dtype) for hf_name in name.hf_names]
 
 
 def _converted(names: Sequence[TensorName], source: _Source) -> Iterator[TensorBytes]:
-    """Yield their tensors: where rows only change places, as what is to be copied from the checkpoint's files."""
+    """Yield the Hugging Face tensors: as byte ranges to copy where rows are only moved, else converted."""
     num_heads = source.model.num_attention_heads
     for name in names:
         spans = source.find_rows(name)
-        yield from spans or convert_to_theirs(name, source.tensor(name.ours), num_heads)
+        yield from spans or tensor_to_hf(name, source.tensor(name.canonical), num_heads)
 
 
 def _write_descriptions(folder: Path, source: _Source) -> None:
     tokens = source.tokens
-    config = config_to_theirs(
+    config = config_to_hf(
         source.model,
         source.objective,
         max_positions=source.max_positions,

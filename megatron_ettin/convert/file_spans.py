@@ -1,7 +1,7 @@
-"""Finding a saved tensor's elements in its file, so that they can be copied without being read.
+"""Locate the elements of a saved tensor in its file, to copy them without loading the tensor.
 
-``torch.save`` writes a zip archive with everything below one folder: ``data.pkl`` tells how the tensor lies in its
-storage, ``data/0`` is the storage, uncompressed. Files of distributed checkpoints are such archives end to end.
+``torch.save`` writes a zip archive with one folder: ``data.pkl`` describes the tensor's layout in its storage, and
+``data/0`` is the storage, uncompressed. A file of a distributed checkpoint is a sequence of such archives.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOCAL_HEADER_BYTES, _NAME_LENGTHS_AT = 30, 26
 
 @dataclass(frozen=True)
 class FileSpan:
-    """Some bytes of a file."""
+    """A byte range of a file."""
 
     path: Path
     begin: int
@@ -33,25 +33,21 @@ class FileSpan:
 
 
 class FileWindow(io.RawIOBase):
-    """Some bytes of a file as a file of their own; the file under it is not closed with it."""
+    """A byte range of a file as a file object; closing it does not close the file."""
 
     def __init__(self, file: io.BufferedReader, begin: int, num_bytes: int) -> None:
         self._file, self._begin, self._num_bytes, self._at = file, begin, num_bytes, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
-    def tell(self) -> int:
-        """Return the place of the next byte."""
-        return self._at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
+        """Move to a position, and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._num_bytes}[whence]
         if base + offset < 0:
             raise ValueError(f"no byte {base + offset}")
@@ -59,7 +55,7 @@ class FileWindow(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` as far as the window reaches."""
+        """Read into ``buffer``, up to the end of the window; return the number of bytes."""
         view = memoryview(buffer).cast("B")
         self._file.seek(self._begin + self._at)
         num_read = self._file.readinto(view[: max(0, self._num_bytes - self._at)])
@@ -70,20 +66,20 @@ class FileWindow(io.RawIOBase):
 def find_elements(
     file: io.BufferedReader, begin: int, num_bytes: int, shape: tuple[int, ...], dtype: torch.dtype
 ) -> int | None:
-    """Return where in ``file`` the elements of a saved tensor begin, when they lie there one after the other.
+    """Return where the elements of a saved tensor begin in ``file``, if they are contiguous there.
 
     Args:
         file: opened for reading.
         begin: the first byte of the archive.
         num_bytes: its length.
-        shape: what the tensor must have.
-        dtype: what the tensor must have.
+        shape: expected shape.
+        dtype: expected type.
 
     Returns:
-        The place in the file. None where it is a tensor that lies otherwise or is of another kind: torch.load knows.
+        The position in the file; None for a tensor of another layout or type, which torch.load has to read.
 
     Raises:
-        Exception: the archive is damaged; which one depends on the damage.
+        Exception: the archive is damaged; the type depends on the damage.
     """
     window = io.BufferedReader(FileWindow(file, begin, num_bytes))
     with zipfile.ZipFile(window) as archive:
@@ -91,8 +87,8 @@ def find_elements(
         tensor = _TensorUnpickler(archive.open(entries["data.pkl"])).load()
         order = archive.read(entries["byteorder"]).decode() if "byteorder" in entries else sys.byteorder
         elements = entries.get("data/0")
-    wanted = _Saved(dtype, 0, shape, _strides_of_rows(shape))
-    if tensor != wanted or order != sys.byteorder or elements is None:
+    expected = _Saved(dtype, 0, shape, _contiguous_strides(shape))
+    if tensor != expected or order != sys.byteorder or elements is None:
         return None
     if elements.compress_type != zipfile.ZIP_STORED or elements.file_size != math.prod(shape) * dtype.itemsize:
         return None
@@ -100,13 +96,13 @@ def find_elements(
     lengths = _NAME_LENGTHS.unpack(window.read(_NAME_LENGTHS.size))
     start = elements.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
     if start + elements.file_size > num_bytes:
-        raise ValueError("its elements reach past its end")
+        raise ValueError("its elements extend beyond its end")
     return begin + start
 
 
 @dataclass(frozen=True)
 class _Saved:
-    """How a tensor lies in its storage."""
+    """Layout of a tensor in its storage."""
 
     dtype: torch.dtype | None
     offset: int
@@ -114,12 +110,12 @@ class _Saved:
     strides: tuple[int, ...]
 
 
-def _strides_of_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Reads how a tensor is saved; builds none, and nothing else that the file names."""
+    """Reads the layout of a saved tensor; constructs neither tensors nor other objects that the file names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -128,11 +124,11 @@ class _TensorUnpickler(pickle.Unpickler):
             return _STORAGES[name]
         return _nothing
 
-    def persistent_load(self, told: Any) -> Any:
-        """Return the type of a storage; only the first one's bytes are looked at."""
-        _, dtype, key, *_ = told
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the type of the first storage, None for others, which are not read."""
+        _, dtype, key, *_ = pid
         return dtype if key == "0" else None
 
 
 def _nothing(*arguments: Any) -> Any:
-    return _nothing  # what is made by calling may itself be called
+    return _nothing  # the result may be called again

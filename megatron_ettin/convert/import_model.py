@@ -1,4 +1,4 @@
-"""A model folder in Hugging Face's layout: config.json and safetensors, never a pickle."""
+"""Import a Hugging Face model folder (config.json and safetensors, no pickles) as a checkpoint to train from."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.parallel import padded_vocab_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import TrainingConfig
-from megatron_ettin.convert.hf_config import ImportedConfig, config_to_ours
+from megatron_ettin.convert.hf_config import ImportedConfig, config_from_hf
 from megatron_ettin.convert.hf_tokenizer import copy_tokenizer, read_json, read_special_tokens
 from megatron_ettin.convert.safetensors_writer import DTYPE_NAMES, TensorEntry
 from megatron_ettin.convert.tensor_names import (
+    HF_OUTPUT_MATRIX,
     OUTPUT_BIAS,
-    THEIR_OUTPUT_MATRIX,
     TensorName,
-    convert_to_ours,
+    tensor_from_hf,
     tensor_names,
 )
 from megatron_ettin.errors import ConfigError
@@ -46,136 +46,23 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
-class HubFolder:
-    """Tensors of a folder by Hugging Face's names, read one at a time."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the files.
-
-        Raises:
-            ConfigError: a file is missing or no safetensors file.
-        """
-        self.path = path
-        if not path.is_dir():
-            raise ConfigError(f"--load {path}: there is no such folder")
-        self.config: dict[str, Any] = read_json(path / CONFIG_FILE)
-        self._files: dict[str, Any] = {}
-        for file in self._weight_files():
-            try:
-                opened = safe_open(path / file, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise ConfigError(f"--load {path / file}: is no whole safetensors file: {error}") from error
-            self._files.update(dict.fromkeys(opened.keys(), opened))
-
-    def check(self, names: Sequence[TensorName], *, has_output_bias: bool) -> None:
-        """Refuse a folder whose tensors are not exactly those of the architecture.
-
-        Raises:
-            ConfigError: naming the tensor that is missing, unknown, or of another shape or type.
-        """
-        wanted = {theirs: name for name in names for theirs in name.theirs}
-        if not has_output_bias:
-            wanted = {theirs: name for theirs, name in wanted.items() if name.ours != OUTPUT_BIAS}
-        for theirs, name in wanted.items():
-            if theirs not in self._files:
-                raise ConfigError(f"--load {self.path}: holds no tensor {theirs}")
-            stored = self._files[theirs].get_slice(theirs)
-            shape = tuple(stored.get_shape())
-            if stored.get_dtype() not in DTYPE_NAMES.values():
-                allowed = ", ".join(DTYPE_NAMES.values())
-                raise ConfigError(f"--load {self.path}: {theirs} is of type {stored.get_dtype()}; known are {allowed}")
-            if shape != name.their_shape:
-                raise ConfigError(
-                    f"--load {self.path}: {theirs} has shape {shape}; {CONFIG_FILE} tells {name.their_shape}"
-                )
-        unknown = sorted(self._files.keys() - wanted.keys() - {THEIR_OUTPUT_MATRIX})
-        if unknown:
-            raise ConfigError(f"--load {self.path}: {unknown[0]} has no place in the architecture")
-        if THEIR_OUTPUT_MATRIX in self._files.keys() - wanted.keys():
-            self._check_tied(names[0].theirs[0])
-
-    def tensor(self, name: str) -> Tensor:
-        """Read one tensor."""
-        tensor: Tensor = self._files[name].get_tensor(name)
-        return tensor
-
-    def _check_tied(self, embedding: str) -> None:
-        if not self.tensor(THEIR_OUTPUT_MATRIX).equal(self.tensor(embedding)):
-            told = f"though {CONFIG_FILE}'s tie_word_embeddings says so"
-            raise ConfigError(f"--load {self.path}: {THEIR_OUTPUT_MATRIX} is not {embedding}, {told}")
-
-    def _weight_files(self) -> list[str]:
-        if (self.path / WEIGHTS_FILE).is_file():
-            return [WEIGHTS_FILE]
-        if not (self.path / INDEX_FILE).is_file():
-            raise ConfigError(f"--load {self.path}: holds neither {WEIGHTS_FILE} nor {INDEX_FILE}")
-        weight_map = read_json(self.path / INDEX_FILE).get("weight_map", {})
-        files = sorted(set(weight_map.values()))
-        if not files or any(Path(file).name != file for file in files):
-            raise ConfigError(f"--load {self.path / INDEX_FILE}: names no files beside it")
-        return files
-
-
-def write_state(folder: Path, entries: Sequence[TensorEntry], load: Callable[[str], Tensor]) -> None:
-    """Write the tensors, one at a time.
-
-    Args:
-        folder: a new folder.
-        entries: name, shape and type of each.
-        load: gives the value of a name when its turn has come.
-    """
-    folder.mkdir()
-    planner = _StreamingPlanner(load)
-    # A file for each tensor: PyTorch's writer holds all tensors of a file until it is complete.
-    writer = FileSystemWriter(folder, single_file_per_rank=False, sync_files=True)
-    planner.set_up_planner({entry.name: _shape_only(entry) for entry in entries}, is_coordinator=True)
-    writer.set_up_storage_writer(is_coordinator=True)
-    plans, metadata = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
-    plan = planner.finish_plan(writer.prepare_global_plan(plans)[0])
-    try:
-        writer.finish(metadata, [writer.write_data(plan, planner).wait()])
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # what the disk said, before torch's zip writer stumbled over it
-            raise error.__context__ from None
-        raise
-    # What megatron-core adds: everything that is no tensor, and which backends wrote the rest.
-    torch.save({}, folder / "common.pt")
-    backends = {"sharded_backend": "torch_dist", "common_backend": "torch"}
-    write_json_atomic(folder / "metadata.json", backends | {f"{backend}_version": 1 for backend in backends})
-
-
-def _shape_only(entry: TensorEntry) -> Tensor:
-    return torch.empty(entry.shape, dtype=entry.dtype, device="meta")
-
-
-class _StreamingPlanner(DefaultSavePlanner):
-    """Plans with shapes and asks for the values only when they are written."""
-
-    def __init__(self, load: Callable[[str], Tensor]) -> None:
-        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self._load = load
-
-    def resolve_data(self, write_item: WriteItem) -> Any:
-        return self._load(write_item.index.fqn)
-
-
 def import_model(load: Path, save: Path, *, relabel: str | None = None, overwrite: bool = False) -> ImportedConfig:
     """Write the checkpoint folder ``save`` from the model folder ``load``: weights in fp32, no optimizer state.
 
     Args:
         load: the model folder.
         save: the new folder.
-        relabel: train on by this objective; without it by the one that the model was made by.
-        overwrite: replace a former checkpoint folder.
+        relabel: the objective to train with; None keeps the one that the model was trained with.
+        overwrite: replace an existing checkpoint folder.
 
     Returns:
-        What config.json says, with the objective of the checkpoint.
+        The content of config.json, with the objective of the checkpoint.
 
     Raises:
-        ConfigError: the model is of another architecture, files are missing or damaged, or ``save`` is taken.
+        ConfigError: the model has another architecture, files are missing or damaged, or ``save`` exists.
     """
     folder = HubFolder(load)
-    imported = config_to_ours(folder.config)
+    imported = config_from_hf(folder.config)
     names = tensor_names(imported.objective, imported.model)
     folder.check(names, has_output_bias=imported.has_output_bias)
     objective = relabel or imported.objective
@@ -194,24 +81,24 @@ def import_model(load: Path, save: Path, *, relabel: str | None = None, overwrit
 def _write_weights(state: Path, folder: HubFolder, imported: ImportedConfig, names: tuple[TensorName, ...]) -> None:
     model = imported.model
     padded = padded_vocab_size(model.vocab_size, tp=1)
-    by_name = {name.ours: name for name in names}
+    by_name = {name.canonical: name for name in names}
 
-    def load(ours: str) -> Tensor:
-        name = by_name[ours]
-        if ours == OUTPUT_BIAS and not imported.has_output_bias:
+    def load(canonical: str) -> Tensor:
+        name = by_name[canonical]
+        if canonical == OUTPUT_BIAS and not imported.has_output_bias:
             parts = [torch.zeros(name.shape)]
         else:
-            parts = [folder.tensor(theirs).float() for theirs in name.theirs]
-        return convert_to_ours(name, parts, model.num_attention_heads, padded_vocab_size=padded)
+            parts = [folder.tensor(hf_name).float() for hf_name in name.hf_names]
+        return tensor_from_hf(name, parts, model.num_attention_heads, padded_vocab_size=padded)
 
     def stored_shape(name: TensorName) -> tuple[int, ...]:
         return (padded, *name.shape[1:]) if name.rows == "vocabulary" else name.shape
 
-    write_state(state, [TensorEntry(name.ours, stored_shape(name), torch.float32) for name in names], load)
+    write_state(state, [TensorEntry(name.canonical, stored_shape(name), torch.float32) for name in names], load)
 
 
 def _describe(load: Path, imported: ImportedConfig, objective: str) -> dict[str, Any]:
-    """Return run.json of a run that has not begun. Its lineage tells what the weights were made by."""
+    """Return the run.json of a run at step 0; its lineage names the objective that the weights were trained with."""
     config = RunConfig(
         model=imported.model,
         data=DataConfig(seq_length=imported.max_positions),
@@ -228,3 +115,115 @@ def _describe(load: Path, imported: ImportedConfig, objective: str) -> dict[str,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "validation_loss": None,
     }
+
+
+class HubFolder:
+    """A model folder: its config.json, and its tensors by their Hugging Face names, read one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the files.
+
+        Raises:
+            ConfigError: a file is missing or is not a safetensors file.
+        """
+        self.path = path
+        if not path.is_dir():
+            raise ConfigError(f"--load {path}: there is no such folder")
+        self.config: dict[str, Any] = read_json(path / CONFIG_FILE)
+        self._files: dict[str, Any] = {}
+        for file in self._weight_files():
+            try:
+                opened = safe_open(path / file, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise ConfigError(f"--load {path / file}: is not a complete safetensors file: {error}") from error
+            self._files.update(dict.fromkeys(opened.keys(), opened))
+
+    def check(self, names: Sequence[TensorName], *, has_output_bias: bool) -> None:
+        """Check that the folder has exactly the tensors of the architecture.
+
+        Raises:
+            ConfigError: a tensor is missing or unknown, or has another shape or type.
+        """
+        expected = {hf_name: name for name in names for hf_name in name.hf_names}
+        if not has_output_bias:
+            expected = {hf_name: name for hf_name, name in expected.items() if name.canonical != OUTPUT_BIAS}
+        for hf_name, name in expected.items():
+            if hf_name not in self._files:
+                raise ConfigError(f"--load {self.path}: has no tensor {hf_name}")
+            stored = self._files[hf_name].get_slice(hf_name)
+            dtype, shape = stored.get_dtype(), tuple(stored.get_shape())
+            if dtype not in DTYPE_NAMES.values():
+                rule = f"must be one of {', '.join(DTYPE_NAMES.values())}"
+                raise ConfigError(f"--load {self.path}: {hf_name} has type {dtype}; {rule}")
+            if shape != name.hf_shape:
+                rule = f"by {CONFIG_FILE} it is {name.hf_shape}"
+                raise ConfigError(f"--load {self.path}: {hf_name} has shape {shape}; {rule}")
+        unknown = sorted(self._files.keys() - expected.keys() - {HF_OUTPUT_MATRIX})
+        if unknown:
+            raise ConfigError(f"--load {self.path}: {unknown[0]} is not a tensor of the architecture")
+        if HF_OUTPUT_MATRIX in self._files.keys() - expected.keys():
+            self._check_tied(names[0].hf_names[0])
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor."""
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+    def _check_tied(self, embedding: str) -> None:
+        if not self.tensor(HF_OUTPUT_MATRIX).equal(self.tensor(embedding)):
+            rule = f"but tie_word_embeddings of {CONFIG_FILE} requires it"
+            raise ConfigError(f"--load {self.path}: {HF_OUTPUT_MATRIX} is not equal to {embedding}, {rule}")
+
+    def _weight_files(self) -> list[str]:
+        if (self.path / WEIGHTS_FILE).is_file():
+            return [WEIGHTS_FILE]
+        if not (self.path / INDEX_FILE).is_file():
+            raise ConfigError(f"--load {self.path}: has neither {WEIGHTS_FILE} nor {INDEX_FILE}")
+        weight_map = read_json(self.path / INDEX_FILE).get("weight_map", {})
+        files = sorted(set(weight_map.values()))
+        if not files or any(Path(file).name != file for file in files):
+            raise ConfigError(f"--load {self.path / INDEX_FILE}: does not name files in its folder")
+        return files
+
+
+def write_state(folder: Path, entries: Sequence[TensorEntry], load: Callable[[str], Tensor]) -> None:
+    """Write the tensors as a distributed checkpoint, one at a time.
+
+    Args:
+        folder: the new folder.
+        entries: name, shape and type of each tensor.
+        load: returns a tensor by its name; called when it is written.
+    """
+    folder.mkdir()
+    planner = _StreamingPlanner(load)
+    # One file per tensor: PyTorch's writer holds all tensors of a file in memory until the file is complete.
+    writer = FileSystemWriter(folder, single_file_per_rank=False, sync_files=True)
+    planner.set_up_planner({entry.name: _shape_only(entry) for entry in entries}, is_coordinator=True)
+    writer.set_up_storage_writer(is_coordinator=True)
+    plans, metadata = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
+    plan = planner.finish_plan(writer.prepare_global_plan(plans)[0])
+    try:
+        writer.finish(metadata, [writer.write_data(plan, planner).wait()])
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # the disk's error, which torch's zip writer hides
+            raise error.__context__ from None
+        raise
+    # Files that megatron-core adds: objects other than tensors, and the backends that wrote the checkpoint.
+    torch.save({}, folder / "common.pt")
+    backends = {"sharded_backend": "torch_dist", "common_backend": "torch"}
+    write_json_atomic(folder / "metadata.json", backends | {f"{backend}_version": 1 for backend in backends})
+
+
+def _shape_only(entry: TensorEntry) -> Tensor:
+    return torch.empty(entry.shape, dtype=entry.dtype, device="meta")
+
+
+class _StreamingPlanner(DefaultSavePlanner):
+    """Plans with shapes alone, and loads each value when it is written."""
+
+    def __init__(self, load: Callable[[str], Tensor]) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._load = load
+
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        return self._load(write_item.index.fqn)

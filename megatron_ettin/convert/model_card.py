@@ -1,4 +1,4 @@
-"""The README.md of a released model."""
+"""Write the model card of a release, its README.md."""
 
 from __future__ import annotations
 
@@ -15,32 +15,57 @@ from megatron_ettin.convert.hf_config import TESTED_TRANSFORMERS
 from megatron_ettin.convert.options import UNKNOWN_LICENSE
 from megatron_ettin.convert.training_facts import data_blend, lineage_rows, recipe_facts, short_count
 
+CITATIONS = (
+    "@article{weller2025seqvsseq,",
+    "  title = {Seq vs Seq: An Open Suite of Paired Encoders and Decoders},",
+    "  author = {Weller, Orion and Ricci, Kathryn and Marone, Marc and Chaffin, Antoine and Lawrie, Dawn",
+    "            and Van Durme, Benjamin},",
+    "  journal = {arXiv preprint arXiv:2507.11412},",
+    "  year = {2025}",
+    "}",
+    "@article{warner2024modernbert,",
+    "  title = {Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder for Fast, Memory Efficient, and Long",
+    "           Context Finetuning and Inference},",
+    "  author = {Warner, Benjamin and Chaffin, Antoine and Clavi{\\'e}, Benjamin and others},",
+    "  journal = {arXiv preprint arXiv:2412.13663},",
+    "  year = {2024}",
+    "}",
+    "@article{shoeybi2019megatron,",
+    "  title = {Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism},",
+    "  author = {Shoeybi, Mohammad and Patwary, Mostofa and Puri, Raul and LeGresley, Patrick and Casper, Jared",
+    "            and Catanzaro, Bryan},",
+    "  journal = {arXiv preprint arXiv:1909.08053},",
+    "  year = {2019}",
+    "}",
+)
+"""Lines of BibTeX."""
+
 
 @dataclass(frozen=True)
 class CardSubject:
-    """What a card is about."""
+    """The model that a card describes."""
 
     run: Mapping[str, Any]
     """The checkpoint's ``run.json``."""
     model: ModelConfig
     objective: str
-    """What the released model is for; after a re-labelling not what it was trained by."""
+    """Of the released class; differs from the training objective if the model was re-labelled."""
     num_parameters: int
-    """Weights in the folder; a tied output matrix is the embedding and counts once."""
+    """Parameters in the folder; a tied output matrix counts once."""
     base_only: bool = False
     license: str = UNKNOWN_LICENSE
     repository: str = "PATH"
-    """Where users load it from."""
+    """Where users load the model from."""
     revision: str = ""
-    """Its branch there; empty is main."""
+    """Branch of the repository; empty is main."""
     metrics: Record = field(default_factory=dict)
-    """Figures of the run at this checkpoint."""
+    """Metrics of the run at this checkpoint."""
     revisions: Sequence[tuple[str, ...]] = ()
-    """Revision, phase, step and tokens of the other checkpoints beside this one."""
+    """Revision, phase, step and tokens of all released checkpoints."""
 
 
 def write_model_card(subject: CardSubject) -> str:
-    """Return the card's text."""
+    """Return the text of the card."""
     sections = {
         f"A ModernBERT-shaped {OBJECTIVES[subject.objective].product}": _introduction(subject),
         "Use": _use(subject),
@@ -67,16 +92,16 @@ def _front_matter(subject: CardSubject) -> list[str]:
 
 def _introduction(subject: CardSubject) -> list[str]:
     model, objective = subject.model, subject.objective
-    tokens = sum(stretch["tokens"] for stretch in subject.run.get("lineage", []))
+    tokens = sum(entry["tokens"] for entry in subject.run.get("lineage", []))
     size = (
         f"{subject.num_parameters:,} parameters: {model.num_layers} layers, width {model.hidden_size}, "
         f"{model.num_attention_heads} heads, vocabulary {model.vocab_size:,}."
     )
     lines = [f"Pretrained with megatron_ettin on {short_count(tokens)} tokens. {size}"]
-    trained_as = [OBJECTIVES[s["objective"]].product for s in subject.run.get("lineage", [])]
-    if trained_as and trained_as[-1] != OBJECTIVES[objective].product:
-        was = trained_as[-1]
-        lines += ["", f"The weights of {'an' if was == 'encoder' else 'a'} {was}, re-labelled and not yet trained on."]
+    products = [OBJECTIVES[entry["objective"]].product for entry in subject.run.get("lineage", [])]
+    if products and products[-1] != OBJECTIVES[objective].product:
+        article = "an" if products[-1] == "encoder" else "a"
+        lines += ["", f"The weights of {article} {products[-1]}, re-labelled without further training."]
     if subject.base_only:
         lines += ["", "Without the prediction head and the output layer."]
     return lines
@@ -116,37 +141,37 @@ def _architecture(model: ModelConfig, objective: str) -> list[str]:
 
 
 def _training(subject: CardSubject) -> list[str]:
-    config = subject.run
-    blend = [(name, "" if share is None else f"{share:.2%}") for name, share in data_blend(config)]
-    lines = [f"{config['step']:,} steps, {config['consumed_tokens']:,} tokens in the last phase. All stretches:", ""]
-    lines += _table(("phase", "objective", "steps", "tokens", "from"), lineage_rows(config))
-    if config["step"]:
-        lines += ["", "Settings of the last one:", "", *_table(("", ""), recipe_facts(config))]
+    run = subject.run
+    blend = [(name, "" if share is None else f"{share:.2%}") for name, share in data_blend(run)]
+    lines = [f"{run['step']:,} steps, {run['consumed_tokens']:,} tokens in the last phase. All phases:", ""]
+    lines += _table(("phase", "objective", "steps", "tokens", "from"), lineage_rows(run))
+    if run["step"]:
+        lines += ["", "Settings of the last phase:", "", *_table(("", ""), recipe_facts(run))]
     if blend:
         lines += ["", "Data:", "", *_table(("corpus", "share"), blend)]
     return lines
 
 
 def _results(subject: CardSubject) -> list[str]:
-    """Return what the run measured. A re-labelled model was never measured as what it now is."""
+    """Return the metrics of the run; a re-labelled model has none with its new objective."""
     if subject.run.get("objective") != subject.objective:
         return []
-    figures = dict(subject.metrics)
+    metrics = dict(subject.metrics)
     if subject.run.get("validation_loss") is not None:
-        figures["validation_loss"] = subject.run["validation_loss"]
+        metrics["validation_loss"] = subject.run["validation_loss"]
         if OBJECTIVES[subject.objective].quality_metric == "perplexity":
-            figures["validation_perplexity"] = math.exp(min(figures["validation_loss"], 700.0))
-    told = {
+            metrics["validation_perplexity"] = math.exp(min(metrics["validation_loss"], 700.0))
+    labels = {
         "validation_loss": "validation loss, nats per scored token",
         "validation_masked_accuracy": "validation accuracy of masked tokens",
         "validation_perplexity": "validation perplexity",
         "loss": "training loss, nats per scored token",
     }
-    return _table(("", ""), [(words, f"{figures[key]:.4f}") for key, words in told.items() if key in figures])
+    return _table(("", ""), [(label, f"{metrics[key]:.4f}") for key, label in labels.items() if key in metrics])
 
 
 def _license(name: str) -> list[str]:
-    return [f"`{name}`" if name != UNKNOWN_LICENSE else "Not stated: ask the owner before use."]
+    return [f"`{name}`" if name != UNKNOWN_LICENSE else "Not stated; ask the owner before use."]
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -154,29 +179,3 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
         return []
     lines = [head, ("---",) * len(head), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
-
-
-CITATIONS = (
-    "@article{weller2025seqvsseq,",
-    "  title = {Seq vs Seq: An Open Suite of Paired Encoders and Decoders},",
-    "  author = {Weller, Orion and Ricci, Kathryn and Marone, Marc and Chaffin, Antoine and Lawrie, Dawn",
-    "            and Van Durme, Benjamin},",
-    "  journal = {arXiv preprint arXiv:2507.11412},",
-    "  year = {2025}",
-    "}",
-    "@article{warner2024modernbert,",
-    "  title = {Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder for Fast, Memory Efficient, and Long",
-    "           Context Finetuning and Inference},",
-    "  author = {Warner, Benjamin and Chaffin, Antoine and Clavi{\\'e}, Benjamin and others},",
-    "  journal = {arXiv preprint arXiv:2412.13663},",
-    "  year = {2024}",
-    "}",
-    "@article{shoeybi2019megatron,",
-    "  title = {Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism},",
-    "  author = {Shoeybi, Mohammad and Patwary, Mostofa and Puri, Raul and LeGresley, Patrick and Casper, Jared",
-    "            and Catanzaro, Bryan},",
-    "  journal = {arXiv preprint arXiv:1909.08053},",
-    "  year = {2019}",
-    "}",
-)
-"""BibTeX, a line each."""

@@ -1,6 +1,6 @@
-"""The model as plain formulas: a forward pass over the canonical tensors, written for reading, not for speed.
+"""A reference forward pass over the canonical tensors, written for clarity, not for speed.
 
-It shares no code with the trainer's model nor with transformers' classes, and both are tested against it.
+It shares no code with the trainer's model or with transformers' classes, and both are tested against it.
 
 Shapes: S positions of one document, H hidden, N heads, D head size, I width of the gated MLP, V vocabulary.
 """
@@ -18,10 +18,10 @@ from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.objectives import MaskKind
 
 TensorSource = Callable[[str], Tensor]
-"""Gives a tensor by its canonical name; called once for each, input to output."""
+"""Returns a tensor by its canonical name; called once per tensor, from input to output."""
 
 Observer = Callable[[str, int, Tensor], None]
-"""Is shown (place, document, hidden states [S, H]) on the way from input to output."""
+"""Called with (place, document, hidden states [S, H]), from input to output."""
 
 
 @torch.no_grad()
@@ -34,17 +34,17 @@ def reference_logits(
     dtype: torch.dtype = torch.float32,
     observe: Observer = lambda place, document, hidden_SH: None,
 ) -> list[Tensor]:
-    """Return each document's logits [S, V], computed on its own: no padding, no packing.
+    """Return each document's logits [S, V], computed separately: no padding, no packing.
 
-    All documents pass a layer before the next one is fetched, so one layer's weights are held at a time.
+    All documents pass a layer before the next is loaded, so the weights of one layer are in memory at a time.
 
     Args:
-        source: the weights. Vocabulary rows may be padded; logits come without them.
+        source: the weights. Vocabulary rows may be padded; the logits have no padding.
         model: shape with ``vocab_size`` resolved.
-        mask_kind: who sees whom.
-        documents: token ids [S] of each.
-        dtype: what everything is computed in, except angles: RoPE is defined by fp32 angles (as trained and released).
-        observe: told after the embedding, each layer, the final norm and the head.
+        mask_kind: bidirectional or causal attention.
+        documents: token ids [S] of each document.
+        dtype: type of all computation but RoPE's angles, which are fp32 in training and in the released classes.
+        observe: called after the embedding, each layer, the final norm and the head.
     """
 
     def weight(name: str) -> Tensor:
@@ -87,7 +87,7 @@ def _layer_weights(layer: int) -> tuple[str, ...]:
 def _layer(
     hidden_SH: Tensor, layer: dict[str, Tensor], attention: LayerAttention, model: ModelConfig, mask_kind: MaskKind
 ) -> Tensor:
-    # Layer 0 has no first norm: its input comes normed from the embedding.
+    # Layer 0 has no attention norm: its input is the output of the embedding's norm.
     first_norm_H = layer.get("input_layernorm.weight")
     normed_SH = hidden_SH if first_norm_H is None else _norm(hidden_SH, first_norm_H, model)
     qkv_rows = normed_SH @ layer["self_attention.linear_qkv.weight"].T
@@ -109,7 +109,7 @@ def _norm(hidden_SH: Tensor, weight_H: Tensor, model: ModelConfig) -> Tensor:
 
 
 def visible_keys(length: int, window: tuple[int, int] | None, mask_kind: MaskKind) -> Tensor:
-    """Return [S, S] booleans: may the query of a row see the key of a column?"""
+    """Return [S, S] booleans: whether the query of a row attends to the key of a column."""
     position_S = torch.arange(length)
     back_SS = position_S[:, None] - position_S[None, :]
     visible_SS = back_SS >= 0 if mask_kind == "causal" else torch.ones_like(back_SS, dtype=torch.bool)
@@ -120,7 +120,7 @@ def visible_keys(length: int, window: tuple[int, int] | None, mask_kind: MaskKin
 
 
 def _rotate(x_NSD: Tensor, base: float) -> Tensor:
-    """Turn the pairs (x[i], x[i + D/2]) of position s by the angle s * base ** (-2i / D) (arXiv 2104.09864)."""
+    """Rotate the pairs (x[i], x[i + D/2]) of position s by the angle s * base ** (-2i / D) (RoPE, arXiv 2104.09864)."""
     length, size = x_NSD.shape[1:]
     frequency = 1.0 / base ** (torch.arange(0, size, 2).float() / size)
     angle = torch.outer(torch.arange(length).float(), frequency)

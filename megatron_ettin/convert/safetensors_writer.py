@@ -1,6 +1,6 @@
-"""Writing safetensors one tensor at a time: the library's own writer wants a whole file's tensors in memory.
+"""Write a safetensors file one tensor at a time; the library's writer needs all tensors of a file in memory.
 
-The format: 8 bytes with the header's length (little-endian), the header as JSON, the tensors' bytes end to end.
+The format: the header's length as 8 little-endian bytes, the header as JSON, the tensors' bytes one after another.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from torch import Tensor
 from megatron_ettin.convert.file_spans import FileSpan
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-"""Types that weights are released in, and safetensors' words for them."""
+"""Types of released weights, and their names in safetensors."""
 
 TensorBytes = Tensor | Sequence[FileSpan]
-"""A tensor in memory, or where its bytes lie in files."""
+"""A tensor in memory, or the byte ranges of files that it consists of."""
 
 _BLOCK_BYTES = 1 << 20
-"""Read and written at a time, through memory that stays in the processor's cache: a third of the time that a system
-call over all of a large tensor takes. The system's own copying from file to file (sendfile, copy_file_range) takes
-longer too, since the bytes lie at another place within a page here than there."""
+"""Bytes copied at a time through a buffer that fits the CPU cache: three times as fast as one system call for a large
+tensor. sendfile and copy_file_range are slower too, since source and target are not aligned to each other in a page."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What the header says about one tensor."""
+    """The header's entry of one tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,8 +49,8 @@ def write_safetensors(path: Path, entries: Sequence[TensorEntry], tensors: Itera
 
     Args:
         path: the new file.
-        entries: all tensors in the order in which they come.
-        tensors: their values; each is written before the next one is taken.
+        entries: all tensors, in order.
+        tensors: their values, in the same order; each is written before the next is requested.
     """
     with path.open("wb", buffering=0) as file:
         _write(file.fileno(), _header(entries))
@@ -73,9 +72,9 @@ def _write(target: int, values: bytes | memoryview) -> None:
 
 def _copy(target: int, spans: Sequence[FileSpan]) -> None:
     block = memoryview(bytearray(max(min(span.num_bytes, _BLOCK_BYTES) for span in spans)))
-    for path, here in groupby(spans, key=lambda span: span.path):
+    for path, of_file in groupby(spans, key=lambda span: span.path):
         with path.open("rb", buffering=0) as source:
-            for span in here:
+            for span in of_file:
                 begin, end = span.begin, span.begin + span.num_bytes
                 while begin < end:
                     num_read = os.preadv(source.fileno(), [block[: end - begin]], begin)
@@ -86,17 +85,17 @@ def _copy(target: int, spans: Sequence[FileSpan]) -> None:
 
 
 def _header(entries: Sequence[TensorEntry]) -> bytes:
-    # "pt" tells transformers that the names and layouts are PyTorch's.
-    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    # transformers requires the format: "pt" for PyTorch's names and layouts.
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for entry in entries:
         begin, end = end, end + entry.num_bytes
-        described[entry.name] = {
+        header[entry.name] = {
             "dtype": DTYPE_NAMES[entry.dtype],
             "shape": list(entry.shape),
             "data_offsets": [begin, end],
         }
-    text = json.dumps(described, separators=(",", ":")).encode()
-    # Spaces bring the data to a multiple of 8 bytes, so that readers may map it into memory as it is.
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # Padding with spaces aligns the data to 8 bytes, so that readers can memory-map it.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

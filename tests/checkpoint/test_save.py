@@ -52,7 +52,7 @@ def test_names_shapes_and_precision_do_not_depend_on_the_layout(
 ) -> None:
     """Every weight and both its moments once, in fp32, under the names that conversion reads."""
     result = run_ranks(world_size, launch, Case(1, save=str(tmp_path), overrides=overrides))[0]
-    weights = {name.ours: name.shape for name in tensor_names("mlm", TINY)}
+    weights = {name.canonical: name.shape for name in tensor_names("mlm", TINY)}
     prefixes = ("", "optimizer.state.exp_avg.", "optimizer.state.exp_avg_sq.")
     expected = {prefix + name: (shape, torch.float32) for prefix in prefixes for name, shape in weights.items()}
     assert stored_tensors(Path(result["folder"])) == expected

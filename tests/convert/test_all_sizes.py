@@ -1,6 +1,6 @@
-"""Import, then export, of the six published sizes and both kinds: every tensor comes back to the bit.
+"""Import and export the six published sizes of encoder and decoder: every tensor is bit-equal.
 
-The hub folders are written from the names and shapes of transformers' own classes, with random bits for weights.
+The hub folders have the names and shapes of transformers' classes, and random bits as weights.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.presets import PRESETS
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.export import export_checkpoint
-from megatron_ettin.convert.hf_config import config_to_theirs
+from megatron_ettin.convert.hf_config import config_to_hf
 from megatron_ettin.convert.import_model import import_model
 from megatron_ettin.convert.safetensors_writer import TensorEntry, write_safetensors
 from tests.convert.samples import OBJECTIVES, TOKENS, write_tokenizer
 
 SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")
 BASELINE_BYTES = 600_000_000
-"""Python, torch and the libraries, and the largest tensor on its way."""
+"""Python, torch and the libraries, and the largest tensor."""
 
 
 MEASURE = """
@@ -38,7 +38,7 @@ import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
-"""Runs a command and prints the most memory it held, in bytes."""
+"""Runs a command and prints its peak memory in bytes."""
 
 
 def published(size: str) -> ModelConfig:
@@ -46,7 +46,7 @@ def published(size: str) -> ModelConfig:
 
 
 def narrow(model: ModelConfig) -> ModelConfig:
-    """As deep and with as many heads, but an eighth as wide."""
+    """Return a model of the same depth and number of heads, an eighth as wide."""
     return replace(
         model, hidden_size=model.hidden_size // 8, ffn_hidden_size=model.ffn_hidden_size // 8, vocab_size=131
     )
@@ -55,10 +55,10 @@ def narrow(model: ModelConfig) -> ModelConfig:
 def write_random_folder(folder: Path, objective: str, model: ModelConfig) -> None:
     import transformers
 
-    config = config_to_theirs(model, objective, max_positions=7999, tokens=TOKENS, dtype="float32")
-    their_class: Any = getattr(transformers, config["architectures"][0])
+    config = config_to_hf(model, objective, max_positions=7999, tokens=TOKENS, dtype="float32")
+    hf_class: Any = getattr(transformers, config["architectures"][0])
     with torch.device("meta"):
-        shapes = their_class(their_class.config_class(**config)).state_dict()
+        shapes = hf_class(hf_class.config_class(**config)).state_dict()
     del shapes["decoder.weight"]
     generator = torch.Generator().manual_seed(4)
     folder.mkdir()
@@ -72,20 +72,20 @@ def write_random_folder(folder: Path, objective: str, model: ModelConfig) -> Non
 def assert_same_tensors(one: Path, other: Path) -> None:
     with safe_open(one, "pt") as before, safe_open(other, "pt") as after:
         assert sorted(before.keys()) == sorted(after.keys())
-        for name in before.keys():  # noqa: SIM118 - the library's file is no mapping
+        for name in before.keys():  # noqa: SIM118 - the library's file is not a mapping
             assert before.get_tensor(name).equal(after.get_tensor(name)), name
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder that does not outlive the test: gigabytes are not kept for inspection."""
+    """A folder that is deleted after the test, because it contains gigabytes."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_narrow_model_of_each_depth_comes_back(disk: Path, size: str, objective: str) -> None:
+def test_a_narrow_model_of_each_depth_is_bit_equal(disk: Path, size: str, objective: str) -> None:
     write_random_folder(disk / "hub", objective, narrow(published(size)))
     import_model(disk / "hub", disk / "run")
     export_checkpoint(disk / "run", disk / "out", check=False)
@@ -96,7 +96,7 @@ def test_a_narrow_model_of_each_depth_comes_back(disk: Path, size: str, objectiv
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("size", SIZES)
-def test_the_published_size_comes_back(disk: Path, size: str, objective: str) -> None:
+def test_the_published_size_is_bit_equal(disk: Path, size: str, objective: str) -> None:
     write_random_folder(disk / "hub", objective, published(size))
     import_model(disk / "hub", disk / "run")
     gc.collect()

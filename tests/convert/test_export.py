@@ -1,4 +1,4 @@
-"""Export: plain transformers loads what is written, without a word, and it is the checkpoint to the bit."""
+"""Export: plain transformers loads the model without a warning, bit-equal to the checkpoint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checkpoint(tmp_path: Path, objective: str) -> Path:
 
 @pytest.fixture
 def silent_transformers() -> Iterator[list[str]]:
-    """Collect what transformers logs."""
+    """Collect the log messages of transformers."""
     from transformers.utils import logging as transformers_logging
 
     messages: list[str] = []
@@ -53,7 +53,7 @@ def silent_transformers() -> Iterator[list[str]]:
     transformers_logging.remove_handler(handler)
 
 
-def test_import_then_export_gives_the_same_tensors_to_the_bit(tmp_path: Path, checkpoint: Path) -> None:
+def test_import_and_export_are_bit_equal(tmp_path: Path, checkpoint: Path) -> None:
     result = export_checkpoint(checkpoint, tmp_path / "out")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "out"))
     assert before.keys() == after.keys()
@@ -84,7 +84,7 @@ def test_plain_transformers_loads_it_without_a_warning(
         assert model(**batch).logits.equal(original(**batch).logits)
 
 
-def test_a_decoder_generates_from_its_own_settings(tmp_path: Path) -> None:
+def test_a_decoder_generates_with_its_generation_config(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     write_hub_folder(tmp_path / "hub", "clm")
@@ -107,15 +107,15 @@ def test_large_weights_are_split_over_files_with_an_index(tmp_path: Path, checkp
     assert [file.name for file in files] == [
         f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)
     ]
-    held = {name: file.name for file in files for name in load_file(file)}
-    assert index["weight_map"] == held
-    assert held.keys() == load_file(tmp_path / "hub" / "model.safetensors").keys()
+    files_of = {name: file.name for file in files for name in load_file(file)}
+    assert index["weight_map"] == files_of
+    assert files_of.keys() == load_file(tmp_path / "hub" / "model.safetensors").keys()
     assert index["metadata"]["total_size"] == sum(t.nbytes for file in files for t in load_file(file).values())
     assert all(file.stat().st_size <= 100_000 + 10_000 for file in files)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_another_type_is_rounded_once_and_checked_as_rounded(tmp_path: Path, checkpoint: Path, dtype: str) -> None:
+def test_another_dtype_is_rounded_once_and_checked_as_rounded(tmp_path: Path, checkpoint: Path, dtype: str) -> None:
     result = export_checkpoint(checkpoint, tmp_path / "out", options=ExportOptions(dtype=dtype))
     assert result.check is not None
     assert result.check.passed
@@ -125,7 +125,7 @@ def test_another_type_is_rounded_once_and_checked_as_rounded(tmp_path: Path, che
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
 
 
-def test_the_file_is_what_the_safetensors_library_expects(tmp_path: Path, checkpoint: Path) -> None:
+def test_the_file_is_valid_and_aligned_for_safetensors(tmp_path: Path, checkpoint: Path) -> None:
     export_checkpoint(checkpoint, tmp_path / "out", check=False)
     path = tmp_path / "out" / "model.safetensors"
     with safe_open(path, "pt") as file:
@@ -135,7 +135,7 @@ def test_the_file_is_what_the_safetensors_library_expects(tmp_path: Path, checkp
     assert path.stat().st_size == 8 + header_bytes + 4 * sum(t.numel() for t in load_file(path).values())
 
 
-def test_the_card_tells_kind_size_and_history(tmp_path: Path, checkpoint: Path, objective: str) -> None:
+def test_the_card_states_class_task_and_lineage(tmp_path: Path, checkpoint: Path, objective: str) -> None:
     export_checkpoint(checkpoint, tmp_path / "out", check=False)
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense: unknown\nlibrary_name: transformers\n")
@@ -148,7 +148,7 @@ def test_the_card_tells_kind_size_and_history(tmp_path: Path, checkpoint: Path, 
     assert f"|  | {objective} | 0 | 0 (0) | hub |" in card
 
 
-def test_a_wrong_weight_is_found_with_its_layer_and_nothing_is_kept(
+def test_a_wrong_weight_is_reported_with_its_layer_and_nothing_is_kept(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     misplace_rows(monkeypatch, "transformer.layers.2.self_attention.linear_qkv.weight")
@@ -180,26 +180,26 @@ WRONG_KEYS: dict[str, dict[str, Any]] = {
 def test_a_wrong_key_of_the_config_fails_the_check(
     tmp_path: Path, checkpoint: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = export.config_to_theirs
+    right = export.config_to_hf
 
     def wrong(*arguments: Any, **named: Any) -> dict[str, Any]:
         config = right(*arguments, **named)
-        # An encoder's config takes its half window from local_attention.
+        # An encoder's config has no sliding_window; its class derives it from local_attention.
         return config | {key: value for key, value in changes.items() if key in config}
 
-    monkeypatch.setattr(export, "config_to_theirs", wrong)
+    monkeypatch.setattr(export, "config_to_hf", wrong)
     with pytest.raises(CheckFailed):
         export_checkpoint(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_difference_that_is_no_number_does_not_pass() -> None:
+def test_a_nan_difference_does_not_pass() -> None:
     assert not CheckResult(float("nan"), 1.0, "logits").passed
     assert CheckResult(1.0, 1.0, None).passed
 
 
 @pytest.mark.parametrize("small_file_bytes", [0, 2**24])
-def test_a_damaged_checkpoint_is_refused_by_name(
+def test_a_damaged_checkpoint_is_reported_by_its_file(
     tmp_path: Path, checkpoint: Path, small_file_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(integrity, "SMALL_FILE_BYTES", small_file_bytes)
@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(
     assert not (tmp_path / "export").exists()
 
 
-def test_an_existing_export_is_replaced_only_when_asked(tmp_path: Path, checkpoint: Path) -> None:
+def test_an_existing_export_is_replaced_only_with_overwrite(tmp_path: Path, checkpoint: Path) -> None:
     export_checkpoint(checkpoint, tmp_path / "out", check=False)
     (tmp_path / "out" / "left over").write_text("")
     with pytest.raises(ConfigError, match="already exists; --overwrite replaces it"):
@@ -244,12 +244,12 @@ REFUSED = {
     "another width": (
         lambda run: rewrite_run(run, model={"hidden_size": 32}),
         {},
-        "embedding.word_embeddings.weight has shape (104, 64); run.json tells (104, 32)",
+        "embedding.word_embeddings.weight has shape (104, 64); by run.json it is (104, 32)",
     ),
     "another depth": (
         lambda run: rewrite_run(run, model={"num_layers": 5}),
         {},
-        "holds no tensor transformer.layers.4",
+        "has no tensor transformer.layers.4",
     ),
     "another version": (
         lambda run: rewrite_run(run, model={"unheard_of": 1}),
@@ -261,7 +261,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("objective", ["mlm"], indirect=True)
 @pytest.mark.parametrize(("damage", "given", "named"), REFUSED.values(), ids=REFUSED.keys())
-def test_wrong_input_is_refused_and_nothing_is_left(
+def test_invalid_input_is_refused_and_leaves_no_files(
     tmp_path: Path, checkpoint: Path, damage: Any, given: dict[str, Any], named: str
 ) -> None:
     damage(checkpoint)

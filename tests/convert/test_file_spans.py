@@ -1,4 +1,4 @@
-"""Where a saved tensor's elements lie: torch.save writes, the bytes of the file say."""
+"""Byte ranges of tensors that torch.save wrote: the bytes there are the elements."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from torch import Tensor
 from megatron_ettin.convert.file_spans import FileSpan, FileWindow, find_elements
 from megatron_ettin.convert.safetensors_writer import TensorEntry, write_safetensors
 
-BEFORE, BEHIND = b"what lies before" * 9, b"what lies behind"
+BEFORE, AFTER = b"bytes before it." * 9, b"bytes after it.."
 
 
-def saved(folder: Path, value: Any) -> tuple[Path, int]:
+def save_between(folder: Path, value: Any) -> tuple[Path, int]:
     """Write an archive between other bytes; return the file and the archive's length."""
     archive = io.BytesIO()
     torch.save(value, archive)
     path = folder / "file"
-    path.write_bytes(BEFORE + archive.getvalue() + BEHIND)
+    path.write_bytes(BEFORE + archive.getvalue() + AFTER)
     return path, len(archive.getvalue())
 
 
-def found(folder: Path, value: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int | None:
-    path, num_bytes = saved(folder, value)
+def locate(folder: Path, value: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int | None:
+    path, num_bytes = save_between(folder, value)
     with path.open("rb") as file:
         return find_elements(file, len(BEFORE), num_bytes, shape, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(7,), (5, 3), (1, 4), (2, 3, 4)])
-def test_elements_are_where_they_are_found(tmp_path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_located_bytes_are_the_elements(tmp_path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     tensor = torch.randn(shape).to(dtype)
-    begin = found(tmp_path, tensor, shape, dtype)
+    begin = locate(tmp_path, tensor, shape, dtype)
     assert begin is not None
     content = bytearray((tmp_path / "file").read_bytes()[begin : begin + tensor.numel() * dtype.itemsize])
     assert torch.frombuffer(content, dtype=dtype).view(shape).equal(tensor)
@@ -45,21 +45,21 @@ def test_elements_are_where_they_are_found(tmp_path: Path, shape: tuple[int, ...
     "value",
     [
         pytest.param(torch.randn(3, 5).T, id="transposed"),
-        pytest.param(torch.randn(6, 3)[1:], id="not from the beginning of its storage"),
-        pytest.param(torch.randn(7, 3)[:5], id="with more behind it"),
+        pytest.param(torch.randn(6, 3)[1:], id="not at the start of its storage"),
+        pytest.param(torch.randn(7, 3)[:5], id="not the whole storage"),
         pytest.param(torch.randn(3, 5), id="another shape"),
         pytest.param(torch.zeros(5, 3, dtype=torch.bfloat16), id="another type"),
-        pytest.param(torch.zeros(5, 3, dtype=torch.int32), id="no type of weights"),
-        pytest.param([torch.zeros(5, 3)], id="within something"),
-        pytest.param({"a": 1}, id="no tensor"),
+        pytest.param(torch.zeros(5, 3, dtype=torch.int32), id="not a type of weights"),
+        pytest.param([torch.zeros(5, 3)], id="inside a list"),
+        pytest.param({"a": 1}, id="not a tensor"),
     ],
 )
-def test_other_tensors_are_left_to_torch(tmp_path: Path, value: Any) -> None:
-    assert found(tmp_path, value, (5, 3)) is None
+def test_other_layouts_are_left_to_torch(tmp_path: Path, value: Any) -> None:
+    assert locate(tmp_path, value, (5, 3)) is None
 
 
 class Foreign:
-    """Touches a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, touched: Path) -> None:
         self.touched = touched
@@ -68,20 +68,20 @@ class Foreign:
         return Path.touch, (self.touched,)
 
 
-def test_what_an_archive_names_is_not_run(tmp_path: Path) -> None:
-    assert found(tmp_path, Foreign(tmp_path / "touched"), (5, 3)) is None
+def test_code_in_an_archive_is_not_run(tmp_path: Path) -> None:
+    assert locate(tmp_path, Foreign(tmp_path / "touched"), (5, 3)) is None
     assert not (tmp_path / "touched").exists()
 
 
 @pytest.mark.parametrize("missing", [1, 500])
-def test_a_file_that_was_cut_is_no_archive(tmp_path: Path, missing: int) -> None:
-    path, num_bytes = saved(tmp_path, torch.zeros(5, 3))
+def test_a_truncated_archive_is_refused(tmp_path: Path, missing: int) -> None:
+    path, num_bytes = save_between(tmp_path, torch.zeros(5, 3))
     path.write_bytes(path.read_bytes()[: len(BEFORE) + num_bytes - missing])
     with path.open("rb") as file, pytest.raises(Exception, match=r"."):
         find_elements(file, len(BEFORE), num_bytes, (5, 3), torch.float32)
 
 
-def test_a_window_is_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_window_reads_only_its_range(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     with (tmp_path / "file").open("rb") as file:
         window = FileWindow(file, 3, 4)
@@ -92,7 +92,7 @@ def test_a_window_is_a_file_of_its_own(tmp_path: Path) -> None:
             window.seek(-1)
 
 
-def test_spans_of_several_files_become_one_tensor(tmp_path: Path) -> None:
+def test_spans_of_several_files_are_written_as_one_tensor(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     tensor = torch.randn(4, 3)

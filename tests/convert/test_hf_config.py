@@ -1,4 +1,4 @@
-"""config.json, both ways: what is written means the same to transformers, and what cannot be kept is refused."""
+"""config.json in both directions: transformers reads what is written, and unsupported values are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_ettin.config.layer_pattern import local_window
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.objectives import OBJECTIVES as TRAITS
 from megatron_ettin.config.objectives import mask_kind_of
-from megatron_ettin.convert.hf_config import config_to_ours, config_to_theirs
+from megatron_ettin.convert.hf_config import config_from_hf, config_to_hf
 from megatron_ettin.errors import ConfigError
 from tests.convert.samples import MODEL, OBJECTIVES, TOKENS
 
@@ -44,11 +44,11 @@ OLD = {
     "position_embedding_type": "absolute",
     "tie_word_embeddings": True,
 }
-"""The keys of a config written by transformers 4."""
+"""Keys of a config written by transformers 4."""
 
 
 def written(objective: str, model: ModelConfig = MODEL, **changes: Any) -> dict[str, Any]:
-    config = config_to_theirs(model, objective, max_positions=1024, tokens=TOKENS, dtype="float32")
+    config = config_to_hf(model, objective, max_positions=1024, tokens=TOKENS, dtype="float32")
     without = {key for key, value in changes.items() if value is ...}
     return {key: value for key, value in (config | changes).items() if key not in without}
 
@@ -61,37 +61,37 @@ def old(objective: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("model", SHAPES.values(), ids=SHAPES.keys())
-def test_there_and_back_keeps_the_shape(objective: str, model: ModelConfig) -> None:
-    imported = config_to_ours(json.loads(json.dumps(written(objective, model))))
+def test_a_round_trip_keeps_the_shape(objective: str, model: ModelConfig) -> None:
+    imported = config_from_hf(json.loads(json.dumps(written(objective, model))))
     assert imported.model == model
     assert (imported.objective, imported.max_positions, imported.has_output_bias) == (objective, 1024, True)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_transformers_reads_back_every_value_that_was_written(objective: str) -> None:
+def test_transformers_reads_every_written_value(objective: str) -> None:
     import transformers
 
     config = written(objective)
-    their_class: Any = {"mlm": transformers.ModernBertConfig, "clm": transformers.ModernBertDecoderConfig}[objective]
-    read = their_class(**config).to_dict()
-    # The second name of a key is consumed or left aside by the version that knows the first.
+    hf_class: Any = {"mlm": transformers.ModernBertConfig, "clm": transformers.ModernBertDecoderConfig}[objective]
+    read = hf_class(**config).to_dict()
+    # A version that knows the first name of a key consumes or ignores the second.
     second_names = {"global_rope_theta", "local_rope_theta", "torch_dtype", "transformers_version"}
     for key in config.keys() - second_names:
         assert read[key] == config[key], key
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_no_value_is_left_to_a_default_of_transformers(objective: str) -> None:
+def test_no_value_relies_on_a_default_of_transformers(objective: str) -> None:
     import transformers
 
-    their_class: Any = {"mlm": transformers.ModernBertConfig, "clm": transformers.ModernBertDecoderConfig}[objective]
+    hf_class: Any = {"mlm": transformers.ModernBertConfig, "clm": transformers.ModernBertDecoderConfig}[objective]
     of_every_model = transformers.PreTrainedConfig().to_dict().keys()
-    assert not their_class().to_dict().keys() - of_every_model - written(objective).keys()
+    assert not hf_class().to_dict().keys() - of_every_model - written(objective).keys()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_old_configs_are_read(objective: str) -> None:
-    model = config_to_ours(old(objective)).model
+    model = config_from_hf(old(objective)).model
     assert model == ModelConfig(
         num_layers=22,
         hidden_size=768,
@@ -106,14 +106,14 @@ def test_old_configs_are_read(objective: str) -> None:
 
 
 @pytest.mark.parametrize("unset", [None, -1])
-def test_an_unset_local_base_is_the_global_one(unset: int | None) -> None:
-    assert config_to_ours(old("clm", local_rope_theta=unset)).model.rope_local_base == 160_000.0
+def test_an_unset_local_base_equals_the_global_one(unset: int | None) -> None:
+    assert config_from_hf(old("clm", local_rope_theta=unset)).model.rope_local_base == 160_000.0
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("off", [None, -1])
-def test_a_window_that_is_off_reaches_over_every_row(objective: str, off: int | None) -> None:
-    imported = config_to_ours(old(objective, local_attention=off))
+def test_a_disabled_window_covers_every_row(objective: str, off: int | None) -> None:
+    imported = config_from_hf(old(objective, local_attention=off))
     kind = mask_kind_of(objective)
     left, right = local_window(imported.model.sliding_window, kind, imported.model.causal_window)
     assert left >= 8192 - 1
@@ -124,11 +124,11 @@ def test_a_window_that_is_off_reaches_over_every_row(objective: str, off: int | 
 def test_the_authors_causal_window_is_written_one_key_wider(window: int) -> None:
     model = replace(MODEL, sliding_window=window, causal_window="authors")
     config = written("clm", model)
-    read_back = config_to_ours(config).model
+    read_back = config_from_hf(config).model
     assert read_back.causal_window == "transformers"
     assert local_window(read_back.sliding_window, "causal", "transformers") == (window // 2, 0)
     assert config["sliding_window"] == config["local_attention"] // 2
-    assert written("mlm", model)["local_attention"] == window, "an encoder's window does not know the setting"
+    assert written("mlm", model)["local_attention"] == window, "causal_window does not affect an encoder"
 
 
 REFUSED = {
@@ -176,8 +176,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("config", "named"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_cannot_be_represented_is_refused_by_its_key(config: dict[str, Any], named: str) -> None:
+def test_unsupported_values_are_reported_by_their_key(config: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        config_to_ours(config)
+        config_from_hf(config)
     assert named in str(refusal.value)
     assert "\n" not in str(refusal.value)

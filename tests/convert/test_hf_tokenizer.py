@@ -1,4 +1,4 @@
-"""The released tokenizer, read by AutoTokenizer, adds to a text what training added to a document."""
+"""The released tokenizer, read by AutoTokenizer, adds the special tokens that training added."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def released(folder: Path, objective: str) -> Any:
     return AutoTokenizer.from_pretrained(folder / "target")
 
 
-def test_an_encoders_text_is_closed_and_a_decoders_is_open(tmp_path: Path) -> None:
+def test_an_encoder_adds_sep_and_a_decoder_does_not(tmp_path: Path) -> None:
     for objective, expected in (("mlm", [CLS, 7, 8, SEP]), ("clm", [CLS, 7, 8])):
         (tmp_path / objective).mkdir()
         tokenizer = released(tmp_path / objective, objective)
@@ -43,16 +43,16 @@ def test_an_encoders_text_is_closed_and_a_decoders_is_open(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_models_get_ids_and_mask_only_and_rows_up_to_training_length(tmp_path: Path, objective: str) -> None:
+def test_inputs_are_ids_and_mask_up_to_the_training_length(tmp_path: Path, objective: str) -> None:
     tokenizer = released(tmp_path, objective)
     long = tokenizer(" ".join(["w9"] * 2000), truncation=True)
     assert set(long) == {"input_ids", "attention_mask"}
     assert len(long["input_ids"]) == tokenizer.model_max_length == 1024
-    assert len(tokenizer(" ".join(["w9"] * 20), add_special_tokens=False).input_ids) == 20, "no truncation is left over"
+    assert len(tokenizer(" ".join(["w9"] * 20), add_special_tokens=False).input_ids) == 20, "truncation is off"
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_roles_are_known(tmp_path: Path, objective: str) -> None:
+def test_special_tokens_have_their_roles(tmp_path: Path, objective: str) -> None:
     tokenizer = released(tmp_path, objective)
     roles = ("cls", "sep", "pad", "mask", "unk")
     assert [getattr(tokenizer, f"{role}_token_id") for role in roles] == [CLS, SEP, PAD, MASK, UNK]
@@ -62,14 +62,14 @@ def test_roles_are_known(tmp_path: Path, objective: str) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_padding_lies_on_the_side_where_text_does_not_grow(tmp_path: Path, objective: str) -> None:
+def test_an_encoder_pads_right_and_a_decoder_left(tmp_path: Path, objective: str) -> None:
     batch = released(tmp_path, objective)(["w7 w8", "w9"], padding=True)
     short = [CLS, 9, SEP, PAD] if objective == "mlm" else [PAD, CLS, 9]
     assert batch["input_ids"][1] == short
 
 
-def test_the_mask_takes_the_space_before_it(tmp_path: Path) -> None:
-    """Word tokens of a byte-level vocabulary carry their space; a mask must not leave a lone one behind."""
+def test_the_mask_includes_the_space_before_it(tmp_path: Path) -> None:
+    """Word tokens of a byte-level vocabulary include the space before them; a mask must not leave it over."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import AutoTokenizer
 
@@ -87,18 +87,18 @@ def test_the_mask_takes_the_space_before_it(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "target")("a [MASK]b").input_ids == [0, 4, 3, 6, 1]
 
 
-def test_a_tokenizers_own_config_names_its_roles(tmp_path: Path) -> None:
+def test_the_tokenizer_config_names_the_roles(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     write_json(tmp_path / "tokenizer_config.json", {"cls_token": {"content": "w9"}, "sep_token": None})
     write_json(tmp_path / "special_tokens_map.json", {"pad_token": "w10", "cls_token": "w11"})
     tokens = read_special_tokens(tmp_path, "mlm", 128)
-    assert tokens.cls == SpecialToken("w9", 9), "tokenizer_config.json goes first"
+    assert tokens.cls == SpecialToken("w9", 9), "tokenizer_config.json takes precedence"
     assert tokens.pad == SpecialToken("w10", 10)
     assert tokens.sep == TOKENS.sep
 
 
 @pytest.mark.parametrize("role", ["cls", "sep", "pad", "mask"])
-def test_a_missing_token_is_refused_by_name(tmp_path: Path, role: str) -> None:
+def test_a_missing_token_is_reported_by_name(tmp_path: Path, role: str) -> None:
     write_tokenizer(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text().replace(f"[{role.upper()}]", "[OTHER]"))
@@ -109,9 +109,9 @@ def test_a_missing_token_is_refused_by_name(tmp_path: Path, role: str) -> None:
         assert read_special_tokens(tmp_path, "clm", 128).mask is None
 
 
-def test_ids_past_the_vocabulary_are_refused(tmp_path: Path) -> None:
+def test_ids_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
-    with pytest.raises(ConfigError, match="token id 127 lies outside the model's vocabulary of 127"):
+    with pytest.raises(ConfigError, match="token id 127 is outside the model's vocabulary of 127"):
         read_special_tokens(tmp_path, "clm", 127)
 
 

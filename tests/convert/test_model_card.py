@@ -1,4 +1,4 @@
-"""The model card: what a run knows is told, what it does not know is not made up."""
+"""The model card: it states what the run records, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def card_of(run: dict[str, Any], **subject: Any) -> str:
     return write_model_card(CardSubject(run=run, **(facts | subject)))
 
 
-def test_the_front_matter_is_what_the_hub_reads() -> None:
+def test_the_front_matter_is_valid_for_the_hub() -> None:
     card = card_of(run_of(), license="apache-2.0")
     _, front, _ = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
@@ -46,14 +46,14 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert "license: unknown" in card_of(run_of())
 
 
-def test_recipe_tokens_blend_lineage_and_results_are_told() -> None:
+def test_the_card_states_recipe_tokens_blend_lineage_and_results() -> None:
     card = card_of(run_of(), metrics={"loss": 2.25, "step": 20})
     for line in (
         "Pretrained with megatron_ettin on 1.75B tokens. 123,456 parameters: 4 layers, width 64, 2 heads, "
         "vocabulary 128.",
         "|  | mlm | 600 | 1,700,000,000 (1.7B) | new weights |",
         "| cross | clm | 20 | 50,000,000 (50M) | encoder/step_0000600 |",
-        "| rows in a step | 4,608 |",
+        "| batch size in rows | 4,608 |",
         "| peak learning rate | 0.0005 |",
         "| warm-up | 700 steps |",
         "| betas | 0.9 and 0.98 |",
@@ -66,12 +66,12 @@ def test_recipe_tokens_blend_lineage_and_results_are_told() -> None:
         "@article{weller2025seqvsseq,",
     ):
         assert line in card.splitlines(), line
-    assert "share of masked tokens" not in card
-    assert "| share of masked tokens | 0.3 |" in card_of(run_of("mlm"))
+    assert "masking rate" not in card
+    assert "| masking rate | 0.3 |" in card_of(run_of("mlm"))
     assert "/home/me" not in card
 
 
-def test_warm_up_and_decay_are_told_in_what_the_run_counts_them_in() -> None:
+def test_warm_up_and_decay_are_stated_in_the_units_of_the_run() -> None:
     run = run_of()
     counted = {"lr_warmup_iters": 0, "lr_warmup_tokens": 3_000_000_000, "lr_wsd_decay_tokens": 50_000_000_000}
     run["config"]["optimizer"] |= counted
@@ -82,11 +82,11 @@ def test_warm_up_and_decay_are_told_in_what_the_run_counts_them_in() -> None:
 
 def test_a_relabelled_model_has_no_results_of_another_objective() -> None:
     card = card_of(run_of("mlm"), objective="clm")
-    assert "The weights of an encoder, re-labelled and not yet trained on." in card
+    assert "The weights of an encoder, re-labelled without further training." in card
     assert "## Results" not in card
 
 
-def test_a_run_that_knows_little_gives_a_short_card() -> None:
+def test_a_run_with_few_records_gives_a_short_card() -> None:
     bare = {"step": 0, "consumed_tokens": 0, "objective": "mlm", "config": {}, "lineage": []}
     card = card_of(bare)
     assert "## Results" not in card
@@ -106,20 +106,20 @@ def test_a_run_that_knows_little_gives_a_short_card() -> None:
         ("1 2 3", [("1", None), ("2", None), ("3", None)]),
     ],
 )
-def test_the_blend_is_read_as_megatron_writes_it(given: str, blend: list[tuple[str, float | None]]) -> None:
-    found = data_blend({"config": {"data": {"data_path": given}}})
-    assert [name for name, _ in found] == [name for name, _ in blend]
-    assert [share for _, share in found] == [share if share is None else pytest.approx(share) for _, share in blend]
+def test_the_blend_is_read_in_megatrons_format(given: str, blend: list[tuple[str, float | None]]) -> None:
+    corpora = data_blend({"config": {"data": {"data_path": given}}})
+    assert [name for name, _ in corpora] == [name for name, _ in blend]
+    assert [share for _, share in corpora] == [share if share is None else pytest.approx(share) for _, share in blend]
 
 
-def test_words_for_numbers_and_places() -> None:
+def test_short_counts_paths_and_phases() -> None:
     assert [short_count(n) for n in (0, 999, 1000, 8_500_000_000, 1.7e12)] == ["0", "999", "1K", "8.5B", "1.7T"]
     assert [short_path(p) for p in ("", "hub", "/runs/a/step_1")] == ["", "hub", "a/step_1"]
     assert phase_of({"config": {"training": {"phase": "decay"}}}) == "decay"
     assert phase_of({"config": {"training": {}}}) == "pretrain"
 
 
-def test_the_figures_of_a_step_are_the_latest_up_to_it(tmp_path: Any) -> None:
+def test_the_metrics_of_a_step_are_the_latest_up_to_it(tmp_path: Any) -> None:
     lines = ['{"step": 10, "loss": 3.0, "validation_loss": 2.9}', '{"step": 20, "loss": 2.0}', "[]", '{"step": 2']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     records = read_metrics(tmp_path)

@@ -1,4 +1,4 @@
-"""The reference against transformers' own classes, under both attentions, at every length near a window's edge."""
+"""The reference against transformers' classes, with both attentions, at lengths around the edge of a window."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from megatron_ettin.config.layer_pattern import local_window
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.convert.reference import reference_logits, visible_keys
-from megatron_ettin.convert.tensor_names import convert_to_ours, tensor_names
-from tests.convert.samples import MODEL, OBJECTIVES, random_tensors, their_model
+from megatron_ettin.convert.tensor_names import tensor_from_hf, tensor_names
+from tests.convert.samples import MODEL, OBJECTIVES, hf_model, random_tensors
 
 LENGTHS = (1, 63, 64, 65, 66, 128, 129, 130, 300, 1024)
 
 
-def canonical(their: Any, objective: str, model: ModelConfig) -> dict[str, Tensor]:
-    """Return transformers' weights under our names."""
-    state = their.state_dict()
+def canonical(hf: Any, objective: str, model: ModelConfig) -> dict[str, Tensor]:
+    """Return transformers' weights by their canonical names."""
+    state = hf.state_dict()
     heads, vocabulary = model.num_attention_heads, model.vocab_size
     return {
-        name.ours: convert_to_ours(name, [state[t] for t in name.theirs], heads, padded_vocab_size=vocabulary)
+        name.canonical: tensor_from_hf(name, [state[t] for t in name.hf_names], heads, padded_vocab_size=vocabulary)
         for name in tensor_names(objective, model)
     }
 
@@ -38,23 +38,23 @@ def documents(lengths: tuple[int, ...]) -> list[Tensor]:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_logits_equal_transformers(objective: str, causal_window: str) -> None:
     model = replace(MODEL, causal_window=causal_window)
-    their = their_model(objective, model)
+    hf = hf_model(objective, model)
     texts = documents(LENGTHS)
-    tensors = canonical(their, objective, model)
+    tensors = canonical(hf, objective, model)
     ours = reference_logits(tensors.__getitem__, model, mask_kind_of(objective), texts)
     for attention in ("eager", "sdpa"):
-        their.set_attn_implementation(attention)
+        hf.set_attn_implementation(attention)
         for tokens_S, logits_SV in zip(texts, ours, strict=True):
             with torch.inference_mode():
-                expected = their(tokens_S[None]).logits[0]
+                expected = hf(tokens_S[None]).logits[0]
             largest = float(expected.abs().max())
-            assert largest > 2.0, "logits this small would hide differences"
+            assert largest > 2.0, "small logits would hide differences"
             assert float((logits_SV - expected).abs().max()) <= 2e-5 * max(1.0, largest)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_one_key_more_or_less_would_be_seen(objective: str) -> None:
-    """The comparison above is sharp: a window that is off by one moves the logits far past the tolerance."""
+def test_a_window_off_by_one_exceeds_the_tolerance(objective: str) -> None:
+    """The comparison above is sensitive: a window that is off by one moves the logits far beyond the tolerance."""
     tensors = random_tensors(objective)
     wider = replace(MODEL, sliding_window=MODEL.sliding_window + 2)
     texts = documents((66,))
@@ -64,7 +64,7 @@ def test_one_key_more_or_less_would_be_seen(objective: str) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_fp32_stays_near_fp64(objective: str) -> None:
+def test_fp32_is_close_to_fp64(objective: str) -> None:
     tensors, texts = random_tensors(objective), documents((130,))
     kind = mask_kind_of(objective)
     (single,) = reference_logits(tensors.__getitem__, MODEL, kind, texts)
@@ -73,7 +73,7 @@ def test_fp32_stays_near_fp64(objective: str) -> None:
     assert float((single - double).abs().max()) <= 2e-5 * float(double.abs().max())
 
 
-def test_padded_vocabulary_rows_are_not_part_of_the_logits() -> None:
+def test_logits_exclude_vocabulary_padding() -> None:
     tensors, texts = random_tensors("mlm"), documents((7,))
     padded = dict(tensors)
     for name in ("embedding.word_embeddings.weight", "output_layer.bias"):
@@ -83,7 +83,7 @@ def test_padded_vocabulary_rows_are_not_part_of_the_logits() -> None:
     assert cut.equal(plain)
 
 
-def test_places_are_shown_from_input_to_output() -> None:
+def test_places_are_observed_from_input_to_output() -> None:
     tensors, seen = random_tensors("clm"), []
 
     def observe(place: str, document: int, hidden_SH: Tensor) -> None:
@@ -97,17 +97,17 @@ def test_places_are_shown_from_input_to_output() -> None:
 @pytest.mark.parametrize("window", [2, 3, 128, 129, 130])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_local_layer_sees_as_many_keys_as_transformers_does(objective: str, attention: str, window: int) -> None:
-    """Count the keys by gradient: which inputs reach one output of a single local layer of transformers' class."""
+def test_a_local_layer_attends_to_as_many_keys_as_in_transformers(objective: str, attention: str, window: int) -> None:
+    """Count the keys by gradient: the inputs that affect one output of a local layer of transformers' class."""
     model = replace(MODEL, num_layers=2, sliding_window=window)
-    # Only layer 0 is run, so it is made the local one.
-    their = their_model(objective, model, layer_types=["sliding_attention", "full_attention"])
-    their.set_attn_implementation(attention)
-    their.model.layers = their.model.layers[:1]
+    # Only layer 0 runs, so it is the local one.
+    hf = hf_model(objective, model, layer_types=["sliding_attention", "full_attention"])
+    hf.set_attn_implementation(attention)
+    hf.model.layers = hf.model.layers[:1]
     length, query = 300, 150
     hidden_SH = torch.randn((1, length, model.hidden_size), generator=torch.Generator().manual_seed(2))
     hidden_SH.requires_grad_()
-    output_H = their.model(inputs_embeds=hidden_SH).last_hidden_state[0, query]
+    output_H = hf.model(inputs_embeds=hidden_SH).last_hidden_state[0, query]
     (gradient,) = torch.autograd.grad(output_H @ torch.arange(1.0, 1 + len(output_H)), hidden_SH)
     reached = (gradient[0].abs().sum(dim=-1) > 0).nonzero()[:, 0]
 

@@ -1,4 +1,4 @@
-"""The table of names: nothing left over on either side, and nothing changed on the way there and back."""
+"""The table of tensor names: complete in both formats, and lossless in both directions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from megatron_ettin.config.model import ModelConfig
-from megatron_ettin.convert.tensor_names import TensorName, convert_to_ours, convert_to_theirs, tensor_names
-from tests.convert.samples import MODEL, OBJECTIVES, random_tensors, their_model
+from megatron_ettin.convert.tensor_names import TensorName, tensor_from_hf, tensor_names, tensor_to_hf
+from tests.convert.samples import MODEL, OBJECTIVES, hf_model, random_tensors
 
 PER_LAYER = {
     "self_attention.linear_qkv.weight": (192, 64),
@@ -31,16 +31,16 @@ CANONICAL = {
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_theirs_are_exactly_the_keys_of_transformers_class(objective: str) -> None:
-    state = their_model(objective).state_dict()
+def test_hf_names_are_the_keys_of_the_transformers_class(objective: str) -> None:
+    state = hf_model(objective).state_dict()
     assert state.pop("decoder.weight").equal(state["model.embeddings.tok_embeddings.weight"]), "tied"
-    found = {theirs: name.their_shape for name in tensor_names(objective, MODEL) for theirs in name.theirs}
-    assert found == {key: tuple(tensor.shape) for key, tensor in state.items()}
+    shapes = {hf_name: name.hf_shape for name in tensor_names(objective, MODEL) for hf_name in name.hf_names}
+    assert shapes == {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_ours_are_exactly_the_canonical_tensors(objective: str) -> None:
-    assert {name.ours: name.shape for name in tensor_names(objective, MODEL)} == CANONICAL
+def test_canonical_names_are_those_of_a_checkpoint(objective: str) -> None:
+    assert {name.canonical: name.shape for name in tensor_names(objective, MODEL)} == CANONICAL
 
 
 # Layers, width, width of the gated MLP, heads, parameters: the six published sizes (Ettin paper, table 1).
@@ -56,7 +56,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_the_table_holds_every_parameter_of_the_published_sizes(objective: str, size: str) -> None:
+def test_the_table_has_all_parameters_of_the_published_sizes(objective: str, size: str) -> None:
     layers, hidden, ffn, heads, parameters = PUBLISHED[size]
     model = ModelConfig(
         num_layers=layers, hidden_size=hidden, ffn_hidden_size=ffn, num_attention_heads=heads, vocab_size=50368
@@ -65,31 +65,31 @@ def test_the_table_holds_every_parameter_of_the_published_sizes(objective: str, 
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_there_and_back_changes_no_bit(objective: str) -> None:
+def test_a_round_trip_is_bit_equal(objective: str) -> None:
     tensors = random_tensors(objective)
     for name in tensor_names(objective, MODEL):
-        theirs = convert_to_theirs(name, tensors[name.ours], MODEL.num_attention_heads)
-        assert [tuple(part.shape) for part in theirs] == [name.their_shape] * len(name.theirs)
-        back = convert_to_ours(name, theirs, MODEL.num_attention_heads, padded_vocab_size=MODEL.vocab_size)
-        assert back.equal(tensors[name.ours])
+        converted = tensor_to_hf(name, tensors[name.canonical], MODEL.num_attention_heads)
+        assert [tuple(part.shape) for part in converted] == [name.hf_shape] * len(name.hf_names)
+        back = tensor_from_hf(name, converted, MODEL.num_attention_heads, padded_vocab_size=MODEL.vocab_size)
+        assert back.equal(tensors[name.canonical])
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_attention_rows_go_from_head_by_head_to_q_then_k_then_v(objective: str) -> None:
+def test_attention_rows_are_reordered_from_per_head_to_q_k_v(objective: str) -> None:
     # Each row of two heads of size 2, labelled by what it computes, in Megatron's order.
-    ours = ["q00", "q01", "k00", "k01", "v00", "v01", "q10", "q11", "k10", "k11", "v10", "v11"]
-    theirs = ["q00", "q01", "q10", "q11", "k00", "k01", "k10", "k11", "v00", "v01", "v10", "v11"]
+    canonical = ["q00", "q01", "k00", "k01", "v00", "v01", "q10", "q11", "k10", "k11", "v10", "v11"]
+    hf = ["q00", "q01", "q10", "q11", "k00", "k01", "k10", "k11", "v00", "v01", "v10", "v11"]
     rows = torch.arange(12.0)[:, None]
     parts = ("Wqkv",) if objective == "mlm" else ("q", "k", "v")
-    name = TensorName("ours", parts, (12, 1), "heads")
-    converted = torch.cat(convert_to_theirs(name, rows, 2))
-    assert [ours[int(row)] for row in converted[:, 0]] == theirs
+    name = TensorName("canonical", parts, (12, 1), "heads")
+    converted = torch.cat(tensor_to_hf(name, rows, 2))
+    assert [canonical[int(row)] for row in converted[:, 0]] == hf
 
 
-def test_vocabulary_rows_are_cut_on_the_way_out_and_filled_with_zeros_on_the_way_in() -> None:
-    name = TensorName("ours", ("theirs",), (5, 2), "vocabulary")
+def test_vocabulary_padding_is_removed_on_export_and_zero_on_import() -> None:
+    name = TensorName("canonical", ("hf",), (5, 2), "vocabulary")
     true = torch.arange(10.0).view(5, 2)
-    padded = convert_to_ours(name, [true], 1, padded_vocab_size=8)
+    padded = tensor_from_hf(name, [true], 1, padded_vocab_size=8)
     assert padded[:5].equal(true)
     assert padded[5:].equal(torch.zeros(3, 2))
-    assert convert_to_theirs(name, padded, 1)[0].equal(true)
+    assert tensor_to_hf(name, padded, 1)[0].equal(true)

@@ -1,4 +1,4 @@
-"""The two command lines as scripts call them: exit codes, one line an error, nothing half-written, no megatron."""
+"""The two command lines in processes: exit codes, one line per error, no partial files, no megatron-core."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ sys.modules["megatron"] = None
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""Runs a script where importing megatron-core fails."""
+"""Runs a script in which importing megatron-core fails."""
 
 
 def run(*arguments: object, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of the tools in a process of its own."""
+    """Run one of the tools in a process."""
 
     def limit() -> None:
         if largest_file is not None:
@@ -43,7 +43,7 @@ def run(*arguments: object, largest_file: int | None = None) -> subprocess.Compl
     )
 
 
-def test_there_and_back_in_processes_without_megatron(tmp_path: Path) -> None:
+def test_import_and_export_without_megatron(tmp_path: Path) -> None:
     write_hub_folder(tmp_path / "hub", "clm")
     imported = run("tools/convert_from_hf.py", "--load", tmp_path / "hub", "--save", tmp_path / "run")
     assert (imported.returncode, imported.stderr) == (0, "")
@@ -76,7 +76,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "named"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_is_one_line_and_exit_2(arguments: list[str], named: str) -> None:
+def test_invalid_input_is_one_line_and_exit_2(arguments: list[str], named: str) -> None:
     result = run(f"tools/{arguments[0]}.py", *arguments[1:])
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
@@ -85,7 +85,7 @@ def test_wrong_input_is_one_line_and_exit_2(arguments: list[str], named: str) ->
     assert result.stdout == ""
 
 
-def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failing_disk_is_one_line_and_leaves_no_files(tmp_path: Path) -> None:
     write_hub_folder(tmp_path / "hub", "mlm")
     assert convert_from_hf.main(["--load", str(tmp_path / "hub"), "--save", str(tmp_path / "run")]) == 0
     calls = {"convert_to_hf": ("run", 200_000), "convert_from_hf": ("hub", 20_000)}
@@ -111,7 +111,7 @@ def test_a_failed_check_exits_3_and_keeps_nothing(
     assert (tmp_path / "out").is_dir()
 
 
-def test_one_step_of_a_run_can_be_chosen(tmp_path: Path) -> None:
+def test_step_selects_a_checkpoint_of_the_run(tmp_path: Path) -> None:
     write_hub_folder(tmp_path / "hub", "mlm")
     convert_from_hf.main(["--load", str(tmp_path / "hub"), "--save", str(tmp_path / "run")])
     (tmp_path / "run" / "step_0000000").rename(tmp_path / "run" / "step_0000020")

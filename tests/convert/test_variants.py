@@ -1,4 +1,4 @@
-"""What is not the plain pair: untied output, no output bias, no window, another label, no head."""
+"""Model variants: untied output, no output bias, no window, re-labelled, without head."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def text(length: int = 300, vocab_size: int = 101) -> torch.Tensor:
     return torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(3))
 
 
-def assert_computes_as(logits_SV: torch.Tensor, their: Any, tokens_S: torch.Tensor) -> None:
+def assert_logits_equal(logits_SV: torch.Tensor, hf: Any, tokens_S: torch.Tensor) -> None:
     with torch.inference_mode():
-        expected = their(tokens_S[None]).logits[0]
+        expected = hf(tokens_S[None]).logits[0]
     assert float((logits_SV - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_untied_output_goes_there_and_back_to_the_bit(tmp_path: Path, objective: str) -> None:
-    their = write_hub_folder(tmp_path / "hub", objective, UNTIED)
-    assert not their.decoder.weight.equal(their.model.embeddings.tok_embeddings.weight)
+def test_an_untied_output_round_trip_is_bit_equal(tmp_path: Path, objective: str) -> None:
+    hf = write_hub_folder(tmp_path / "hub", objective, UNTIED)
+    assert not hf.decoder.weight.equal(hf.model.embeddings.tok_embeddings.weight)
     imported = import_model(tmp_path / "hub", tmp_path / "run")
     assert imported.model.untie_embeddings_and_output_weights
-    assert_computes_as(imported_logits(tmp_path / "run", objective, text()), their, text())
+    assert_logits_equal(imported_logits(tmp_path / "run", objective, text()), hf, text())
     result = export_checkpoint(tmp_path / "run", tmp_path / "out")
     assert result.check is not None
     assert result.check.passed
@@ -65,33 +65,33 @@ def test_an_untied_output_goes_there_and_back_to_the_bit(tmp_path: Path, objecti
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_model_without_output_bias_computes_the_same_with_zeros(tmp_path: Path, objective: str) -> None:
-    their = write_hub_folder(tmp_path / "hub", objective, replace(MODEL, vocab_size=101), decoder_bias=False)
+def test_a_missing_output_bias_is_imported_as_zeros(tmp_path: Path, objective: str) -> None:
+    hf = write_hub_folder(tmp_path / "hub", objective, replace(MODEL, vocab_size=101), decoder_bias=False)
     import_model(tmp_path / "hub", tmp_path / "run")
-    assert_computes_as(imported_logits(tmp_path / "run", objective, text()), their, text())
+    assert_logits_equal(imported_logits(tmp_path / "run", objective, text()), hf, text())
     export_checkpoint(tmp_path / "run", tmp_path / "out")
     assert not load_file(tmp_path / "out" / "model.safetensors")["decoder.bias"].any()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("off", [None, -1])
-def test_a_window_that_is_off_computes_as_full_attention_does(tmp_path: Path, objective: str, off: int | None) -> None:
+def test_a_disabled_window_equals_full_attention(tmp_path: Path, objective: str, off: int | None) -> None:
     everywhere = replace(MODEL, rope_local_base=MODEL.rope_global_base)
     full = {"layer_types": ["full_attention"] * MODEL.num_layers}
-    their = write_hub_folder(tmp_path / "hub", objective, everywhere, **full)
+    hf = write_hub_folder(tmp_path / "hub", objective, everywhere, **full)
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     for key in ("layer_types", "sliding_window"):
         config.pop(key, None)
     config |= {"local_attention": off, "global_attn_every_n_layers": 3}
     (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
     import_model(tmp_path / "hub", tmp_path / "run")
-    assert_computes_as(imported_logits(tmp_path / "run", objective, text(1024)), their, text(1024))
+    assert_logits_equal(imported_logits(tmp_path / "run", objective, text(1024)), hf, text(1024))
     export_checkpoint(tmp_path / "run", tmp_path / "out")
 
 
 @pytest.mark.parametrize("made_as", OBJECTIVES)
-def test_another_label_keeps_every_weight(tmp_path: Path, made_as: str) -> None:
-    """On the way in and on the way out; back again gives the first model's tensors to the bit."""
+def test_re_labelling_keeps_all_weights(tmp_path: Path, made_as: str) -> None:
+    """On import and on export; re-labelling twice gives bit-equal tensors."""
     label = OTHER[made_as]
     write_hub_folder(tmp_path / "hub", made_as)
     imported = import_model(tmp_path / "hub", tmp_path / "in", relabel=label)
@@ -105,12 +105,12 @@ def test_another_label_keeps_every_weight(tmp_path: Path, made_as: str) -> None:
     result = export_checkpoint(tmp_path / "plain", tmp_path / "labelled", options=ExportOptions(relabel=label))
     assert result.objective == label
     assert result.check is not None
-    assert result.check.passed, "computed with the other mask on both sides"
+    assert result.check.passed, "both sides compute with the other mask"
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("labelled", "labelled on import"))
     assert one.keys() == other.keys()
     assert all(one[name].equal(other[name]) for name in one)
     card = (tmp_path / "labelled" / "README.md").read_text()
-    assert "re-labelled and not yet trained on" in card
+    assert "re-labelled without further training" in card
 
     export_checkpoint(tmp_path / "in", tmp_path / "back", options=ExportOptions(relabel=made_as))
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "back"))
@@ -118,23 +118,23 @@ def test_another_label_keeps_every_weight(tmp_path: Path, made_as: str) -> None:
     assert all(before[name].equal(after[name]) for name in before)
 
 
-def test_the_kinds_share_all_but_the_names_of_head_and_attention(tmp_path: Path) -> None:
-    their = write_hub_folder(tmp_path / "hub", "mlm")
+def test_encoder_and_decoder_differ_in_names_of_head_and_attention(tmp_path: Path) -> None:
+    hf = write_hub_folder(tmp_path / "hub", "mlm")
     import_model(tmp_path / "hub", tmp_path / "run", relabel="clm")
     export_checkpoint(tmp_path / "run", tmp_path / "out", check=False)
     decoder = load_file(tmp_path / "out" / "model.safetensors")
-    joined = their.model.layers[2].attn.Wqkv.weight
+    joined = hf.model.layers[2].attn.Wqkv.weight
     parts = [decoder[f"model.layers.2.attn.{part}_proj.weight"] for part in "qkv"]
     assert torch.cat(parts).equal(joined)
-    assert decoder["lm_head.dense.weight"].equal(their.head.dense.weight)
+    assert decoder["lm_head.dense.weight"].equal(hf.head.dense.weight)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "modernbert-decoder"
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_without_its_head_a_model_gives_the_same_hidden_states(tmp_path: Path, objective: str) -> None:
+def test_a_model_without_head_has_the_same_hidden_states(tmp_path: Path, objective: str) -> None:
     from transformers import AutoModel
 
-    their = write_hub_folder(tmp_path / "hub", objective)
+    hf = write_hub_folder(tmp_path / "hub", objective)
     import_model(tmp_path / "hub", tmp_path / "run")
     result = export_checkpoint(tmp_path / "run", tmp_path / "out", options=ExportOptions(base_only=True))
     assert result.check is not None
@@ -145,17 +145,17 @@ def test_without_its_head_a_model_gives_the_same_hidden_states(tmp_path: Path, o
     assert loaded.state_dict().keys() == load_file(tmp_path / "out" / "model.safetensors").keys()
     tokens = text()[None]
     with torch.inference_mode():
-        assert loaded(tokens).last_hidden_state.equal(their.model(tokens).last_hidden_state)
+        assert loaded(tokens).last_hidden_state.equal(hf.model(tokens).last_hidden_state)
     assert "pipeline_tag: feature-extraction" in (tmp_path / "out" / "README.md").read_text()
     assert not (tmp_path / "out" / "generation_config.json").exists()
 
 
-def test_a_checkpoint_of_mntp_becomes_an_encoder_without_head(
+def test_an_mntp_checkpoint_is_released_as_an_encoder_without_head(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import AutoModel
 
-    their = write_hub_folder(tmp_path / "hub", "mlm")
+    hf = write_hub_folder(tmp_path / "hub", "mlm")
     import_model(tmp_path / "hub", tmp_path / "run")
     path = tmp_path / "run" / "step_0000000" / "run.json"
     run = json.loads(path.read_text())
@@ -169,12 +169,14 @@ def test_a_checkpoint_of_mntp_becomes_an_encoder_without_head(
     assert type(loaded).__name__ == "ModernBertModel"
     tokens = text()[None]
     with torch.inference_mode():
-        assert loaded(tokens).last_hidden_state.equal(their.model(tokens).last_hidden_state)
-    assert load_file(tmp_path / "out" / "model.safetensors").keys() == their.model.state_dict().keys()
+        assert loaded(tokens).last_hidden_state.equal(hf.model(tokens).last_hidden_state)
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == hf.model.state_dict().keys()
     assert "re-labelled" not in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_wrong_weight_of_a_headless_model_fails_its_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_weight_of_a_model_without_head_fails_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_hub_folder(tmp_path / "hub", "mlm")
     import_model(tmp_path / "hub", tmp_path / "run")
     misplace_rows(monkeypatch, "transformer.final_layernorm.weight")
@@ -183,7 +185,7 @@ def test_a_wrong_weight_of_a_headless_model_fails_its_check(tmp_path: Path, monk
     assert not (tmp_path / "out").exists()
 
 
-def test_an_encoder_needs_a_mask_token_whatever_it_was_made_as(tmp_path: Path) -> None:
+def test_an_encoder_needs_a_mask_token_also_after_re_labelling(tmp_path: Path) -> None:
     write_hub_folder(tmp_path / "hub", "clm")
     path = tmp_path / "hub" / "tokenizer.json"
     path.write_text(path.read_text().replace("[MASK]", "[NONE]"))

@@ -89,5 +89,5 @@ def assert_same_weights(one: Path, other: Path) -> None:
     """Compare the weights of the latest checkpoints of two runs bit for bit."""
     readers = [CheckpointReader(resolve_checkpoint(save)) for save in (one, other)]
     for name in tensor_names("mlm", TINY):
-        first, second = (reader.tensor(name.ours) for reader in readers)
-        assert torch.equal(first, second), name.ours
+        first, second = (reader.tensor(name.canonical) for reader in readers)
+        assert torch.equal(first, second), name.canonical

@@ -57,17 +57,17 @@ def our_weights(file: Path, model: ModelConfig) -> dict[str, np.ndarray]:
     """Return the authors' weights under our names."""
     import torch
 
-    from megatron_ettin.convert.tensor_names import convert_to_ours, tensor_names
+    from megatron_ettin.convert.tensor_names import tensor_from_hf, tensor_names
 
     theirs = {name.replace("lm_head.", "head."): torch.from_numpy(values) for name, values in load_file(file).items()}
     weights = {}
     for name in tensor_names("mlm", model):
         authors_names = [
-            part.replace("model.layers.", "bert.encoder.layers.").replace("model.", "bert.") for part in name.theirs
+            part.replace("model.layers.", "bert.encoder.layers.").replace("model.", "bert.") for part in name.hf_names
         ]
         parts = [theirs[part] for part in authors_names]
-        ours = convert_to_ours(name, parts, model.num_attention_heads, padded_vocab_size=model.vocab_size)
-        weights[name.ours] = ours.numpy()
+        ours = tensor_from_hf(name, parts, model.num_attention_heads, padded_vocab_size=model.vocab_size)
+        weights[name.canonical] = ours.numpy()
     return weights
 
 

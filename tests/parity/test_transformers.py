@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.convert.hf_config import config_to_theirs
+from megatron_ettin.convert.hf_config import config_to_hf
 from megatron_ettin.convert.hf_tokenizer import SpecialToken, SpecialTokens
-from megatron_ettin.convert.tensor_names import convert_to_theirs, tensor_names
+from megatron_ettin.convert.tensor_names import tensor_names, tensor_to_hf
 from tests.helpers.batches import packed_batch
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
@@ -74,15 +74,15 @@ def their_model(objective: str, run: RunConfig, weights: dict[str, np.ndarray], 
     import transformers
 
     roles = (SpecialToken(f"[{role}]", index) for index, role in enumerate(("CLS", "SEP", "PAD", "MASK")))
-    config = config_to_theirs(
+    config = config_to_hf(
         run.model, objective, max_positions=max(LENGTHS), tokens=SpecialTokens(*roles), dtype="float32"
     )
     their_class = getattr(transformers, config["architectures"][0])
     model = their_class._from_config(their_class.config_class(**config), attn_implementation=attention).eval()
     state: dict[str, torch.Tensor] = {}
     for name in tensor_names(objective, run.model):
-        parts = convert_to_theirs(name, torch.from_numpy(weights[name.ours]), run.model.num_attention_heads)
-        state.update(zip(name.theirs, parts, strict=True))
+        parts = tensor_to_hf(name, torch.from_numpy(weights[name.canonical]), run.model.num_attention_heads)
+        state.update(zip(name.hf_names, parts, strict=True))
     problems = model.load_state_dict(state, strict=False)
     assert problems.missing_keys == ["decoder.weight"], "only the tied output matrix may be left out"
     assert not problems.unexpected_keys

@@ -9,7 +9,7 @@ from pathlib import Path
 from megatron_ettin.checkpoint.folder.integrity import mark_complete
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, RUN_FILE, step_folder_name
 from megatron_ettin.convert.import_model import import_model
-from tests.convert.samples import their_model, write_hub_folder
+from tests.convert.samples import hf_model, write_hub_folder
 
 
 def write_run(
@@ -34,7 +34,7 @@ def write_run(
     save.mkdir(parents=True)
     hub = save.with_name(f"{save.name}.hub")
     write_hub_folder(hub, objective)
-    model = their_model(objective)
+    model = hf_model(objective)
     for step in steps:
         with torch.no_grad():
             model.model.final_norm.weight.fill_(step / 100)

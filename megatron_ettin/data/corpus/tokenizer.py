@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 COMPANION_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Return the id of every token of a tokenizer.json, including added tokens.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not a tokenizer of the tokenizers library.
+    """
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, list):  # Unigram lists (token, score) pairs in the order of their ids
+        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+    return {**vocabulary, **{added["content"]: added["id"] for added in tokenizer["added_tokens"]}}
 
 
 @dataclass(frozen=True)
@@ -56,10 +69,7 @@ class TokenizerFiles:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        vocabulary = self._json["model"]["vocab"]
-        if isinstance(vocabulary, list):  # Unigram lists (token, score) pairs
-            vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
-        return {**vocabulary, **{added["content"]: added["id"] for added in self._json["added_tokens"]}}
+        return token_ids(self._json)
 
     @cached_property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""Reading checkpoints that the trainer wrote at several layouts, with PyTorch alone and without trusting pickles."""
+"""Read checkpoints of several parallel layouts with PyTorch alone, without trusting pickles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megatron_ettin.convert.checkpoint_reader import CheckpointReader, read_meta
 from megatron_ettin.convert.file_spans import FileSpan
 from megatron_ettin.convert.import_model import write_state
 from megatron_ettin.convert.safetensors_writer import TensorEntry
-from megatron_ettin.convert.tensor_names import convert_to_theirs, row_blocks, tensor_names
+from megatron_ettin.convert.tensor_names import row_blocks, tensor_names, tensor_to_hf
 from megatron_ettin.errors import ConfigError
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import TINY, tiny_run
@@ -33,7 +33,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def train_and_save(overrides: dict[str, Any], save: Path) -> list[Shard]:
-    """Train a step and write weights, optimizer and random state; return this rank's weights."""
+    """Train a step, save weights, optimizer and random state, and return this rank's weights."""
     from megatron_ettin.checkpoint.folder.state import TrainingState
 
     training = start_training(tiny_run("mlm", model=ODD_VOCABULARY, **overrides))
@@ -43,24 +43,26 @@ def train_and_save(overrides: dict[str, Any], save: Path) -> list[Shard]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_trained_checkpoint_is_read_whole_whatever_its_layout(tmp_path: Path, layout: str) -> None:
+def test_a_checkpoint_of_any_layout_is_read_in_full(tmp_path: Path, layout: str) -> None:
     world_size, overrides = LAYOUTS[layout]
     weights = assemble(run_ranks(world_size, train_and_save, overrides, tmp_path))
     reader, names = CheckpointReader(resolve_checkpoint(tmp_path)), tensor_names("mlm", ODD_VOCABULARY)
     reader.check(names)
-    assert {name.ours for name in names} == weights.keys()
+    assert {name.canonical for name in names} == weights.keys()
     for name in names:
-        np.testing.assert_array_equal(reader.tensor(name.ours).numpy(), weights[name.ours], err_msg=name.ours)
+        np.testing.assert_array_equal(
+            reader.tensor(name.canonical).numpy(), weights[name.canonical], err_msg=name.canonical
+        )
     whole_rows = 0
     for name in tensor_names("clm", ODD_VOCABULARY):
-        converted = convert_to_theirs(name, torch.from_numpy(weights[name.ours]), ODD_VOCABULARY.num_attention_heads)
+        converted = tensor_to_hf(name, torch.from_numpy(weights[name.canonical]), ODD_VOCABULARY.num_attention_heads)
         for rows, theirs in zip(row_blocks(name, ODD_VOCABULARY.num_attention_heads), converted, strict=True):
-            spans = reader.find_rows(name.ours, rows)
+            spans = reader.find_rows(name.canonical, rows)
             whole_rows += spans is not None
-            assert spans is None or content(spans) == theirs.contiguous().numpy().tobytes(), name.ours
-    # Tensor parallelism cuts the columns of two matrices of each layer.
+            assert spans is None or content(spans) == theirs.contiguous().numpy().tobytes(), name.canonical
+    # Tensor parallelism splits the columns of two matrices in each layer.
     columns_cut = 2 * ODD_VOCABULARY.num_layers if layout == "tp2" else 0
-    assert whole_rows == sum(len(name.theirs) for name in tensor_names("clm", ODD_VOCABULARY)) - columns_cut
+    assert whole_rows == sum(len(name.hf_names) for name in tensor_names("clm", ODD_VOCABULARY)) - columns_cut
 
 
 def content(spans: list[FileSpan]) -> bytes:
@@ -78,7 +80,7 @@ def small_state(folder: Path, value: float = 1.0) -> None:
     )
 
 
-def test_tensors_keep_their_type(tmp_path: Path) -> None:
+def test_tensors_keep_their_dtype(tmp_path: Path) -> None:
     small_state(tmp_path, 1.5)
     reader = CheckpointReader(tmp_path)
     assert reader.dtype("b.weight") == torch.bfloat16
@@ -86,13 +88,13 @@ def test_tensors_keep_their_type(tmp_path: Path) -> None:
     assert reader.tensor("a.weight").equal(torch.full((6, 2), 1.5))
 
 
-def test_an_unknown_tensor_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unknown_tensor_is_reported_by_name(tmp_path: Path) -> None:
     small_state(tmp_path)
-    with pytest.raises(ConfigError, match=r"holds no tensor c\.weight"):
+    with pytest.raises(ConfigError, match=r"has no tensor c\.weight"):
         CheckpointReader(tmp_path).tensor("c.weight")
 
 
-def test_missing_parts_are_noticed(tmp_path: Path) -> None:
+def test_missing_chunks_are_reported(tmp_path: Path) -> None:
     small_state(tmp_path)
     path = tmp_path / "state" / ".metadata"
     metadata = pickle.loads(path.read_bytes())
@@ -103,7 +105,7 @@ def test_missing_parts_are_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied", "overwritten"])
-def test_damaged_files_give_one_line(tmp_path: Path, damage: str) -> None:
+def test_damaged_files_are_reported_in_one_line(tmp_path: Path, damage: str) -> None:
     small_state(tmp_path)
     for file in (tmp_path / "state").glob("*.distcp"):
         if damage == "removed":
@@ -148,14 +150,14 @@ def test_a_foreign_class_is_refused_and_not_run(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"a": 1})])
-def test_what_is_no_index_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_invalid_indices_are_refused(tmp_path: Path, content: bytes) -> None:
     small_state(tmp_path)
     (tmp_path / "state" / ".metadata").write_bytes(content)
     with pytest.raises(ConfigError, match="is not the index of a checkpoint"):
         read_metadata(tmp_path / "state")
 
 
-def test_an_index_that_points_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+def test_an_index_that_points_outside_its_folder_is_refused(tmp_path: Path) -> None:
     small_state(tmp_path)
     path = tmp_path / "state" / ".metadata"
     metadata = pickle.loads(path.read_bytes())
