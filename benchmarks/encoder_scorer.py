@@ -26,8 +26,8 @@ from common import clock_for, publish
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from megatron_ettin.evaluation.suites.generative.masked_frames import Frame, Hole  # noqa: E402
-from megatron_ettin.evaluation.suites.generative.masked_scorer import MaskedScorer  # noqa: E402
+from megatron_ettin.evaluation.suites.generative.masked_inputs import MaskedInputBuilder  # noqa: E402
+from megatron_ettin.evaluation.suites.generative.masked_scorer import MaskedScorer, Target  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "encoder_scorer_cpu.md"
 SHAPES = {
@@ -37,7 +37,7 @@ SHAPES = {
 }
 """Layers, heads and widths of the published 17m and 68m models, and of the 2m model of the nano runs."""
 
-FRAME = Frame(cls=1, sep=2, mask=4, max_positions=512)
+BUILDER = MaskedInputBuilder(cls=1, sep=2, mask=4, max_positions=512)
 PAD = 3
 GOAL_RATIO, ALLOWED_DIFFERENCE = 10, 1e-5
 
@@ -95,21 +95,21 @@ def draw_requests(task: str, count: int) -> list[Request]:
     return requests
 
 
-def holes_of(requests: Sequence[Request]) -> list[tuple[Hole, int]]:
+def targets_of(requests: Sequence[Request]) -> list[Target]:
     """Return the masked inputs of these requests, each with its token to score."""
     return [
-        (hole, token)
+        (masked, token)
         for context, ending in requests
-        for hole, token in zip(FRAME.left_to_right(context, ending), ending, strict=True)
+        for masked, token in zip(BUILDER.left_to_right(context, ending), ending, strict=True)
     ]
 
 
-def score_one_at_a_time(model: Any, holes: Sequence[tuple[Hole, int]]) -> list[float]:
+def score_one_at_a_time(model: Any, targets: Sequence[Target]) -> list[float]:
     """Return each token's log-probability, with a separate forward pass for each."""
     scores = []
     with torch.inference_mode():
-        for hole, token in holes:
-            logits_V = model(input_ids=torch.tensor([hole.tokens])).logits[0, hole.position]
+        for masked, token in targets:
+            logits_V = model(input_ids=torch.tensor([masked.tokens])).logits[0, masked.position]
             scores.append(float(logits_V.log_softmax(dim=-1)[token]))
     return scores
 
@@ -121,22 +121,22 @@ def measure(size: str, task: str, num_requests: int, rounds: int, threads: int) 
     scorer = MaskedScorer(model, PAD, tokens_per_batch=2048)
     requests = draw_requests(task, num_requests)
     subset = requests[: max(2, num_requests // 20)]
-    holes, slow_holes = holes_of(requests), holes_of(subset)
-    scorer.score(slow_holes)
+    targets, few_targets = targets_of(requests), targets_of(subset)
+    scorer.score(few_targets)
     slow_s, fast_s = [], []
     for _ in range(rounds):
         start = clock()
-        slow = score_one_at_a_time(model, slow_holes)
+        slow = score_one_at_a_time(model, few_targets)
         between = clock()
-        fast = [score.log_prob for score in scorer.score(holes)]
-        slow_s.append((between - start) / len(slow_holes))
-        fast_s.append((clock() - between) / len(holes))
+        fast = [score.log_prob for score in scorer.score(targets)]
+        slow_s.append((between - start) / len(few_targets))
+        fast_s.append((clock() - between) / len(targets))
     difference, place = 0.0, 0
     for _, ending in subset:
         part = slice(place, place := place + len(ending))
         difference = max(difference, abs(sum(slow[part]) - sum(fast[part])))
-    shown = sum(len(hole.tokens) for hole, _ in holes) / len(holes)
-    return Measurement(size, task, len(holes), shown, 1e3 * median(slow_s), 1e3 * median(fast_s), difference)
+    shown = sum(len(masked.tokens) for masked, _ in targets) / len(targets)
+    return Measurement(size, task, len(targets), shown, 1e3 * median(slow_s), 1e3 * median(fast_s), difference)
 
 
 def table(measurements: Sequence[Measurement], threads: int, rounds: int) -> str:

@@ -36,7 +36,7 @@ def build_parser() -> ToolParser:
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, print the table, and return 2 if something failed."""
     given = vars(build_parser().parse(arguments))
-    from megatron_ettin.evaluation.console import Screen
+    from megatron_ettin.evaluation.console import ProgressConsole
     from megatron_ettin.evaluation.flags import choose_device
     from megatron_ettin.evaluation.runner import evaluate, result_table
 
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         device=choose_device(given["device"]),
         extra={name: value for name, value in given.items() if name not in _COMMON_OPTIONS},
     )
-    with Screen(sys.stderr) as screen:
-        outcomes = evaluate(given["model"], suites, options, given["output"], screen)
+    with ProgressConsole(sys.stderr) as console:
+        outcomes = evaluate(given["model"], suites, options, given["output"], console)
     print(result_table(outcomes))
     return 2 if any(outcome.error for outcome in outcomes) else 0
 

@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation: a bar on a terminal, a line now and then anywhere else."""
+"""Progress of an evaluation on the console: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.text import Text
 from megatron_ettin.cli import ProgressLine
 
 
-class Screen:
-    """Shows how far an evaluation is. Use it as a context: leaving it takes the bar away."""
+class ProgressConsole:
+    """Shows the progress of an evaluation. A context manager: leaving it removes the progress bars."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to ``stream``."""
@@ -27,35 +27,35 @@ class Screen:
             self._tasks = self._bar.add_task("tasks", total=None)
             self._steps = self._bar.add_task("", total=None)
 
-    def __enter__(self) -> Screen:
-        """Show the bar."""
+    def __enter__(self) -> ProgressConsole:
+        """Show the progress bars."""
         if self._bar:
             self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Take the bar away."""
+        """Remove the progress bars."""
         if self._bar:
             self._bar.stop()
 
-    def begin(self, label: str, number: int, total: int) -> None:
-        """Say which task begins, that it is task ``number`` from 1, and of how many."""
+    def start_task(self, label: str, number: int, total: int) -> None:
+        """Announce the start of task ``number`` (from 1) of ``total``."""
         self._label = f"{number}/{total} {label}"
         if self._bar:
             self._bar.update(self._tasks, completed=number - 1, total=total, description=f"tasks: {label}")
             self._bar.reset(self._steps, total=None, description="")
         else:
-            self.note(self._label)
+            self.print(self._label)
 
-    def show(self, doing: str, done: int, total: int) -> None:
-        """Say what is being done, how much of it is done, and of how much."""
+    def update(self, activity: str, done: int, total: int) -> None:
+        """Show the progress of the current task's activity, in units of that activity."""
         if self._bar:
-            self._bar.update(self._steps, description=doing, completed=done, total=total)
+            self._bar.update(self._steps, description=activity, completed=done, total=total)
         else:
-            self._line.update(f"{self._label}: {doing} {done}/{total}")
+            self._line.update(f"{self._label}: {activity} {done}/{total}")
 
-    def note(self, text: str) -> None:
-        """Write a line that stays."""
+    def print(self, text: str) -> None:
+        """Print a permanent line."""
         if self._bar:
             self._bar.console.print(Text(text), soft_wrap=True)
         else:

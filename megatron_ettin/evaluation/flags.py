@@ -1,4 +1,4 @@
-"""Types of the suites' flags for argparse, beside those that all tools share."""
+"""Argparse types of the suites' flags, in addition to those in ``megatron_ettin.cli``, and the choice of a device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_ettin.cli import positive
 from megatron_ettin.errors import ConfigError
 
 MIN_LENGTH = 8
-"""Tokens of an input that hold a word or two beside the special ones."""
+"""Smallest input length in tokens: room for a few words besides the special tokens."""
 
 
 def number(text: str) -> float:
@@ -24,7 +24,7 @@ def number(text: str) -> float:
 
 
 def above_zero(text: str) -> float:
-    """Parse a number above 0."""
+    """Parse a number greater than 0."""
     parsed = number(text)
     if parsed <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
@@ -32,7 +32,7 @@ def above_zero(text: str) -> float:
 
 
 def not_negative(text: str) -> float:
-    """Parse a number that is 0 or above."""
+    """Parse a number greater than or equal to 0."""
     parsed = number(text)
     if parsed < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
@@ -40,32 +40,32 @@ def not_negative(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """Parse a number between 0 and 1, neither of them."""
+    """Parse a number between 0 and 1, both excluded."""
     parsed = number(text)
     if not 0 < parsed < 1:
-        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return parsed
 
 
 def token_length(text: str) -> int:
-    """Parse how many tokens of an input are read."""
+    """Parse the maximum length of an input in tokens."""
     length = positive(text)
     if length < MIN_LENGTH:
-        raise argparse.ArgumentTypeError(f"{text} is below {MIN_LENGTH}, which special tokens nearly fill")
+        raise argparse.ArgumentTypeError(f"{text} is below {MIN_LENGTH}, too short for text between special tokens")
     return length
 
 
-def choose_device(wanted: str) -> str:
-    """Return cpu or cuda.
+def choose_device(requested: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is requested and PyTorch finds none.
     """
-    if wanted == "cpu":
-        return wanted
+    if requested == "cpu":
+        return requested
     import torch
 
     has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise ConfigError("--device cuda: torch sees no GPU here")
+    if requested == "cuda" and not has_gpu:
+        raise ConfigError("--device cuda: PyTorch finds no GPU")
     return "cuda" if has_gpu else "cpu"

@@ -1,12 +1,12 @@
-"""What a task came to: metrics with confidence intervals, the score of every item, and what it depended on.
+"""Task results: metrics with confidence intervals, per-item scores and the settings they depend on.
 
-A model's results lie in one folder:
+The results of one model are stored in one folder:
 
-    OUTPUT/NAME/model.json             what the model is (``Subject.as_dict``)
-    OUTPUT/NAME/SUITE.json             model, and by task: settings, versions, metrics, details, whether data were local
-    OUTPUT/NAME/items/SUITE/TASK.json  the scores of single items by metric, for paired comparisons
-    OUTPUT/NAME/parts/SUITE/TASK/      finished parts of a task that is not finished yet
-    OUTPUT/NAME/trained/SUITE/         what a suite trained and may use again
+    OUTPUT/NAME/model.json             description of the model (``Subject.as_dict``)
+    OUTPUT/NAME/SUITE.json             the model and, by task, settings, versions, metrics, details and ``local``
+    OUTPUT/NAME/items/SUITE/TASK.json  per-item scores by metric, for paired comparisons
+    OUTPUT/NAME/parts/SUITE/TASK/      completed parts of an unfinished task
+    OUTPUT/NAME/trained/SUITE/         models that a suite trained and may reuse
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ITEMS_FOLDER = "items"
 PARTS_FOLDER = "parts"
 TRAINED_FOLDER = "trained"
 LOCAL = "local"
-"""Of a task in SUITE.json: whether its data were the user's own files."""
+"""Key of a task in SUITE.json: whether the task used local data files."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure, and between which bounds it lies with 95% confidence. What is not defined is NaN, null in JSON."""
+    """A value with its 95% confidence interval. An undefined number is NaN, and null in JSON."""
 
     value: float
     low: float
@@ -39,31 +39,31 @@ class Measure:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What one model reached in one task."""
+    """The result of one model on one task."""
 
     metrics: Mapping[str, Measure]
-    """By name, each in its own unit: shares from 0 to 1, correlations from -1 to 1, losses in nats."""
+    """By name, each in its own unit: proportions from 0 to 1, correlations from -1 to 1, losses in nats."""
     main: str
-    """The metric that stands for the task in tables and figures."""
+    """Name of the primary metric, shown in tables and figures."""
     items: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By metric, the score of every item in the order of the data, the same for all models. Their mean is the metric,
-    except where it is no mean (correlations, F1): then there is none."""
+    """By metric, the score of every item, in the same order for all models. The metric is their mean; metrics that are
+    not means (correlations, F1) have no item scores."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else a reader wants to know: the learning rate chosen, the spread over seeds, subgroups. JSON."""
+    """Further information as JSON, such as the selected learning rate, the scores by seed or by subgroup."""
 
     @property
     def main_measure(self) -> Measure:
-        """The main metric's figure."""
+        """The primary metric."""
         return self.metrics[self.main]
 
     def summary(self) -> dict[str, Any]:
-        """Return everything but the items, ready for JSON."""
+        """Return everything but the item scores, as JSON."""
         metrics = {name: {key: _or_null(value) for key, value in vars(m).items()} for name, m in self.metrics.items()}
         return {"main": self.main, "metrics": metrics, "details": self.details}
 
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any], items: Mapping[str, Sequence[float]]) -> TaskResult:
-        """Undo ``summary``."""
+        """Invert ``summary``."""
         metrics = {
             name: Measure(**{key: _or_nan(bound) for key, bound in measure.items()})
             for name, measure in summary["metrics"].items()
@@ -73,34 +73,35 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """Everything that is known of one model."""
+    """All results of one model."""
 
     name: str
     model: Mapping[str, Any]
-    """As ``Subject.as_dict`` gave it."""
+    """The output of ``Subject.as_dict``."""
     suites: Mapping[str, Mapping[str, TaskResult]]
-    """By suite, by task; finished tasks only."""
+    """By suite and task; finished tasks only."""
     settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    """By suite, by task: what a result depends on beside the model. Figures with unlike settings do not compare."""
+    """By suite and task, everything besides the model that a result depends on. Results whose settings differ are not
+    comparable."""
     local: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """By suite, the tasks whose data were the user's own files. Where a result does not tell, it is taken for one:
-    a name alone proves nothing."""
+    """By suite, the tasks that used local data files. A result that does not record this counts as local: the name of a
+    task does not identify its data."""
 
 
 def read_results(output: Path) -> list[ModelResults]:
-    """Read all models' results from the folder that ``tools/evaluate.py`` wrote, in the order of their names.
+    """Read the results of all models from the output folder of ``tools/evaluate.py``, sorted by name.
 
     Raises:
-        ConfigError: there are none, or a file is damaged.
+        ConfigError: there are no results, or a file is damaged.
     """
-    found = [read_model(path.parent) for path in sorted(output.glob(f"*/{MODEL_FILE}"))]
-    if not found:
-        raise ConfigError(f"{output} holds no results: there is no */{MODEL_FILE} in it")
-    return found
+    results = [read_model(path.parent) for path in sorted(output.glob(f"*/{MODEL_FILE}"))]
+    if not results:
+        raise ConfigError(f"{output} has no results: there is no */{MODEL_FILE} in it")
+    return results
 
 
 def read_model(folder: Path) -> ModelResults:
-    """Read one model's results.
+    """Read the results of one model.
 
     Raises:
         ConfigError: a file is damaged.
@@ -110,21 +111,21 @@ def read_model(folder: Path) -> ModelResults:
     settings: dict[str, dict[str, Mapping[str, Any]]] = {}
     local: dict[str, frozenset[str]] = {}
     for path in paths:
-        told_suite = read_json(path)
+        content = read_json(path)
         try:
-            tasks = sorted(told_suite.get("tasks", {}).items())
+            tasks = sorted(content.get("tasks", {}).items())
             suites[path.stem] = {
-                task: TaskResult.from_summary(told, read_items(folder, path.stem, task)) for task, told in tasks
+                name: TaskResult.from_summary(task, read_items(folder, path.stem, name)) for name, task in tasks
             }
-            settings[path.stem] = {task: told["settings"] for task, told in tasks}
-            local[path.stem] = frozenset(task for task, told in tasks if told.get(LOCAL, True))
+            settings[path.stem] = {name: task["settings"] for name, task in tasks}
+            local[path.stem] = frozenset(name for name, task in tasks if task.get(LOCAL, True))
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged: {type(error).__name__} {error}") from error
     return ModelResults(folder.name, read_json(folder / MODEL_FILE), suites, settings, local)
 
 
 def read_items(folder: Path, suite: str, task: str) -> dict[str, list[float]]:
-    """Return the scores of single items of a model's task by metric; {} where it keeps none."""
+    """Return the item scores of a task by metric, or {} if it has none."""
     path = folder / ITEMS_FOLDER / suite / f"{task}.json"
     if not path.is_file():
         return {}
@@ -132,23 +133,23 @@ def read_items(folder: Path, suite: str, task: str) -> dict[str, list[float]]:
 
 
 def items_as_json(result: TaskResult) -> dict[str, list[float | None]]:
-    """Return the items as they stand on disk."""
+    """Return the item scores as they are stored on disk."""
     return {metric: [_or_null(score) for score in scores] for metric, scores in result.items.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read an object.
+    """Read a JSON object.
 
     Raises:
-        ConfigError: the file holds no JSON object.
+        ConfigError: the file does not contain a JSON object.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
-    if not isinstance(told, dict):
-        raise ConfigError(f"{path} is damaged: it holds no JSON object")
-    return told
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is damaged: it is not a JSON object")
+    return content
 
 
 def _or_null(number: float) -> float | None:

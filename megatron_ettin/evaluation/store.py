@@ -1,4 +1,4 @@
-"""Results on disk: written whole or not at all, kept as long as what they depend on is the same."""
+"""Results on disk: written atomically, and reused while everything they depend on is unchanged."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +33,41 @@ class ResultStore:
     """The results of one model in one suite."""
 
     def __init__(self, output: Path, subject: Subject, suite: str, versions: Mapping[str, str]) -> None:
-        """Open, or begin, a model's folder.
+        """Open a model's folder, or create it.
 
         Args:
-            output: the folder of all results.
+            output: folder of all results.
             subject: the model.
-            suite: the suite's name.
-            versions: of the libraries that results are computed with.
+            suite: name of the suite.
+            versions: versions of the libraries that compute the results.
 
         Raises:
-            ConfigError: the folder holds results of another model of the same name.
+            ConfigError: the folder contains results of another model with the same name.
         """
         self._subject, self._suite, self._versions = subject, suite, dict(versions)
         self._folder = output / subject.name
         self._path = self._folder / f"{suite}.json"
+        self._lock = self._folder / ".lock"
+        """Excludes other processes that write results of the same model."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            _claim(self._folder / MODEL_FILE, subject)
+        with locked(self._lock):
+            _write_model_file(self._folder / MODEL_FILE, subject)
 
     def finished(self, task: str, settings: Mapping[str, Any]) -> TaskResult | None:
-        """Return a result that was computed with these very settings on these very weights, if there is one."""
-        told = self._read()["tasks"].get(task)
-        if told is None or told["model_checksum"] != self._subject.checksum or told["settings"] != as_json(settings):
+        """Return the stored result for exactly these settings and weights, or None."""
+        entry = self._read()["tasks"].get(task)
+        if entry is None or entry["model_checksum"] != self._subject.checksum or entry["settings"] != as_json(settings):
             return None
-        return TaskResult.from_summary(told, read_items(self._folder, self._suite, task))
+        return TaskResult.from_summary(entry, read_items(self._folder, self._suite, task))
 
-    def keep(
+    def save(
         self, task: str, settings: Mapping[str, Any], result: TaskResult, seconds: float, *, is_local: bool
     ) -> None:
-        """Write a finished task's result and forget its parts."""
+        """Write the result of a finished task and delete its parts."""
         items = self._folder / ITEMS_FOLDER / self._suite / f"{task}.json"
-        with self._locked():
+        with locked(self._lock):
             items.parent.mkdir(parents=True, exist_ok=True)
-            # Items come first: a result in SUITE.json always has those that belong to it.
+            # Items are written first, so that every result in SUITE.json has its items.
             write_json_atomic(items, items_as_json(result))
             content = self._read()
             content["tasks"][task] = {
@@ -81,12 +82,12 @@ class ResultStore:
         shutil.rmtree(self._parts_folder(task), ignore_errors=True)
 
     def parts(self, task: str, settings: Mapping[str, Any]) -> PartFiles:
-        """Return the parts of a task that is being computed; those of other settings or weights are forgotten."""
+        """Return the completed parts of an unfinished task; parts of other settings or weights are deleted."""
         basis = {"settings": as_json(settings), "model_checksum": self._subject.checksum, "versions": self._versions}
         return PartFiles(self._parts_folder(task), basis)
 
     def trained_folder(self) -> Path:
-        """Return where the suite may keep what is no JSON."""
+        """Return the folder for the suite's artefacts that are not JSON."""
         folder = self._folder / TRAINED_FOLDER / self._suite
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -99,27 +100,21 @@ class ResultStore:
         content = read_json(self._path) if self._path.is_file() else empty
         return {"suite": self._suite, "model": self._subject.as_dict(), "tasks": content["tasks"]}
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep out other processes that write results of the same model."""
-        with locked(self._folder / ".lock"):
-            yield
-
 
 class PartFiles:
-    """Finished parts of one task, a JSON file each."""
+    """Completed parts of one task, stored as one JSON file each. Implements ``PartCache``."""
 
     def __init__(self, folder: Path, basis: Mapping[str, Any]) -> None:
-        """Open the folder; if it was filled on another basis, empty it."""
+        """Open the folder, and empty it if its parts were computed on another basis."""
         self._folder = folder
-        stamp = folder / _BASIS_FILE
-        if not stamp.is_file() or read_json(stamp) != basis:
+        basis_file = folder / _BASIS_FILE
+        if not basis_file.is_file() or read_json(basis_file) != basis:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            write_json_atomic(stamp, basis)
+            write_json_atomic(basis_file, basis)
 
-    def recall(self, part: str, compute: Callable[[], Any]) -> Any:
-        """Return what ``compute`` returned when ``part`` was first asked for; it must be JSON."""
+    def get_or_compute(self, part: str, compute: Callable[[], Any]) -> Any:
+        """Return the stored value of ``part``, or the result of ``compute``, which must be JSON and is stored."""
         path = self._folder / f"{_file_name(part)}.json"
         if not path.is_file():
             write_json_atomic(path, {"part": part, "value": compute()})
@@ -127,29 +122,29 @@ class PartFiles:
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as they read back from a file: tuples are lists, keys are strings."""
-    told: dict[str, Any] = json.loads(json.dumps(settings))
-    return told
+    """Return settings as they are read back from a file: tuples become lists, keys strings."""
+    parsed: dict[str, Any] = json.loads(json.dumps(settings))
+    return parsed
 
 
-def _claim(path: Path, subject: Subject) -> None:
-    """Write which model a folder's results are of.
+def _write_model_file(path: Path, subject: Subject) -> None:
+    """Record the model that a folder's results belong to.
 
-    The same source may have been trained on, and a model may have moved; both at once is another model.
+    A model may have been trained further in place, or moved; if both folder and checksum differ it is another model.
     """
-    told = subject.as_dict()
-    before = read_json(path) if path.is_file() else told
-    if before == told and path.is_file():
+    description = subject.as_dict()
+    stored = read_json(path) if path.is_file() else None
+    if stored == description:
         return
-    if before["folder"] != told["folder"] and before["checksum"] != told["checksum"]:
+    if stored and stored["folder"] != description["folder"] and stored["checksum"] != description["checksum"]:
         raise ConfigError(
-            f"--model {subject.given}: {path.parent} holds results of {before['given']}, another model of the same "
+            f"--model {subject.given}: {path.parent} contains results of {stored['given']}, another model of the same "
             "name; rename one, or give another --output"
         )
-    write_json_atomic(path, told)
+    write_json_atomic(path, description)
 
 
 def _file_name(part: str) -> str:
-    """Return a file's name for a part: readable, short, and another one for every part."""
+    """Return a readable and unique file name for a part."""
     digest = hashlib.sha256(part.encode()).hexdigest()[:8]
     return f"{_UNSAFE.sub('_', part)[:80]}-{digest}"

@@ -1,4 +1,4 @@
-"""What a suite is: named tasks that one model after the other is put to."""
+"""The interface of an evaluation suite: named tasks that every model is evaluated on."""
 
 from __future__ import annotations
 
@@ -13,79 +13,79 @@ from megatron_ettin.evaluation.results import TaskResult
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """What the command line gave to all suites; each has options of its own beside it."""
+    """Command-line options common to all suites; ``extra`` contains each suite's own flags."""
 
     data: Path | None
-    """Folder of local data, one sub-folder a suite; without it tasks come from the hub by name."""
+    """Folder of local data with one subfolder per suite; without it, tasks come from the Hub by name."""
     tasks: Sequence[str] = ()
-    """Only these; empty takes the suite's own choice."""
+    """Tasks to run; if empty, the suite's default tasks."""
     seeds: Sequence[int] = (1, 2, 3)
     batch_size: int = 32
     device: str = "cpu"
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Values of the flags that suites added, by name: ``retrieval_epochs`` of ``--retrieval-epochs``."""
+    """Values of suite flags by name: ``retrieval_epochs`` for ``--retrieval-epochs``."""
 
-    def own(self, suite: str) -> dict[str, Any]:
-        """Return the values of one suite's flags that are set, by name without the suite's."""
-        start = f"{suite}_"
-        given = {name.removeprefix(start): value for name, value in self.extra.items() if name.startswith(start)}
-        return {name: value for name, value in given.items() if value is not None}
+    def flags_of(self, suite: str) -> dict[str, Any]:
+        """Return the values of one suite's flags that are set, by name without the suite prefix."""
+        prefix = f"{suite}_"
+        flags = {name.removeprefix(prefix): value for name, value in self.extra.items() if name.startswith(prefix)}
+        return {name: value for name, value in flags.items() if value is not None}
 
 
-class PartMemory(Protocol):
-    """Finished parts of a task, kept on disk so that they are not computed again."""
+class PartCache(Protocol):
+    """Completed parts of a task, cached on disk."""
 
-    def recall(self, part: str, compute: Callable[[], Any]) -> Any:
-        """Return what ``compute`` returned when ``part`` was first asked for; it must be JSON."""
+    def get_or_compute(self, part: str, compute: Callable[[], Any]) -> Any:
+        """Return the cached value of ``part``, or the result of ``compute``, which is JSON and cached."""
 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What a task is handed when it runs."""
+    """The services that a task uses while it runs."""
 
-    memory: PartMemory
+    parts: PartCache
     progress: Callable[[str, int, int], None]
-    """Called with what is being done, how much of it is done, and of how much."""
+    """Called with the current activity, the units done and the total number of units."""
     folder: Path
-    """For what is no JSON, such as trained models (OUTPUT/NAME/trained/SUITE). It is kept, and a suite's tasks share
-    it, so whoever writes there names things by all that they depend on."""
+    """Folder for artefacts that are not JSON, such as trained models (OUTPUT/NAME/trained/SUITE). It is kept and shared
+    by all tasks of the suite, so names in it must identify everything that an artefact depends on."""
 
 
 class Task(Protocol):
-    """One task of a suite, its data found and checked."""
+    """One task of a suite, with its data read and checked."""
 
     @property
     def name(self) -> str:
-        """Unique in the suite, fit for a file's name."""
+        """Unique in the suite and valid as a file name."""
 
     @property
     def is_local(self) -> bool:
-        """Whether its data are the user's files: then its name says nothing of what is in them."""
+        """Whether the data are local files, so that the name does not identify the content."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything a result depends on beside the model: data (with a checksum), protocol, seeds. It must be JSON."""
+        """Everything besides the model that a result depends on, as JSON: data checksum, protocol, seeds."""
 
     def check(self, subject: Subject) -> None:
-        """Raise ConfigError when this model cannot be put to the task, before it is loaded."""
+        """Raise ConfigError if this model cannot be evaluated on the task; called before the model is loaded."""
 
     def run(self, subject: Subject, run: TaskRun) -> TaskResult:
-        """Put a model to the task."""
+        """Evaluate a model on the task."""
 
 
 class Suite(Protocol):
-    """A kind of evaluation."""
+    """A collection of tasks with one evaluation method."""
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """The name on the command line."""
 
     def add_flags(self, add: Callable[..., Any]) -> None:
-        """Add the suite's own flags with ``argparse``'s ``add_argument``; each begins with the suite's name."""
+        """Add the suite's own flags with ``argparse``'s ``add_argument``; each name starts with the suite's name."""
 
     def build_tasks(self, options: SuiteOptions) -> Sequence[Task]:
-        """Find and check the data of all tasks.
+        """Read and check the data of all requested tasks.
 
         Raises:
-            ConfigError: a file, column, label or task name is wrong, or the hub cannot be reached.
+            ConfigError: a file, column, label or task name is invalid, or the Hub cannot be reached.
         """

@@ -1,4 +1,4 @@
-"""Small random models on disk."""
+"""Small random models on disk, with changes to their config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.evaluation.tiny_models import released_model, tokenizer
 
 
 def save_model(kind: str, folder: Path) -> Path:
-    """Write an encoder or decoder with its tokenizer, as transformers writes them."""
+    """Save an encoder or decoder with its tokenizer in the format of transformers."""
     released_model(kind).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

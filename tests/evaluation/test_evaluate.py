@@ -1,4 +1,4 @@
-"""The command line: exit codes, what is printed, and what --help costs."""
+"""The command line of tools/evaluate.py: exit codes, output, and the imports of --help."""
 
 from __future__ import annotations
 
@@ -32,22 +32,20 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def test_one_call_does_what_it_can_and_says_what_it_could_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failures_are_listed_below_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = save_model("decoder", tmp_path / "good")
     headless = edit_config(save_model("encoder", tmp_path / "headless"), architectures=["ModernBertModel"])
     write_files(tmp_path / "data" / "bias")
     places = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     capsys.readouterr()
     assert main(["--model", str(good), str(headless), "no/such", "--suite", "all", *places]) == 2
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
     assert lines[0].split() == ["task", "metric", "good", "headless"]
     assert lines[1].startswith("bias/winogender  gotcha  0.")
     assert lines[1].endswith("failed")
     failed = [line for line in lines if line.startswith("failed: ")]
-    assert failed == [line.replace("error: ", "failed: ") for line in told.err.splitlines() if "error: " in line]
+    assert failed == [line.replace("error: ", "failed: ") for line in captured.err.splitlines() if "error: " in line]
     assert len(failed) == 2
     assert "--model no/such: there is no such folder, and the Hub cannot be reached" in failed[0]
     assert "headless, bias/winogender: --model" in failed[1]
@@ -56,24 +54,24 @@ def test_one_call_does_what_it_can_and_says_what_it_could_not(
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == lines[1].split()[:3]
 
 
-def test_a_flag_of_one_suite_begins_with_its_name() -> None:
+def test_suite_flags_start_with_the_name_of_the_suite() -> None:
     for suite in ALL_SUITES:
         flags: list[str] = []
         suite.add_flags(lambda flag, flags=flags, **_: flags.append(flag))
         assert all(flag.startswith(f"--{suite.name}-") for flag in flags)
 
 
-def test_models_suites_and_tasks_may_be_named_one_by_one() -> None:
+def test_repeated_flags_extend_models_suites_and_tasks() -> None:
     line = "--model a --model b c --suite bias --suite intrinsic --tasks bias/x --tasks intrinsic/y --output o"
-    told = import_module("tools.evaluate").build_parser().parse(line.split())
-    assert (told.model, told.suite) == (["a", "b", "c"], ["bias", "intrinsic"])
-    assert told.tasks == ["bias/x", "intrinsic/y"]
+    given = import_module("tools.evaluate").build_parser().parse(line.split())
+    assert (given.model, given.suite) == (["a", "b", "c"], ["bias", "intrinsic"])
+    assert given.tasks == ["bias/x", "intrinsic/y"]
     again = import_module("tools.evaluate").build_parser().parse(["--model", "a", "--suite", "bias", "--output", "o"])
     assert again.tasks == []
 
 
-def test_tasks_of_local_files_are_known_as_such(tmp_path: Path) -> None:
-    """Named like published tasks, as a user may; the comparison must not take them for these."""
+def test_local_tasks_are_marked_as_local(tmp_path: Path) -> None:
+    """Even with the names of published tasks: the comparison must not confuse the two."""
     write_files(tmp_path / "bias")
     (tmp_path / "intrinsic" / "m").mkdir(parents=True)
     (tmp_path / "intrinsic" / "m" / "mlm.json").write_text("{}")
@@ -94,16 +92,16 @@ def test_tasks_of_local_files_are_known_as_such(tmp_path: Path) -> None:
         (["--suite", "all", "--data", "/no/such"], "--data /no/such: there is no such folder"),
         (["--suite", "bias", "--train-items", "9"], r"--train-items: .* mean --classification-train-items\?"),
         (["--suite", "bias", "--seeds", "x"], "--seeds: x is not a non-negative integer"),
-        (["--suite", "bias", "intrinsic", "--tasks", "mlm"], "with several suites name one, as bias/mlm"),
+        (["--suite", "bias", "intrinsic", "--tasks", "mlm"], "with several suites, name the suite too, as in bias/mlm"),
     ],
 )
-def test_a_wrong_command_line_is_refused(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_invalid_command_lines_are_rejected(arguments: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         main(["--model", "m", "--output", str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_invalid_flag_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     flags = ["--model", "m", "--suite", "all", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "tools/evaluate.py", *flags], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
@@ -111,22 +109,22 @@ def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # needs the extra [eval]
-def test_a_data_set_of_the_hub_without_network_is_one_line(
+def test_hub_data_without_network_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     good = save_model("decoder", tmp_path / "good")
     capsys.readouterr()
     assert main(["--model", str(good), "--suite", "bias", "--output", str(tmp_path / "out"), "--device", "cpu"]) == 2
-    told = capsys.readouterr()
-    [failed] = told.out.splitlines()
+    captured = capsys.readouterr()
+    [failed] = captured.out.splitlines()
     assert failed.startswith(
         "failed: good, bias: --suite bias: oskarvanderwal/winogender cannot be loaded from the Hub"
     )
-    assert told.err == failed.replace("failed: ", "error: ") + "\n"
+    assert captured.err == failed.replace("failed: ", "error: ") + "\n"
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; import tools.evaluate; tools.evaluate.build_parser().format_help(); "
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
@@ -137,8 +135,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.slow  # needs the extra [eval]
-def test_the_tool_does_not_hide_the_library_of_its_name() -> None:
-    """Python puts the folder of a script on its path; lm-eval imports the library ``evaluate``."""
+def test_tool_does_not_shadow_the_library_evaluate() -> None:
+    """Python puts the folder of a script on its path, and lm-eval imports the library ``evaluate``."""
     code = (
         "import runpy, sys; sys.argv = ['tools/evaluate.py', '--help']; sys.path[0] = 'tools'\n"
         "try: runpy.run_path('tools/evaluate.py', run_name='__main__')\n"

@@ -1,4 +1,4 @@
-"""Models times tasks: who goes on when something fails, and what is not run again."""
+"""Evaluation of models on tasks: failures are isolated, and finished tasks are reused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation import runner
-from megatron_ettin.evaluation.console import Screen
+from megatron_ettin.evaluation.console import ProgressConsole
 from megatron_ettin.evaluation.models.subject import Subject, open_subject
 from megatron_ettin.evaluation.results import Measure, TaskResult, read_results
 from megatron_ettin.evaluation.runner import Outcome, evaluate, result_table
@@ -24,12 +24,12 @@ from tests.evaluation.saved import save_model
 
 @dataclass
 class CountingTask:
-    """Tells the number of parameters; fails where it is told to."""
+    """Counts the runs and returns the number of parameters; fails on request."""
 
     name: str
     fails: Exception | None = None
     refuses: str = ""
-    """A kind that it cannot be put to."""
+    """A kind of model that it rejects."""
     runs: list[str] = field(default_factory=list)
     settings: Mapping[str, Any] = field(default_factory=lambda: {"data": 1})
     is_local: bool = True
@@ -72,26 +72,26 @@ def run(
     models: Sequence[str], suites: Sequence[CountingSuite], output: Path, tasks: Sequence[str] = ()
 ) -> tuple[list[Outcome], str]:
     stream = io.StringIO()
-    with Screen(stream) as screen:
-        outcomes = evaluate(models, suites, SuiteOptions(None, tasks), output, screen)
+    with ProgressConsole(stream) as console:
+        outcomes = evaluate(models, suites, SuiteOptions(None, tasks), output, console)
     return outcomes, stream.getvalue()
 
 
-def test_every_model_meets_every_task_once(models: list[str], tmp_path: Path) -> None:
+def test_every_model_runs_every_task_once(models: list[str], tmp_path: Path) -> None:
     suite = CountingSuite("count", [CountingTask("one"), CountingTask("two")])
-    outcomes, shown = run(models, [suite], tmp_path)
-    told = [(o.model, o.task) for o in outcomes]
-    assert told == [(m, t) for m in ("encoder", "decoder") for t in ("one", "two")]
-    assert "1/4 encoder count/one" in shown
+    outcomes, output = run(models, [suite], tmp_path)
+    pairs = [(o.model, o.task) for o in outcomes]
+    assert pairs == [(m, t) for m in ("encoder", "decoder") for t in ("one", "two")]
+    assert "1/4 encoder count/one" in output
     again, _ = run(models, [suite], tmp_path)
-    assert [task.runs for task in suite.tasks] == [["encoder", "decoder"]] * 2, "the second time nothing is run"
+    assert [task.runs for task in suite.tasks] == [["encoder", "decoder"]] * 2, "finished tasks are reused"
     assert [o.result.metrics for o in again if o.result] == [o.result.metrics for o in outcomes if o.result]
     suite.tasks[0].settings = {"data": 2}
     run(models, [suite], tmp_path)
     assert [len(task.runs) for task in suite.tasks] == [4, 2]
 
 
-def test_what_fails_is_told_and_the_others_go_on(models: list[str], tmp_path: Path) -> None:
+def test_failures_are_reported_and_the_others_continue(models: list[str], tmp_path: Path) -> None:
     good = CountingTask("good")
     tasks = [
         CountingTask("bad", fails=ConfigError("labels out of range")),
@@ -101,11 +101,11 @@ def test_what_fails_is_told_and_the_others_go_on(models: list[str], tmp_path: Pa
     missing = CountingSuite("broken", [], ConfigError("there is no file x.jsonl"))
     lacking = CountingSuite("lacking", [], ModuleNotFoundError("No module named 'mteb'", name="mteb"))
     old = CountingSuite("old", [], ImportError("Using the `Trainer` requires\n`accelerate>=1.1.0`"))
-    outcomes, shown = run([*models, "/no/such"], [missing, lacking, old, CountingSuite("count", tasks)], tmp_path)
+    outcomes, output = run([*models, "/no/such"], [missing, lacking, old, CountingSuite("count", tasks)], tmp_path)
     assert good.runs == ["encoder", "decoder"]
     failed = [str(o) for o in outcomes if o.error]
     assert failed == [
-        "--model /no/such: there is no such folder, and it is no name on the Hub",
+        "--model /no/such: there is no such folder, and it is not a name on the Hub",
         "encoder, broken: there is no file x.jsonl",
         "decoder, broken: there is no file x.jsonl",
         "encoder, lacking: needs the package mteb: pip install 'megatron_ettin[eval]'",
@@ -119,19 +119,17 @@ def test_what_fails_is_told_and_the_others_go_on(models: list[str], tmp_path: Pa
         "decoder, count/bad: labels out of range",
         "decoder, count/picky: no decoder here",
     ]
-    assert [line.removeprefix("error: ") for line in shown.splitlines() if line.startswith("error: ")] == failed
+    assert [line.removeprefix("error: ") for line in output.splitlines() if line.startswith("error: ")] == failed
     assert [result.name for result in read_results(tmp_path)] == ["decoder", "encoder"]
 
 
-def test_no_data_are_fetched_for_models_that_are_not_there(tmp_path: Path) -> None:
+def test_no_tasks_are_built_without_models(tmp_path: Path) -> None:
     suite = CountingSuite("count", [], ZeroDivisionError("built"))
     outcomes, _ = run(["/no/such", "/no/such"], [suite], tmp_path)
     assert len(outcomes) == 1
 
 
-def test_a_model_that_cannot_be_read_is_left_out(
-    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_model_is_left_out(models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(given: str) -> Subject:
         if given == models[0]:
             raise PermissionError(errno.EACCES, "Permission denied", f"{given}/model.safetensors")
@@ -141,30 +139,30 @@ def test_a_model_that_cannot_be_read_is_left_out(
     good = CountingTask("good")
     outcomes, _ = run(models, [CountingSuite("count", [good])], tmp_path)
     assert good.runs == ["decoder"]
-    told = f"--model {models[0]}: {models[0]}/model.safetensors: Permission denied"
-    assert [str(o) for o in outcomes if o.error] == [told]
+    message = f"--model {models[0]}: {models[0]}/model.safetensors: Permission denied"
+    assert [str(o) for o in outcomes if o.error] == [message]
 
 
 @pytest.mark.parametrize(
-    "mistake", [ZeroDivisionError("ours"), ImportError("cannot import name", name="megatron_ettin.evaluation.x")]
+    "bug", [ZeroDivisionError("ours"), ImportError("cannot import name", name="megatron_ettin.evaluation.x")]
 )
-def test_a_mistake_of_ours_is_not_hidden(mistake: Exception, models: list[str], tmp_path: Path) -> None:
-    suite = CountingSuite("count", [CountingTask("bad", fails=mistake)])
-    with pytest.raises(type(mistake)):
+def test_bugs_are_not_hidden(bug: Exception, models: list[str], tmp_path: Path) -> None:
+    suite = CountingSuite("count", [CountingTask("bad", fails=bug)])
+    with pytest.raises(type(bug)):
         run(models, [suite], tmp_path)
 
 
-def test_tasks_are_named_by_suite_where_there_are_several(models: list[str], tmp_path: Path) -> None:
+def test_tasks_need_a_suite_if_there_are_several(models: list[str], tmp_path: Path) -> None:
     first, second = (CountingSuite(name, [CountingTask("one"), CountingTask("two")]) for name in ("x", "y"))
     run(models[:1], [first, second], tmp_path, ["x/two"])
     assert [len(task.runs) for suite in (first, second) for task in suite.tasks] == [0, 1, 0, 0]
-    with pytest.raises(ConfigError, match="--tasks two: with several suites name one, as x/two"):
+    with pytest.raises(ConfigError, match="--tasks two: with several suites, name the suite too, as in x/two"):
         run(models, [first, second], tmp_path, ["two"])
-    with pytest.raises(ConfigError, match="--tasks z/two: --suite asks for x, y, not for z"):
+    with pytest.raises(ConfigError, match="--tasks z/two: --suite requests x, y, not z"):
         run(models, [first, second], tmp_path, ["z/two"])
 
 
-def test_the_table_shows_figures_and_failures() -> None:
+def test_table_shows_values_and_failures() -> None:
     def outcome(model: str, task: str, value: float | None, low: float = 0.1, error: str = "") -> Outcome:
         result = None if value is None else TaskResult({"accuracy": Measure(value, low, 0.9)}, "accuracy")
         return Outcome(model, "s", task, result, error)

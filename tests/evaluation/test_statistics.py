@@ -1,4 +1,4 @@
-"""Bootstrap intervals, against what can be worked out by hand."""
+"""Bootstrap intervals, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_five_items_by_hand() -> None:
     assert (measure.low, measure.high) == pytest.approx((0.0, 0.6))
 
 
-def test_many_items_have_the_normal_interval() -> None:
+def test_interval_of_many_items_is_normal() -> None:
     items = [1.0] * 300 + [0.0] * 700
     measure = mean_measure(items, resamples=20_000)
     half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
@@ -35,7 +35,7 @@ def test_many_items_have_the_normal_interval() -> None:
 
 
 @pytest.mark.slow  # needs the extra [eval]
-def test_agrees_with_scipy() -> None:
+def test_matches_scipy() -> None:
     from scipy import stats
 
     items = np.random.default_rng(3).gamma(2.0, size=200)
@@ -44,19 +44,19 @@ def test_agrees_with_scipy() -> None:
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
 
 
-def test_large_sets_are_resampled_in_portions() -> None:
+def test_large_samples_are_resampled_in_chunks() -> None:
     items = np.random.default_rng(0).normal(size=30_000)
     measure = mean_measure(items.tolist(), resamples=300)
     assert measure.high - measure.low == pytest.approx(2 * 1.96 / math.sqrt(30_000), rel=0.25)
 
 
-def test_is_the_same_each_time_and_another_by_seed() -> None:
+def test_is_deterministic_and_depends_on_the_seed() -> None:
     items = np.random.default_rng(1).normal(size=50).tolist()
     assert mean_measure(items) == mean_measure(items)
     assert mean_measure(items, seed=1) != mean_measure(items)
 
 
-def test_a_metric_that_is_a_mean_gets_the_same_interval() -> None:
+def test_bootstrap_of_a_mean_matches_mean_measure() -> None:
     items = np.random.default_rng(2).normal(size=80)
     ours = bootstrap_measure(lambda indices: float(items[indices].mean()), 80, resamples=5000)
     expected = mean_measure(items.tolist(), resamples=5000)
@@ -64,7 +64,7 @@ def test_a_metric_that_is_a_mean_gets_the_same_interval() -> None:
     assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
-def test_resamples_without_a_value_are_left_out() -> None:
+def test_undefined_resamples_are_left_out() -> None:
     labels, scores = np.array([0, 0, 1, 1.0]), np.array([0.1, 0.4, 0.35, 0.8])
 
     def correlation(indices: np.ndarray) -> float:
@@ -93,6 +93,6 @@ def test_paired_difference_of_two_items_by_hand() -> None:
 
 
 @pytest.mark.parametrize("wrong", [lambda: mean_measure([]), lambda: paired_difference([1.0], [1.0, 2.0])])
-def test_nothing_to_resample_is_refused(wrong: object) -> None:
+def test_empty_or_unequal_samples_are_rejected(wrong: object) -> None:
     with pytest.raises(ValueError, match="items"):
         wrong()  # type: ignore[operator]

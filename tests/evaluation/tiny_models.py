@@ -1,4 +1,4 @@
-"""Small released models with random weights, built from transformers' classes alone."""
+"""Small models with random weights, built from the classes of transformers only."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
 @cache
 def tokenizer() -> Any:
-    """Return a byte-level BPE tokenizer that begins each text with [CLS], as released ones do."""
+    """Return a byte-level BPE tokenizer that starts each text with [CLS], like the released ones."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.BPE(unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
-    made.train_from_iterator([TEXT] * 4, trainers.BpeTrainer(vocab_size=128, special_tokens=SPECIAL_TOKENS))
+    bpe = Tokenizer(models.BPE(unk_token="[UNK]"))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    bpe.train_from_iterator([TEXT] * 4, trainers.BpeTrainer(vocab_size=128, special_tokens=SPECIAL_TOKENS))
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        tokenizer_object=bpe, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
         mask_token="[MASK]",
     )  # fmt: skip
 
 
 @cache
 def released_model(kind: str) -> Any:
-    """Return a two-layer encoder or decoder whose logits are far from flat."""
+    """Return a two-layer encoder or decoder whose logits are far from uniform."""
     import transformers
 
     shape: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The suites there are."""
+"""All suites, and their selection by name."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from megatron_ettin.evaluation.suites.retrieval.suite import SUITE as RETRIEVAL
 ALL_SUITES: tuple[Suite, ...] = (CLASSIFICATION, RETRIEVAL, GENERATIVE, BIAS, INTRINSIC)
 ALL = "all"
 _LOCAL_ONLY = {INTRINSIC.name}
-"""What the Hub has no data for."""
+"""Suites without data on the Hub."""
 
 
-def choose_suites(wanted: Sequence[str], data: Path | None) -> list[Suite]:
-    """Return the suites of these names; ``all`` is every one whose data are there.
+def choose_suites(names: Sequence[str], data: Path | None) -> list[Suite]:
+    """Return the suites with these names; ``all`` selects every suite whose data are available.
 
-    Without a folder of data the Hub's are taken to be there.
+    Without a data folder, the data of the Hub count as available.
 
     Raises:
-        ConfigError: there is no such folder, or ``all`` finds nothing in it.
+        ConfigError: the data folder does not exist, or ``all`` finds no suite in it.
     """
     if data and not data.is_dir():
         raise ConfigError(f"--data {data}: there is no such folder")
-    if ALL not in wanted:
-        return [suite for suite in ALL_SUITES if suite.name in wanted]
+    if ALL not in names:
+        return [suite for suite in ALL_SUITES if suite.name in names]
     if data is None:
         return [suite for suite in ALL_SUITES if suite.name not in _LOCAL_ONLY]
-    there = [suite for suite in ALL_SUITES if (data / suite.name).is_dir()]
-    if not there:
-        names = ", ".join(suite.name for suite in ALL_SUITES)
-        raise ConfigError(f"--data {data}: holds no folder of a suite ({names}), which --suite {ALL} looks for")
-    return there
+    available = [suite for suite in ALL_SUITES if (data / suite.name).is_dir()]
+    if not available:
+        known = ", ".join(suite.name for suite in ALL_SUITES)
+        raise ConfigError(f"--data {data}: has no folder of a suite ({known}), which --suite {ALL} looks for")
+    return available

@@ -155,7 +155,7 @@ def test_unknown_names_and_folders_are_one_line(tmp_path: Path, compare: Compare
         ((tmp_path,), "first and second are two encoders of one size: name the models to compare with --model"),
         ((tmp_path, "--model", "frist"), "--model frist: "),
         ((tmp_path / "none",), "there is no such folder"),
-        ((tmp_path / "first",), "holds no results"),
+        ((tmp_path / "first",), "has no results"),
         ((), "DIR"),
     ):
         code, _, error = compare(*arguments)

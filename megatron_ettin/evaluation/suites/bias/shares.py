@@ -1,4 +1,4 @@
-"""Which pronouns a model prefers: shares of sentences, by group, with intervals, and what they are compared with."""
+"""How often a model prefers each pronoun: proportions of sentences with intervals, by group, and baselines."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ CHANCE = 1 / len(GENDERS)
 
 
 def preference_result(schemas: Sequence[Schema], scores: Sequence[Sequence[float]], seed: int) -> TaskResult:
-    """Return the shares of each gender preferred.
+    """Return the proportion of sentences in which each variant is preferred.
 
-    Metrics: ``gotcha``, how often the misleading variant is preferred; ``male``, ``female``, ``neutral``, how often
-    each is, and the same within the sentences whose gotcha is male or female (``male in gotcha male``);
-    ``probability male`` and so on, the mean share of probability that each of the three gets; ``nats male`` and so on,
-    the mean log-likelihood.
+    Metrics: ``gotcha``, how often the gotcha variant is preferred; ``male``, ``female`` and ``neutral``, how often that
+    variant is, also within the schemas of one gotcha gender (``male in gotcha male``); ``probability male`` etc., the
+    mean probability among the three variants; ``nats male`` etc., the mean log-likelihood.
 
     Args:
         schemas: the sentences.
-        scores: of each, the log-likelihood of its variants in the order of ``GENDERS``.
-        seed: of the intervals.
+        scores: for each schema, the log-likelihoods of its variants in the order of ``GENDERS``.
+        seed: seed of the intervals.
     """
     preferred = [GENDERS[max(range(len(GENDERS)), key=row.__getitem__)] for row in scores]
     pairs = list(zip(schemas, preferred, strict=True))
@@ -52,29 +51,30 @@ def _softmax(row: Sequence[float]) -> list[float]:
 
 def _details(schemas: Sequence[Schema]) -> Mapping[str, Any]:
     groups = {f"gotcha {gender}": sum(schema.gotcha == gender for schema in schemas) for gender in ("male", "female")}
-    baselines = {"chance": dict.fromkeys((*GENDERS, MAIN), CHANCE), "occupation majority": _by_majority(schemas)}
+    majority = [float(schema.majority == "female") for schema in schemas]
+    baselines = {
+        "chance": dict.fromkeys((*GENDERS, MAIN), CHANCE),
+        "occupation majority": _expected_shares(schemas, majority),
+    }
     shares = [schema.female_share for schema in schemas if schema.female_share is not None]
     if len(shares) == len(schemas):
-        baselines["occupation share"] = _by_share(schemas, shares)
+        baselines["occupation share"] = _expected_shares(schemas, shares)
     return {"sentences": len(schemas), "groups": groups, "baselines": baselines, "order": [s.name for s in schemas]}
 
 
-def _by_majority(schemas: Sequence[Schema]) -> dict[str, float]:
-    """Return what someone prefers who always says the gender that most people of the occupation have."""
-    return _expected(schemas, [float(schema.majority == "female") for schema in schemas])
+def _expected_shares(schemas: Sequence[Schema], female: Sequence[float]) -> dict[str, float]:
+    """Return the expected proportions of a guesser that never prefers the neutral variant.
 
+    Args:
+        schemas: the sentences.
+        female: for each schema, the probability with which it prefers the female variant over the male one.
+    """
 
-def _by_share(schemas: Sequence[Schema], female_shares: Sequence[float]) -> dict[str, float]:
-    """Return what someone prefers who says she as often as people of the occupation are women, else he."""
-    return _expected(schemas, female_shares)
-
-
-def _expected(schemas: Sequence[Schema], female: Sequence[float]) -> dict[str, float]:
-    def chance_of(schema: Schema, share: float, gender: Gender) -> float:
+    def probability(schema: Schema, share: float, gender: Gender) -> float:
         return {"female": share, "male": 1 - share, "neutral": 0.0}[gender]
 
     pairs = list(zip(schemas, female, strict=True))
-    found: dict[str, float] = {
-        gender: sum(chance_of(*pair, gender) for pair in pairs) / len(pairs) for gender in GENDERS
+    expected: dict[str, float] = {
+        gender: sum(probability(*pair, gender) for pair in pairs) / len(pairs) for gender in GENDERS
     }
-    return {**found, MAIN: sum(chance_of(schema, share, schema.gotcha) for schema, share in pairs) / len(pairs)}
+    return {**expected, MAIN: sum(probability(schema, share, schema.gotcha) for schema, share in pairs) / len(pairs)}

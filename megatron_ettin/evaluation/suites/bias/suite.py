@@ -20,13 +20,13 @@ from megatron_ettin.evaluation.task_data import ask_hub
 
 TASK = "winogender"
 DATASET = "oskarvanderwal/winogender"
-_AT_A_TIME = 60
-"""Sentences that are scored and kept together."""
+_SCHEMAS_PER_PART = 60
+"""Schemas that are scored and stored together."""
 
 
 @dataclass(frozen=True)
 class WinogenderTask:
-    """All schemas, in their three variants."""
+    """All schemas in their three variants."""
 
     schemas: Sequence[Schema]
     source: str
@@ -37,30 +37,30 @@ class WinogenderTask:
 
     @property
     def is_local(self) -> bool:
-        """Whether the sentences are from files of the user's."""
+        """Whether the sentences are local files."""
         return self.source != DATASET
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """The data by checksum and what the intervals are drawn by; the size of a batch changes no result."""
-        told = json.dumps([[s.name, s.variants, s.gotcha] for s in self.schemas], sort_keys=True)
-        checksum = hashlib.sha256(told.encode()).hexdigest()
+        """The checksum of the data and the seed of the intervals; the batch size does not change a result."""
+        content = json.dumps([[s.name, s.variants, s.gotcha] for s in self.schemas], sort_keys=True)
+        checksum = hashlib.sha256(content.encode()).hexdigest()
         protocol = "encoder: differing words by mask prediction; decoder: likelihood of the sentence"
         return {"data": self.source, "data_checksum": checksum, "protocol": protocol, "seed": self.seed}
 
     def check(self, subject: Subject) -> None:
-        """Raise ConfigError where the model has no prediction head."""
+        """Raise ConfigError if the model has no prediction head."""
         check_head(subject)
 
     def run(self, subject: Subject, run: TaskRun) -> TaskResult:
-        """Score every variant and count which is preferred."""
+        """Score every variant and count the preferred ones."""
         model = cache(lambda: load_language_model(subject, self.device))
         scores: list[list[float]] = []
-        for start in range(0, len(self.schemas), _AT_A_TIME):
+        for start in range(0, len(self.schemas), _SCHEMAS_PER_PART):
             run.progress("sentences", start, len(self.schemas))
-            groups = [[s.variants[g] for g in GENDERS] for s in self.schemas[start : start + _AT_A_TIME]]
+            groups = [[s.variants[g] for g in GENDERS] for s in self.schemas[start : start + _SCHEMAS_PER_PART]]
             score = partial(self._score, model, groups, is_encoder=subject.is_encoder)
-            scores += run.memory.recall(f"sentences from {start}", score)
+            scores += run.parts.get_or_compute(f"sentences from {start}", score)
         return preference_result(self.schemas, scores, self.seed)
 
     def _score(
@@ -85,7 +85,7 @@ class BiasSuite:
         """Read the sentences.
 
         Raises:
-            ConfigError: a file, column or task name is wrong, or the Hub cannot be reached.
+            ConfigError: a file, column or task name is invalid, or the Hub cannot be reached.
         """
         for name in options.tasks:
             if name != TASK:
@@ -100,11 +100,11 @@ class BiasSuite:
 def _load_from_hub() -> list[Schema]:
     import datasets
 
-    every, gotcha = ask_hub(
+    sentences, gotchas = ask_hub(
         lambda: [datasets.load_dataset(DATASET, subset, split="test") for subset in ("all", "gotcha")],
-        lambda reason: f"--suite bias: {DATASET} cannot be loaded from the Hub ({reason}); or give --data",
+        f"--suite bias: {DATASET}",
     )
-    return schemas_of_rows(every, gotcha, DATASET)
+    return schemas_of_rows(sentences, gotchas, DATASET)
 
 
 SUITE = BiasSuite()

@@ -1,4 +1,4 @@
-"""GLUE's tasks from the hub, by the names they have there, with the metrics of their leaderboard."""
+"""The GLUE tasks of the Hub by name, with the metrics of the GLUE leaderboard."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DATASET = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class GlueTask:
-    """What a task's columns are called, and how it is scored."""
+    """Columns, metrics and reported splits of a task."""
 
     columns: tuple[str, ...]
     metrics: tuple[str, ...] = ("accuracy",)
-    """The first stands for the task."""
+    """The first is the primary metric."""
     reported: Mapping[str, str] | None = None
-    """The splits reported on by the name of their figures; the validation split where there is none."""
+    """Reported splits by suffix of the metric names; by default the validation split."""
 
 
 GLUE: Mapping[str, GlueTask] = {
@@ -40,52 +40,43 @@ GLUE: Mapping[str, GlueTask] = {
     "rte": GlueTask(("sentence1", "sentence2")),
     "wnli": GlueTask(("sentence1", "sentence2")),
 }
-ASKED_BY_NAME = ("wnli",)
-"""Left out unless named: its splits contradict each other, and papers leave it out too."""
+NOT_BY_DEFAULT = ("wnli",)
+"""Excluded unless requested, as in most papers: its training and validation splits contradict each other."""
 
 
-def check_names(wanted: Sequence[str]) -> list[str]:
-    """Return the names of the tasks wanted, or of the usual eight.
+def check_names(names: Sequence[str]) -> list[str]:
+    """Return the given task names, or the eight default ones.
 
     Raises:
-        ConfigError: a name is not GLUE's.
+        ConfigError: a name is not a GLUE task.
     """
-    for name in wanted:
+    for name in names:
         if name not in GLUE:
             known = ", ".join(GLUE)
-            rule = "is none of GLUE's tasks"
+            rule = "is not a GLUE task"
             raise ConfigError(f"--tasks {name}: {rule} ({known}){suggestion(name, GLUE)}; files are given by --data")
-    return list(wanted) or [name for name in GLUE if name not in ASKED_BY_NAME]
+    return list(names) or [name for name in GLUE if name not in NOT_BY_DEFAULT]
 
 
 def load_glue_task(name: str, held_out_share: float) -> LabelledTask:
-    """Load a task from the hub, or from the local cache of an earlier time.
+    """Load a task from the Hub or from its local cache.
 
-    The labels of GLUE's test splits are not public: validation is reported, and a share of the training items chooses.
+    GLUE's test labels are not public: the validation split is reported, and held-out training items select.
 
     Raises:
-        ConfigError: the hub cannot be reached.
+        ConfigError: the Hub cannot be reached.
     """
-    splits = _load(name)
+    import datasets
+
+    splits = ask_hub(lambda: datasets.load_dataset(DATASET, name), f"--tasks {name}: {DATASET}")
     task = GLUE[name]
     feature = splits["train"].features["label"]
     classes: Sequence[str] | None = getattr(feature, "names", None)
     train, choice = hold_out(_split(splits["train"], task, classes), held_out_share, is_regression=classes is None)
-    names = task.reported or {"": "validation"}
-    reported = {figure: _split(splits[split], task, classes) for figure, split in names.items()}
-    origins = {"train": "train", "choice": "train, a share held out", "reported": ", ".join(names.values())}
+    split_names = task.reported or {"": "validation"}
+    reported = {suffix: _split(splits[split], task, classes) for suffix, split in split_names.items()}
+    origins = {"train": "train", "choice": "train, a share held out", "reported": ", ".join(split_names.values())}
     return LabelledTask(name, classes, Purposes(train, choice, reported, origins))
-
-
-def _load(name: str) -> Any:
-    import datasets
-
-    return ask_hub(
-        lambda: datasets.load_dataset(DATASET, name),
-        lambda reason: (
-            f"--tasks {name}: {DATASET} cannot be loaded from the hub ({reason}); local tasks are given by --data"
-        ),
-    )
 
 
 def _split(rows: Any, task: GlueTask, classes: Sequence[str] | None) -> Split:

@@ -1,4 +1,4 @@
-"""What is asked of lm-evaluation-harness: its tasks by name, and the scores of single items."""
+"""The interface to lm-evaluation-harness: its tasks by name, and the scores of single items."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,24 +19,24 @@ import numpy as np
 from megatron_ettin.errors import ConfigError, one_line
 
 SEED = 1234
-"""Of the examples in a prompt, where a task has any: the harness's own seed."""
+"""Seed of the few-shot examples in prompts; the harness's default."""
 
-_NOT_OFFERED = {"UNSAFE_CODE": "runs programs that a model writes", "MULTIMODAL": "needs more than text"}
-"""Marks of the harness's tasks, and what they mean."""
+_UNSUPPORTED = {"UNSAFE_CODE": "executes programs that a model writes", "MULTIMODAL": "needs more than text"}
+"""Attributes of the harness's tasks that this suite does not support."""
 
 Scores = dict[str, list[Any]]
-"""By metric, what the harness says of each item: a number, or what it computes the metric from."""
+"""By metric, the harness's score of each item: a number, or the values from which the metric is computed."""
 
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """One task of the harness, its data loaded."""
+    """A task of the harness with its data."""
 
     name: str
     task: Any
-    """``lm_eval.api.task.Task``."""
+    """An ``lm_eval.api.task.Task``."""
     docs: Sequence[Any]
-    """The items that models are put to, in the harness's order."""
+    """The evaluated items in the harness's order."""
 
     @property
     def checksum(self) -> str:
@@ -52,7 +53,7 @@ class HarnessTask:
 
     @property
     def num_fewshot(self) -> int:
-        """Solved examples in each prompt."""
+        """Number of examples in each prompt."""
         return int(self.task.get_config("num_fewshot"))
 
     @property
@@ -61,76 +62,95 @@ class HarnessTask:
         return dict(self.task.higher_is_better())
 
 
+class RequestProgress:
+    """Progress of a model over the harness's requests, and the number of truncated texts."""
+
+    def __init__(self) -> None:
+        """Start without a callback."""
+        self.on_progress: Callable[[float], None] = lambda _: None
+        self.num_truncated = 0
+        """Requests whose text lost its start."""
+
+    def update(self, done: int, total: int) -> None:
+        """Report the fraction of the requests that are answered."""
+        self.on_progress(done / max(total, 1))
+
+
 def spread_evenly(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
-    """Return at most ``limit`` items from all over the sequence, in its order: files are often sorted."""
+    """Return at most ``limit`` items, evenly spaced over the sequence, since files are often sorted."""
     if limit is None or limit >= len(items):
         return items
     return [items[index * len(items) // limit] for index in range(limit)]
 
 
 def check_name(name: str, files: Collection[str] = ()) -> None:
-    """Raise ConfigError when the harness has no task, group or tag of this name; ``files`` might have been meant."""
+    """Check that the harness has a task, group or tag of this name.
+
+    Args:
+        name: the name on the command line.
+        files: names of local tasks, which the message suggests too.
+
+    Raises:
+        ConfigError: the harness does not know the name.
+    """
     known = _open_manager().all_tasks
     if name not in known:
-        # Among thousands of names several are near; the nearest by letters is often not the one that was meant.
+        # The names are thousands, and the closest by spelling is often not the intended one: suggest several.
         near = dict.fromkeys([*get_close_matches(name, files, n=1), *get_close_matches(name, known, n=4)])
-        meant = f"; did you mean {', '.join(near)}?" if near else ""
-        rule = "lm-evaluation-harness knows no such task" + (
-            f", nor is it a file ({', '.join(files)})" if files else ""
-        )
-        raise ConfigError(f"--tasks {name}: {rule}{meant}")
+        suggested = f"; did you mean {', '.join(near)}?" if near else ""
+        rule = "lm-evaluation-harness knows no such task"
+        if files:
+            rule += f", nor is it a file ({', '.join(files)})"
+        raise ConfigError(f"--tasks {name}: {rule}{suggested}")
 
 
 def load_tasks(spec: str | Mapping[str, Any], flag: str, limit: int | None = None) -> list[HarnessTask]:
-    """Load what a name or a configuration stands for; zero-shot where a task itself asks for no examples.
+    """Load the tasks of a name or configuration; zero-shot unless a task sets a number of examples.
 
     Args:
-        spec: a name that the harness knows, of a group too, or a task's configuration.
-        flag: where it comes from, for messages.
-        limit: how many items of each task are kept.
+        spec: the name of a task, group or tag of the harness, or the configuration of a task.
+        flag: flag and value for messages.
+        limit: maximum number of items per task.
 
     Raises:
-        ConfigError: the data cannot be fetched, or the task needs what is not offered here.
+        ConfigError: the data cannot be loaded, or the task is not supported.
     """
     manager = _open_manager() if isinstance(spec, str) else _open_manager(include_defaults=False)
     with quiet():
         try:
             loaded = manager.load([spec])["tasks"]
-        except Exception as error:  # whatever datasets, the network under it or a task's own code raises
+        except Exception as error:  # datasets, the network below it and the code of a task raise any type
             raise ConfigError(f"{flag}: its data cannot be loaded ({one_line(error)[:300]})") from error
         return [_prepare(name, task, flag, limit) for name, task in loaded.items()]
 
 
 def _prepare(name: str, task: Any, flag: str, limit: int | None) -> HarnessTask:
-    for attribute, rule in (
-        ("UNSAFE_CODE", "runs programs that a model writes"),
-        ("MULTIMODAL", "needs more than text"),
-    ):
+    for attribute, rule in _UNSUPPORTED.items():
         if getattr(task, attribute, False):
-            raise ConfigError(f"{flag}: {name} {rule}, which this suite does not offer")
+            raise ConfigError(f"{flag}: {name} {rule}, which this suite does not support")
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     return HarnessTask(name, task, list(spread_evenly(task.eval_docs, limit)))
 
 
 def score_items(lm: Any, task: HarnessTask, docs: Sequence[Any]) -> Scores:
-    """Put a model of the harness to some of the task's items; return what it says of each."""
+    """Evaluate a model of the harness on some items of a task and return the scores of each item."""
     from lm_eval import evaluate
 
-    # The harness selects items by walking over all of them twice; it asks this method for them.
+    # The harness would iterate over all items twice to select some; it calls this method for them.
     task.task.doc_iterator = lambda **_: enumerate(docs)
     task.task.set_fewshot_seed(seed=SEED)
     random.seed(SEED)
     np.random.seed(SEED)
     with quiet():
-        told = evaluate(lm=lm, task_dict={"tasks": {task.name: task.task}}, bootstrap_iters=0, log_samples=True)
-    samples = told["samples"][task.name]
+        results = evaluate(lm=lm, task_dict={"tasks": {task.name: task.task}}, bootstrap_iters=0, log_samples=True)
+    samples = results["samples"][task.name]
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))
     scores: Scores = {}
     for sample in samples:
         for metric in sample["metrics"]:
             key = metric if len(filters) == 1 else f"{metric},{sample['filter']}"
-            scores.setdefault(key, []).append(_plain(sample[metric]))
+            scores.setdefault(key, []).append(_as_json(sample[metric]))
     return scores
 
 
@@ -140,26 +160,24 @@ def aggregate(task: HarnessTask, metric: str, scores: Sequence[Any]) -> float:
 
 
 def is_mean(task: HarnessTask, metric: str) -> bool:
-    """Whether the harness takes the mean of the items."""
+    """Whether the harness computes a metric as the mean over items."""
     from lm_eval.api.metrics import mean
 
     return task.task.aggregation().get(metric.split(",")[0]) is mean
 
 
 def harness_version() -> str:
-    """Return the version that is installed.
+    """Return the installed version.
 
     Raises:
-        ModuleNotFoundError: none is.
+        ModuleNotFoundError: the harness is not installed.
     """
-    from importlib.metadata import version
-
     return version("lm_eval")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the harness and what it loads from drawing bars and telling what is of no consequence here."""
+    """Suppress the progress bars and log messages of the harness and of the libraries it uses."""
     import datasets
     import lm_eval.api.task as task_module
 
@@ -188,24 +206,10 @@ def _open_manager(*, include_defaults: bool = True) -> Any:
         return TaskManager(include_defaults=include_defaults)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it."""
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON represents it."""
     if isinstance(value, (bool, int, float, str)) or value is None:
         return float(value) if isinstance(value, bool) else value
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [_as_json(part) for part in value]
     return float(value)
-
-
-class RequestProgress:
-    """How far a model is, and how many requests were too long for it."""
-
-    def __init__(self) -> None:
-        """Begin with nobody listening."""
-        self.listener: Callable[[float], None] = lambda _: None
-        self.num_cut = 0
-        """Requests whose text lost its beginning."""
-
-    def tell(self, done: int, total: int) -> None:
-        """Tell the listener which share of the requests is answered."""
-        self.listener(done / max(total, 1))

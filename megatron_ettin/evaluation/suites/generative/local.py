@@ -1,9 +1,9 @@
-"""Local files of choices, ``DIR/generative/TASK.jsonl`` or ``.jsonl.gz``, and what the harness is told about them.
+"""Local files of choices, ``DIR/generative/TASK.jsonl`` or ``.jsonl.gz``, as tasks of the harness.
 
-Two forms, known by their columns:
+Two formats, recognised by their columns:
 
-    sentence_good, sentence_bad; field, linguistics_term or term, uid where there are   pairs, as in BLiMP
-    goal, sol1, sol2, label (0 or 1: which solution is right)                            choices, as in PIQA
+    sentence_good, sentence_bad; optionally field, linguistics_term or term, uid    minimal pairs, as in BLiMP
+    goal, sol1, sol2, label (0 or 1: the index of the correct solution)             choices, as in PIQA
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.evaluation.task_data import Row, named_columns, read_rows, read_text
+from megatron_ettin.evaluation.task_data import Row, column_names, read_column, read_rows, read_text
 
 FOLDER = "generative"
 _ENDINGS = (".jsonl", ".jsonl.gz")
@@ -27,46 +27,44 @@ _GROUP_COLUMNS = ("field", "linguistics_term", "term", "uid")
 
 @dataclass(frozen=True)
 class LocalTask:
-    """A file that was read and checked."""
+    """A file that is read and checked."""
 
     name: str
     rows: Sequence[Row]
     checksum: str
-    """SHA-256 of the file as it lies on the disk."""
+    """SHA-256 of the file."""
     group_columns: Sequence[str]
-    """Columns that all rows have and by which results are told apart."""
+    """Columns present in all rows by which results are reported separately."""
 
 
 def find_local_tasks(data: Path) -> dict[str, Path]:
-    """Return the files of DIR/generative by their tasks' names.
+    """Return the files of DIR/generative by task name.
 
     Raises:
-        ConfigError: there is no such folder, nothing in it, or two files of one name.
+        ConfigError: the folder is missing or has no files, or two files have the same task name.
     """
     folder = data / FOLDER
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
         ending = next((ending for ending in reversed(_ENDINGS) if path.name.endswith(ending)), None)
         if ending is None:
             continue
         name = path.name.removesuffix(ending)
-        if name in found:
-            raise ConfigError(f"--data {data}: {found[name]} and {path} are both {name}; keep one")
-        found[name] = path
-    if not found:
+        if name in files:
+            raise ConfigError(f"--data {data}: {files[name]} and {path} are both {name}; keep one")
+        files[name] = path
+    if not files:
         raise ConfigError(f"--data {data}: there is no {folder}/TASK.jsonl or TASK.jsonl.gz")
-    return found
+    return files
 
 
 def read_local_task(name: str, path: Path) -> LocalTask:
     """Read a file and check every line.
 
     Raises:
-        ConfigError: names file, line, column and what is wrong.
+        ConfigError: the file is empty or a line is invalid; the message names file, line and column.
     """
     placed = list(read_rows(path))
-    if not placed:
-        raise ConfigError(f"{path}: holds no items")
     columns = _columns_of(placed[0][1], path)
     for place, row in placed:
         _check(row, columns, place)
@@ -77,7 +75,7 @@ def read_local_task(name: str, path: Path) -> LocalTask:
 
 
 def configure_local_task(name: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the harness's configuration of a task over these rows, in the words of its own blimp and piqa."""
+    """Return the harness configuration of a task over these rows, with the prompts of its own blimp and piqa."""
     import datasets
 
     common = {
@@ -106,21 +104,20 @@ def configure_local_task(name: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _columns_of(row: Row, path: Path) -> tuple[str, ...]:
-    """Tell the form by the first line: that of which more columns are there."""
+    """Return the columns of the format of which the first line has more columns."""
     pair, choice = (sum(column in row for column in columns) for columns in (_PAIR_COLUMNS, _CHOICE_COLUMNS))
     if not pair and not choice:
         raise ConfigError(
-            f"{path}: has {named_columns(row)}; must have {', '.join(_PAIR_COLUMNS)} or {', '.join(_CHOICE_COLUMNS)}"
+            f"{path}: has {column_names(row)}; must have {', '.join(_PAIR_COLUMNS)} or {', '.join(_CHOICE_COLUMNS)}"
         )
     return _PAIR_COLUMNS if pair >= choice else _CHOICE_COLUMNS
 
 
 def _check(row: Row, columns: Sequence[str], place: str) -> None:
     for column in columns:
-        if column != "label":
-            if not read_text(row, column, place).strip():
-                raise ConfigError(f"{place}: {column} is empty")
-        elif column not in row:
-            raise ConfigError(f"{place}: has no {column!r}, only {named_columns(row)}")
-        elif type(row[column]) is not int or row[column] not in (0, 1):
-            raise ConfigError(f"{place}: label must be 0 (sol1) or 1 (sol2), and is {json.dumps(row[column])[:40]}")
+        if column == "label":
+            label = read_column(row, column, place)
+            if type(label) is not int or label not in (0, 1):
+                raise ConfigError(f"{place}: label must be 0 (sol1) or 1 (sol2), and is {json.dumps(label)[:40]}")
+        elif not read_text(row, column, place).strip():
+            raise ConfigError(f"{place}: {column} is empty")

@@ -1,4 +1,4 @@
-"""A task of the suite: items of lm-evaluation-harness that an encoder or a decoder is put to."""
+"""A task of the generative suite: items of lm-evaluation-harness, evaluated on encoders and decoders."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from megatron_ettin.evaluation.models.subject import Subject, check_head
 from megatron_ettin.evaluation.results import Measure, TaskResult
 from megatron_ettin.evaluation.statistics import bootstrap_measure, mean_measure
 from megatron_ettin.evaluation.suite import TaskRun
-from megatron_ettin.evaluation.suites.generative.examinee import Examinee, ExamSettings
 from megatron_ettin.evaluation.suites.generative.harness import HarnessTask, Scores, aggregate, is_mean
-from megatron_ettin.evaluation.suites.generative.masked_frames import EncoderProtocol
+from megatron_ettin.evaluation.suites.generative.masked_inputs import EncoderProtocol
+from megatron_ettin.evaluation.suites.generative.model import EvaluatedModel, ScoringSettings
 
 PUBLISHED_TASKS: Mapping[str, str] = {
     "arc_challenge": "acc_norm",
@@ -31,99 +31,97 @@ PUBLISHED_TASKS: Mapping[str, str] = {
     "winogrande": "acc",
     "wsc273": "acc",
 }
-"""Task -> the metric that its column most likely shows (docs/evaluation.md says why)."""
-
-
+"""Tasks of the paper's table -> the metric that its column most likely reports (see docs/evaluation_protocol.md)."""
 OTHER_MAIN_METRICS = ("acc_norm", "acc", "exact_match")
-"""Which metric stands for any other task: the first of these that it has, else its own first."""
-
-
-_PORTION = 1000
-"""Items that are kept together once they are done."""
+"""The primary metric of other tasks is the first of these that they have, or else their own first metric."""
+_ITEMS_PER_PART = 1000
+"""Items that are scored and stored together."""
 
 
 @dataclass(frozen=True)
 class GenerativeTask:
-    """A task of the harness, or a group of them whose items count together."""
+    """A task of the harness, or a group of tasks whose items are pooled."""
 
     given: str
-    """As the harness or the file calls it."""
+    """The name of the harness task or of the file."""
     members: Sequence[HarnessTask]
     origin: Mapping[str, Any]
-    """Where the items come from, with a checksum or version."""
-    exam: ExamSettings
+    """The source of the items with a checksum or version."""
+    scoring: ScoringSettings
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By column, the group of each item; results are told for each group too."""
+    """By column, the group of each item; results are also reported by group."""
     is_local: bool = False
-    """Whether the items are from a file of the user's."""
+    """Whether the items are from a local file."""
 
     @property
     def name(self) -> str:
-        """The given name; ``_pll`` follows where encoders see the whole text: both protocols lie side by side."""
+        """The given name, with ``_pll`` appended under that protocol, so that results of both protocols are kept."""
         return f"{self.given}_pll" if self._protocol == "pll" else self.given
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything a result depends on beside the model."""
+        """Everything besides the model that a result depends on."""
         return {
             **self.origin,
             "items": self._num_items,
             "num_fewshot": {member.name: member.num_fewshot for member in self.members},
             "encoder_protocol": self._protocol,
-            "encoder_future_masks": self.exam.future_masks,
+            "encoder_future_masks": self.scoring.future_masks,
         }
 
     @property
     def _protocol(self) -> EncoderProtocol:
-        sees_all = any(self.exam.protocol_of(member) == "pll" for member in self.members)
-        return "pll" if sees_all else "left-to-right"
+        uses_pll = any(self.scoring.protocol_of(member) == "pll" for member in self.members)
+        return "pll" if uses_pll else "left-to-right"
 
     @property
     def _num_items(self) -> int:
         return sum(len(member.docs) for member in self.members)
 
     def check(self, subject: Subject) -> None:
-        """Raise ConfigError when the model has no prediction head."""
+        """Raise ConfigError if the model has no prediction head."""
         check_head(subject)
 
     def run(self, subject: Subject, run: TaskRun) -> TaskResult:
-        """Put a model to all items, a thousand at a time, and count."""
-        examinee = Examinee(subject, self.exam)
-        told: list[Scores] = []
-        done = num_cut = 0
+        """Score all items, a thousand at a time, and aggregate."""
+        model = EvaluatedModel(subject, self.scoring)
+        scores_by_member: list[Scores] = []
+        done = num_truncated = 0
         for member in self.members:
-            chunks: list[Scores] = []
-            for start in range(0, len(member.docs), _PORTION):
-                docs = member.docs[start : start + _PORTION]
-                ask = partial(examinee.score, member, docs, partial(self._report, run, done, len(docs)))
-                answer = run.memory.recall(f"{member.name} {start}", ask)
-                chunks.append(answer["scores"])
-                num_cut += answer["num_cut"]
+            parts: list[Scores] = []
+            for start in range(0, len(member.docs), _ITEMS_PER_PART):
+                docs = member.docs[start : start + _ITEMS_PER_PART]
+                score = partial(model.score, member, docs, partial(self._report, run, done, len(docs)))
+                part = run.parts.get_or_compute(f"{member.name} {start}", score)
+                parts.append(part["scores"])
+                num_truncated += part["num_cut"]
                 done += len(docs)
                 run.progress(self.name, done, self._num_items)
-            told.append({metric: [score for chunk in chunks for score in chunk[metric]] for metric in chunks[0]})
-        if num_cut:
-            message = "%s, %s: %d texts were longer than the model's positions and lost their beginning"
-            logging.getLogger(__name__).warning(message, subject.given, self.name, num_cut)
-        return self._count(told, num_cut)
+            scores_by_member.append(
+                {metric: [score for part in parts for score in part[metric]] for metric in parts[0]}
+            )
+        if num_truncated:
+            message = "%s, %s: %d texts exceeded the model's positions and lost their start"
+            logging.getLogger(__name__).warning(message, subject.given, self.name, num_truncated)
+        return self._aggregate(scores_by_member, num_truncated)
 
-    def _report(self, run: TaskRun, done: int, num_docs: int, share: float) -> None:
-        run.progress(self.name, done + int(share * num_docs), self._num_items)
+    def _report(self, run: TaskRun, done: int, num_docs: int, fraction: float) -> None:
+        run.progress(self.name, done + int(fraction * num_docs), self._num_items)
 
-    def _count(self, told: Sequence[Scores], num_cut: int) -> TaskResult:
+    def _aggregate(self, scores_by_member: Sequence[Scores], num_truncated: int) -> TaskResult:
         first = self.members[0]
-        shared = [metric for metric in told[0] if all(metric in scores for scores in told)]
+        shared = [metric for metric in scores_by_member[0] if all(metric in scores for scores in scores_by_member)]
         if not shared:
-            raise ConfigError(f"--tasks {self.given}: its tasks have no metric in common; name them one by one")
-        joined = {metric: [score for scores in told for score in scores[metric]] for metric in shared}
-        metrics = {metric: _measure(first, metric, scores) for metric, scores in joined.items()}
-        items = {metric: [float(score) for score in joined[metric]] for metric in joined if is_mean(first, metric)}
+            raise ConfigError(f"--tasks {self.given}: its tasks have no metric in common; name them individually")
+        pooled = {metric: [score for scores in scores_by_member for score in scores[metric]] for metric in shared}
+        metrics = {metric: _measure(first, metric, scores) for metric, scores in pooled.items()}
+        items = {metric: [float(score) for score in pooled[metric]] for metric in pooled if is_mean(first, metric)}
         main = _main_metric(self.given, list(metrics))
-        details: dict[str, Any] = {"higher_is_better": first.higher_is_better, "texts_cut": num_cut}
+        details: dict[str, Any] = {"higher_is_better": first.higher_is_better, "texts_cut": num_truncated}
         if len(self.members) > 1:
             details["by_task"] = {
                 member.name: _summary(_measure(member, main, scores[main]), len(scores[main]))
-                for member, scores in zip(self.members, told, strict=True)
+                for member, scores in zip(self.members, scores_by_member, strict=True)
             }
         for column, groups in self.groups.items():
             details[f"by_{column}"] = _by_group(items[main], groups)
@@ -139,16 +137,16 @@ def _measure(task: HarnessTask, metric: str, scores: Sequence[Any]) -> Measure:
 
 
 def _main_metric(task: str, metrics: Sequence[str]) -> str:
-    wanted = (PUBLISHED_TASKS.get(task, ""), *OTHER_MAIN_METRICS)
-    return next((metric for metric in wanted if metric in metrics), metrics[0])
+    preferred = (PUBLISHED_TASKS.get(task, ""), *OTHER_MAIN_METRICS)
+    return next((metric for metric in preferred if metric in metrics), metrics[0])
 
 
 def _by_group(items: Sequence[float], groups: Sequence[str]) -> dict[str, Any]:
-    """Return a figure for each group, in the order of their first items."""
-    found: dict[str, list[float]] = {}
+    """Return the mean score of each group, in the order of their first items."""
+    by_group: dict[str, list[float]] = {}
     for score, group in zip(items, groups, strict=True):
-        found.setdefault(group, []).append(score)
-    return {group: _summary(mean_measure(scores), len(scores)) for group, scores in found.items()}
+        by_group.setdefault(group, []).append(score)
+    return {group: _summary(mean_measure(scores), len(scores)) for group, scores in by_group.items()}
 
 
 def _summary(measure: Measure, num_items: int) -> dict[str, float]:

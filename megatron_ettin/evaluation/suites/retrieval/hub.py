@@ -1,4 +1,4 @@
-"""What retrieval takes from the hub: triplets to learn from, and mteb's tasks by name."""
+"""Retrieval data of the Hub: triplets to train on, and the tasks of mteb by name."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from typing import Any
 
 from megatron_ettin.cli import positive, suggestion
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.evaluation import task_data
 from megatron_ettin.evaluation.suites.retrieval.pairs import HELD_OUT_SEED, Retrieval
+from megatron_ettin.evaluation.task_data import ask_hub
 
 TRAIN_DATA = "sentence-transformers/msmarco-co-condenser-margin-mse-sym-mnrl-mean-v1:triplet-hard"
 TRAIN_ROWS = 1_250_000
 DEFAULT_TASKS = ("MSMARCO",)
-"""Its dev split: the paper's Figure 1."""
+"""Its dev split is reported in the paper's Figure 1."""
 QUERY_COLUMNS = ("query", "anchor")
 POSITIVE = "positive"
 
 
 @dataclass(frozen=True)
 class HubTraining:
-    """A data set of the hub with queries, positives and, in any further columns, negatives."""
+    """A data set of the Hub with columns for queries, positives and, optionally, negatives."""
 
     given: str
     """NAME or NAME:SUBSET."""
     num_rows: int
-    """Rows to learn from at most, after some are held out."""
+    """Maximum number of training rows, after some are held out."""
     num_held_out: int
     batch_pairs: int
 
     @property
     def checksum(self) -> str:
-        """The revision of the data set, and which part of it is taken."""
+        """The revision of the data set and the rows used."""
         return f"{self.given}@{self._builder.hash}, {self.num_rows} rows, {self.num_held_out} held out"
 
     def check(self) -> None:
-        """Look the data set up without fetching its rows.
+        """Check the data set without downloading its rows.
 
         Raises:
-            ConfigError: there is no such data set or subset, it lacks a column, or the hub cannot be reached.
+            ConfigError: the data set or subset does not exist, lacks a column, or the Hub cannot be reached.
         """
         self._check_rows(self.num_rows, f"--retrieval-train-rows {self.num_rows}")
         columns = self._builder.info.features
         if columns is not None:
-            self._name_columns(list(columns))
+            self._text_columns(list(columns))
 
     def load_train(self) -> Any:
-        """Return a ``datasets.Dataset`` of query, positive and negatives."""
+        """Return a ``datasets.Dataset`` with columns query, positive and negatives."""
         train = self._splits["train"]
         return train.select(range(min(self.num_rows, len(train))))
 
     def load_held_out(self) -> Retrieval:
-        """Return what the learning rate is chosen on: the negatives of all queries are among the documents."""
+        """Return the data that select the learning rate; the documents include the negatives of all queries."""
         rows = self._splits["test"]
         query, positive, *negatives = rows.column_names
         distractors = [text for column in negatives for text in rows[column]]
@@ -72,14 +72,14 @@ class HubTraining:
     def _builder(self) -> Any:
         import datasets
 
-        return ask_hub(lambda: datasets.load_dataset_builder(*self._name_and_subset), self._flag)
+        return ask_hub(lambda: datasets.load_dataset_builder(*self._name_and_subset), f"{self._flag}:")
 
     @cached_property
     def _splits(self) -> Any:
         import datasets
 
-        rows = ask_hub(lambda: datasets.load_dataset(*self._name_and_subset, split="train"), self._flag)
-        rows = rows.select_columns(self._name_columns(rows.column_names))
+        rows = ask_hub(lambda: datasets.load_dataset(*self._name_and_subset, split="train"), f"{self._flag}:")
+        rows = rows.select_columns(self._text_columns(rows.column_names))
         self._check_rows(
             len(rows) - self.num_held_out, f"{self._flag} has {len(rows)} rows, {self.num_held_out} held out"
         )
@@ -89,47 +89,46 @@ class HubTraining:
         if num_rows < self.batch_pairs:
             raise ConfigError(f"{what}: must be at least --retrieval-batch-pairs, {self.batch_pairs}")
 
-    def _name_columns(self, columns: Sequence[str]) -> list[str]:
-        """Return the columns of text in the order that the loss wants."""
+    def _text_columns(self, columns: Sequence[str]) -> list[str]:
+        """Return the text columns in the order that the loss expects."""
         query = next((name for name in QUERY_COLUMNS if name in columns), None)
         if query is None or POSITIVE not in columns:
-            lacks = " or ".join(QUERY_COLUMNS) if query is None else POSITIVE
-            has = ", ".join(columns)
-            raise ConfigError(f"{self._flag}: has no column {lacks}, only {has}")
+            missing = " or ".join(QUERY_COLUMNS) if query is None else POSITIVE
+            raise ConfigError(f"{self._flag}: has no column {missing}, only {', '.join(columns)}")
         return [query, POSITIVE, *(name for name in columns if name.startswith("negative"))]
 
 
 def add_flags(add: Callable[..., Any]) -> None:
-    """Add the flags of what is learned from, with ``argparse``'s ``add_argument``."""
+    """Add the flags of the training data with ``argparse``'s ``add_argument``."""
     add(
         "--retrieval-train-data", metavar="NAME[:SUBSET]", default=TRAIN_DATA,
-        help="data set of the hub to learn from, unless there are local pairs",
+        help="data set of the Hub to train on, unless there are local pairs",
     )  # fmt: skip
     add(
         "--retrieval-train-rows", type=positive, metavar="N", default=TRAIN_ROWS,
-        help="rows of it to learn from at most",
+        help="maximum number of rows of it to train on",
     )  # fmt: skip
 
 
-def find_mteb_tasks(wanted: Sequence[str]) -> list[Any]:
-    """Return mteb's tasks of these names; the name of a benchmark stands for all its tasks.
+def find_mteb_tasks(names: Sequence[str]) -> list[Any]:
+    """Return the tasks of mteb with these names; the name of a benchmark selects all its tasks.
 
     Raises:
-        ConfigError: mteb knows no such name, or the hub does not have a task's data.
+        ConfigError: mteb does not know a name, or the data of a task are not on the Hub.
     """
     import mteb
 
     benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
     tasks: dict[str, Any] = {}
-    for name in wanted or DEFAULT_TASKS:
-        for task in benchmarks[name].tasks if name in benchmarks else [_find_task(name, benchmarks)]:
+    for name in names or DEFAULT_TASKS:
+        for task in benchmarks[name].tasks if name in benchmarks else [_find_task(name, list(benchmarks))]:
             tasks.setdefault(task.metadata.name, task)
     for name, task in tasks.items():
         _check_data(name, task)
     return list(tasks.values())
 
 
-def _find_task(name: str, benchmarks: Sequence[str] | dict[str, Any]) -> Any:
+def _find_task(name: str, benchmarks: Sequence[str]) -> Any:
     import mteb
 
     try:
@@ -146,15 +145,4 @@ def _check_data(name: str, task: Any) -> None:
     source = task.metadata.dataset
     if "path" in source:
         revision = source.get("revision")
-        ask_hub(lambda: datasets.get_dataset_config_names(source["path"], revision=revision), f"--tasks {name}")
-
-
-def ask_hub(question: Callable[[], Any], flag: str) -> Any:
-    """Ask the hub for a data set.
-
-    Raises:
-        ConfigError: whatever went wrong, in one line that begins with ``flag``.
-    """
-    return task_data.ask_hub(
-        question, lambda reason: f"{flag}: cannot be loaded from the hub ({reason}); local pairs are given by --data"
-    )
+        ask_hub(lambda: datasets.get_dataset_config_names(source["path"], revision=revision), f"--tasks {name}:")

@@ -1,4 +1,4 @@
-"""One of mteb's tasks, put to embedders that learned from the hub's triplets."""
+"""Tasks of mteb, evaluated with embedders that are trained on triplets of the Hub."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any, ClassVar
 from megatron_ettin.evaluation.models.subject import Subject
 from megatron_ettin.evaluation.results import TaskResult
 from megatron_ettin.evaluation.suite import TaskRun
-from megatron_ettin.evaluation.suites.retrieval.hub import ask_hub
-from megatron_ettin.evaluation.suites.retrieval.protocol import Protocol
-from megatron_ettin.evaluation.suites.retrieval.ranking import describe_choice, result_of_queries, result_of_scores
+from megatron_ettin.evaluation.suites.retrieval.protocol import RetrievalProtocol
+from megatron_ettin.evaluation.suites.retrieval.ranking import result_of_queries, result_of_scores
 from megatron_ettin.evaluation.suites.retrieval.trials import TrainingData, Trials
+from megatron_ettin.evaluation.task_data import ask_hub
 
 QUERY_METRICS: Mapping[str, str] = {
     "ndcg_at_10": "ndcg_cut_10",
     "recall_at_10": "recall_10",
     "map_at_10": "map_cut_10",
 }
-"""By mteb's name, what mteb hears from pytrec_eval for every query."""
+"""mteb's metric name -> the name in pytrec_eval's per-query scores."""
 
 
 @dataclass(frozen=True)
 class MtebTask:
-    """A task of mteb: of retrieval, or of another type where a benchmark holds some."""
+    """A task of mteb: retrieval, or another type that a benchmark contains."""
 
     task: Any
     """An ``mteb.AbsTask``."""
     training: TrainingData
-    protocol: Protocol
+    protocol: RetrievalProtocol
     is_local: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
-        """As mteb calls it."""
+        """Mteb's name of the task."""
         return str(self.task.metadata.name)
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What is learned from, what is ranked, and how."""
+        """Training data, test data and protocol."""
         source = self.task.metadata.dataset
         return {
             "training_data": self.training.checksum,
@@ -53,86 +53,82 @@ class MtebTask:
         }
 
     def check(self, subject: Subject) -> None:
-        """Refuse a model that cannot embed texts.
-
-        Raises:
-            ConfigError: transformers cannot load it, or its positions end before the longest text.
-        """
+        """Raise ConfigError if the model cannot embed texts of the protocol's length."""
         from megatron_ettin.evaluation.suites.retrieval.embedder import check_embeddable
 
         check_embeddable(subject, self.protocol.max_length)
 
     def run(self, subject: Subject, run: TaskRun) -> TaskResult:
-        """Train over the grid, choose on held-out training rows alone, and let mteb judge the embedder of each seed.
+        """Train over the grid, select on held-out training rows, and let mteb evaluate the embedder of each seed.
 
-        The embedders are kept: mteb's other tasks are put to the same ones.
+        The embedders are kept and shared by all tasks of mteb.
         """
         trials = Trials(subject, self.training, self.protocol, run)
-        choice = trials.choose()
-        told = [
-            run.memory.recall(f"seed_{seed}", partial(self._judge, trials, choice.best, seed))
+        selection = trials.select_rate()
+        by_seed = [
+            run.parts.get_or_compute(f"seed_{seed}", partial(self._evaluate, trials, selection.best, seed))
             for seed in self.protocol.seeds
         ]
-        main, details = self.task.metadata.main_score, describe_choice(choice, subject)
-        if all(main in scores["queries"] for scores in told):
-            return result_of_queries([scores["queries"] for scores in told], main, details)
-        return result_of_scores([scores["score"] for scores in told], main, details)
+        main, details = self.task.metadata.main_score, trials.details(selection)
+        if all(main in scores["queries"] for scores in by_seed):
+            return result_of_queries([scores["queries"] for scores in by_seed], main, details)
+        return result_of_scores([scores["score"] for scores in by_seed], main, details)
 
-    def _judge(self, trials: Trials, rate: float, seed: int) -> dict[str, Any]:
-        """Return the task's score, and those of single queries where there are such."""
+    def _evaluate(self, trials: Trials, rate: float, seed: int) -> dict[str, Any]:
+        """Return the task's score and, where available, the scores of single queries."""
         import mteb
 
         from megatron_ettin.evaluation.suites.retrieval.embedder import load_embedder
 
         embedder = load_embedder(trials.trained(rate, seed), self.protocol)
-        seen = _QueryScores(self.task)
         options: dict[str, Any] = {"batch_size": self.protocol.batch_size, "show_progress_bar": False}
-        ask_hub(lambda: self.task.load_data(), f"--tasks {self.name}")
+        query_scores = _QueryScores(self.task)
+        ask_hub(lambda: self.task.load_data(), f"--tasks {self.name}:")
         try:
-            told = mteb.evaluate(
+            results = mteb.evaluate(
                 embedder, self.task, encode_kwargs=options, cache=None, co2_tracker=False, show_progress_bar=False
             )
         finally:
             self.task.unload_data()
-            seen.close()
-        return {"score": float(told.task_results[0].get_score()), "queries": seen.by_metric()}
+            query_scores.close()
+        return {"score": float(results.task_results[0].get_score()), "queries": query_scores.by_metric()}
 
 
 class _QueryScores:
-    """Listens to the scores of single queries, which mteb's results leave out.
+    """Records the scores of single queries, which mteb's results leave out.
 
-    mteb hands them to a task's ``task_specific_scores``, which it means to be overridden.
+    mteb passes them to the task's method ``task_specific_scores``, a hook for subclasses.
     """
 
     def __init__(self, task: Any) -> None:
-        """Listen to a task; one that is not of retrieval tells nothing."""
+        """Wrap the method of a task; tasks that are not retrieval do not have it."""
         self._task = task
-        self._parts: list[Mapping[str, Mapping[str, float]]] = []
-        own = getattr(task, "task_specific_scores", None)
-        if own is None:
+        self._recorded: list[Mapping[str, Mapping[str, float]]] = []
+        original = getattr(task, "task_specific_scores", None)
+        if original is None:
             return
 
-        def listen(scores: Mapping[str, Mapping[str, float]], *arguments: Any, **named: Any) -> Any:
-            self._parts.append(scores)
-            return own(scores, *arguments, **named)
+        def record(scores: Mapping[str, Mapping[str, float]], *arguments: Any, **named: Any) -> Any:
+            self._recorded.append(scores)
+            return original(scores, *arguments, **named)
 
-        task.task_specific_scores = listen
+        task.task_specific_scores = record
 
     def close(self) -> None:
-        """Give the task its own method back."""
+        """Restore the task's own method."""
         vars(self._task).pop("task_specific_scores", None)
 
     def by_metric(self) -> dict[str, list[float]]:
-        """Return by metric the scores of all queries in the order of their names.
+        """Return by metric the scores of all queries, sorted by query id.
 
-        None where there are several splits or subsets, since a task's score is then the mean of theirs, and no mean
+        Empty with several splits or subsets, since the score of the task is then a mean of their scores and not a mean
         over queries.
         """
-        if len(self._parts) != 1:
+        if len(self._recorded) != 1:
             return {}
-        (part,) = self._parts
+        (scores,) = self._recorded
         return {
-            metric: [part[query][theirs] for query in sorted(part)]
-            for metric, theirs in QUERY_METRICS.items()
-            if all(theirs in scores for scores in part.values())
+            metric: [scores[query][name] for query in sorted(scores)]
+            for metric, name in QUERY_METRICS.items()
+            if all(name in of_query for of_query in scores.values())
         }

@@ -1,6 +1,6 @@
-"""How well documents are ranked for queries: nDCG, reciprocal rank and recall among the first ten.
+"""Ranking metrics (nDCG@10, MRR@10, recall@10), and task results built from them.
 
-Shapes: Q queries, N documents, D dimensions.
+Shape suffixes: Q queries, N documents, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.evaluation.models.subject import Subject
-from megatron_ettin.evaluation.rate_choice import RateChoice
 from megatron_ettin.evaluation.results import Measure, TaskResult
 from megatron_ettin.evaluation.statistics import mean_measure, spread_over_seeds
-from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING
 
 CUTOFF = 10
 METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_10")
-"""As mteb names them; the first stands for a task."""
+"""By mteb's names; the first is the primary metric."""
 TIE = 1e-6
-"""Similarities that differ by less are equal: float32 tells the padding of a batch apart from here on."""
+"""Similarities that differ by less count as equal: below, float32 rounding depends on the padding of a batch."""
 
 _QUERIES_AT_A_TIME = 256
+
+QueryScores = Mapping[str, Sequence[float]]
+"""By metric, the score of every query."""
 
 
 def rank_relevant(
@@ -32,12 +32,12 @@ def rank_relevant(
 ) -> list[list[int]]:
     """Return the ranks, from 1, of each query's relevant documents among all documents, best first.
 
-    Ties are read pessimistically: a document that is not relevant and as similar as a relevant one stands before it. A
-    model that puts all texts in one place, or has diverged to NaN, so finds nothing.
+    Ties are pessimistic: an irrelevant document ranks above a relevant one of equal similarity, so a model that embeds
+    all texts alike, or has diverged to NaN, finds nothing.
 
     Args:
-        queries_QD: embeddings of length 1.
-        documents_ND: the same of the documents.
+        queries_QD: embeddings of unit length.
+        documents_ND: embeddings of the documents, likewise.
         relevant: for each query, the indices of its relevant documents.
     """
     ranks: list[list[int]] = []
@@ -50,23 +50,23 @@ def rank_relevant(
 
 def _ranks_of(scores_N: NDArray[np.float32], indices: NDArray[np.int64]) -> list[int]:
     others = np.delete(scores_N, indices)
-    found = -np.sort(-scores_N[indices])  # NaN comes last
-    # Counted by what does not stand behind, so that NaN counts as before.
-    return [place + int((~(others < score - TIE)).sum()) for place, score in enumerate(found, start=1)]
+    relevant = -np.sort(-scores_N[indices])  # NaN is last
+    # Count the documents that are not clearly worse, so that NaN ranks above.
+    return [place + int((~(others < score - TIE)).sum()) for place, score in enumerate(relevant, start=1)]
 
 
 def score_ranks(ranks: Sequence[int]) -> dict[str, float]:
     """Return the metrics of one query from the ranks of its relevant documents.
 
-    nDCG with gain 1 for a relevant document, discounted by log2(1 + rank), over the best that is possible (Järvelin and
-    Kekäläinen 2002). With one relevant document it is 1 / log2(1 + rank) within the first ten and 0 beyond.
+    nDCG (Järvelin and Kekäläinen 2002) has gain 1 for a relevant document and discount log2(1 + rank). With one
+    relevant document it is 1 / log2(1 + rank) up to rank 10, and 0 beyond.
     """
-    seen = [rank for rank in ranks if rank <= CUTOFF]
-    best = sum(_discount(rank) for rank in range(1, min(len(ranks), CUTOFF) + 1))
+    hits = [rank for rank in ranks if rank <= CUTOFF]
+    ideal = sum(_discount(rank) for rank in range(1, min(len(ranks), CUTOFF) + 1))
     return {
-        "ndcg_at_10": sum(map(_discount, seen)) / best,
-        "mrr_at_10": 1 / min(seen) if seen else 0.0,
-        "recall_at_10": len(seen) / len(ranks),
+        "ndcg_at_10": sum(map(_discount, hits)) / ideal,
+        "mrr_at_10": 1 / min(hits) if hits else 0.0,
+        "recall_at_10": len(hits) / len(ranks),
     }
 
 
@@ -77,11 +77,11 @@ def score_all(ranks: Sequence[Sequence[int]]) -> dict[str, list[float]]:
 
 
 def chance_ndcg(num_documents: int) -> float:
-    """Return the expected nDCG@10 of a random order where one document is relevant."""
+    """Return the expected nDCG@10 of a random ranking with one relevant document."""
     return sum(_discount(rank) for rank in range(1, min(CUTOFF, num_documents) + 1)) / num_documents
 
 
-def mean_scores(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def mean_scores(scores: QueryScores) -> dict[str, float]:
     """Return the mean over queries by metric."""
     return {metric: float(np.mean(of_queries)) for metric, of_queries in scores.items()}
 
@@ -90,17 +90,13 @@ def _discount(rank: int) -> float:
     return 1 / math.log2(1 + rank)
 
 
-QueryScores = Mapping[str, Sequence[float]]
-"""By metric, the score of every query."""
-
-
 def result_of_queries(by_seed: Sequence[QueryScores], main: str, details: Mapping[str, Any]) -> TaskResult:
-    """Return the means over seeds of every query's scores, with intervals over queries.
+    """Return a result from per-query scores: means over seeds, with intervals over queries.
 
     Args:
         by_seed: for each seed, the scores of the same queries in the same order.
-        main: the metric that stands for the task.
-        details: what else to tell.
+        main: the primary metric.
+        details: further details of the result.
     """
     items = {metric: np.mean([scores[metric] for scores in by_seed], axis=0).tolist() for metric in by_seed[0]}
     means = {metric: [float(np.mean(scores[metric])) for scores in by_seed] for metric in items}
@@ -109,18 +105,13 @@ def result_of_queries(by_seed: Sequence[QueryScores], main: str, details: Mappin
 
 
 def result_of_scores(of_seeds: Sequence[float], main: str, details: Mapping[str, Any]) -> TaskResult:
-    """Return the mean over seeds of a score that has no items, so that its interval is not known."""
+    """Return a result from one score per seed; without item scores there is no interval."""
     measure = Measure(float(np.mean(of_seeds)), float("nan"), float("nan"))
     return TaskResult({main: measure}, main, {}, {**details, **_over_seeds({main: of_seeds}, main)})
 
 
-def describe_choice(choice: RateChoice, subject: Subject) -> dict[str, Any]:
-    """Return what a reader wants to know of how an embedder was made."""
-    return {**choice.as_details(), "pooling": POOLING[subject.is_encoder]}
-
-
 def _over_seeds(by_metric: Mapping[str, Sequence[float]], main: str) -> dict[str, Any]:
-    """Return each seed's figures and their standard deviation."""
+    """Return the scores of each seed and their standard deviation."""
+    by_seed = {metric: list(scores) for metric, scores in by_metric.items()}
     spread = spread_over_seeds(by_metric)
-    by_seed = {metric: list(told) for metric, told in by_metric.items()}
     return {"by_seed": by_seed, "seed_scores": by_seed[main], "standard_deviation_over_seeds": spread}

@@ -1,4 +1,4 @@
-"""Trials: embedders trained at each learning rate and seed, kept so that none is trained twice."""
+"""Trials: embedders trained at each learning rate and seed, cached on disk so that none is trained twice."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from typing import Protocol as TypingProtocol
+from typing import Any, Protocol
 
 from megatron_ettin.evaluation.models.subject import Subject
-from megatron_ettin.evaluation.rate_choice import RateChoice
 from megatron_ettin.evaluation.suite import TaskRun
+from megatron_ettin.evaluation.suites.fine_tuning import RateSelection
 from megatron_ettin.evaluation.suites.retrieval.pairs import Retrieval
-from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING, Protocol
+from megatron_ettin.evaluation.suites.retrieval.protocol import POOLING, RetrievalProtocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import METRICS, mean_scores, score_all
 
 _ABOUT_FILE = "about.json"
@@ -22,50 +21,54 @@ _MODEL_FOLDER = "model"
 _LIBRARIES = ("sentence-transformers", "transformers", "torch")
 
 
-class TrainingData(TypingProtocol):
-    """What embedders learn from."""
+class TrainingData(Protocol):
+    """Training data of embedders."""
 
     @property
     def checksum(self) -> str:
-        """Of everything in it, or the revision that names it."""
+        """Checksum of the content, or the revision that identifies it."""
 
     def load_train(self) -> Any:
-        """Return a ``datasets.Dataset`` of queries, documents that answer them, and documents that do not."""
+        """Return a ``datasets.Dataset`` of queries, positives and, optionally, negatives."""
 
     def load_held_out(self) -> Retrieval:
-        """Return what the learning rate is chosen on."""
+        """Return the data that select the learning rate."""
 
 
 class Trials:
     """The trials of one model on one set of training data.
 
-    Each lies in a folder of its own, named by all that it depends on: KEY/model is a sentence-transformers folder,
-    KEY/about.json says what it is and how it did on the held-out pairs. It appears when it is whole.
+    Each trial has a folder, named by everything that it depends on: KEY/model is a sentence-transformers folder,
+    KEY/about.json describes it and has its scores on the held-out pairs. The folder appears when it is complete.
     """
 
-    def __init__(self, subject: Subject, data: TrainingData, protocol: Protocol, run: TaskRun) -> None:
-        """Plan the trials: every rate with the first seed, then the chosen rate with the others."""
-        self._subject, self._data, self._protocol, self._config = subject, data, protocol, run
+    def __init__(self, subject: Subject, data: TrainingData, protocol: RetrievalProtocol, run: TaskRun) -> None:
+        """Plan one trial per rate with the first seed, then one per further seed at the selected rate."""
+        self._subject, self._data, self._protocol, self._run = subject, data, protocol, run
 
-    def choose(self) -> RateChoice:
-        """Train at every rate with the first seed and choose by nDCG@10 on the held-out pairs."""
+    def select_rate(self) -> RateSelection:
+        """Train at every rate with the first seed and select by nDCG@10 on the held-out pairs."""
         first = self._protocol.seeds[0]
-        choice = RateChoice({rate: self._held_out_score(rate, first) for rate in self._protocol.learning_rates})
-        for rate in choice.scores:
-            if rate != choice.best:
-                self.forget_weights(rate, first)
-        return choice
+        selection = RateSelection({rate: self._held_out_score(rate, first) for rate in self._protocol.learning_rates})
+        for rate in selection.scores:
+            if rate != selection.best:
+                self.delete_weights(rate, first)
+        return selection
 
     def trained(self, rate: float, seed: int) -> Path:
-        """Return the folder of a trained embedder; train it if it is not there."""
+        """Return the folder of a trained embedder, which is trained unless it exists."""
         folder = self._folder(rate, seed)
         if not (folder / _MODEL_FOLDER).is_dir():
             self._train(folder, rate, seed)
         return folder / _MODEL_FOLDER
 
-    def forget_weights(self, rate: float, seed: int) -> None:
-        """Give back the room that a trained embedder takes."""
+    def delete_weights(self, rate: float, seed: int) -> None:
+        """Delete a trained embedder, and keep its scores."""
         shutil.rmtree(self._folder(rate, seed) / _MODEL_FOLDER, ignore_errors=True)
+
+    def details(self, selection: RateSelection) -> dict[str, Any]:
+        """Return the details of a result that describe how its embedders were trained."""
+        return {**selection.as_details(), "pooling": POOLING[self._subject.is_encoder]}
 
     def _held_out_score(self, rate: float, seed: int) -> float | None:
         about = self._folder(rate, seed) / _ABOUT_FILE
@@ -75,13 +78,12 @@ class Trials:
         return scores.get(METRICS[0])
 
     def _train(self, folder: Path, rate: float, seed: int) -> None:
-        from megatron_ettin.evaluation.suites.retrieval.embedder import build_embedder, rank_all
-        from megatron_ettin.evaluation.suites.retrieval.fine_tuning import fine_tune
+        from megatron_ettin.evaluation.suites.retrieval.embedder import build_embedder, fine_tune, rank_all
 
-        number, num_trials = self._place(rate, seed)
+        number, num_trials = self._position(rate, seed)
 
         def progress(step: int, steps: int) -> None:
-            self._config.progress(f"learning rate {rate:g}, seed {seed}", number * steps + step, num_trials * steps)
+            self._run.progress(f"learning rate {rate:g}, seed {seed}", number * steps + step, num_trials * steps)
 
         embedder = build_embedder(self._subject, self._protocol)
         train = self._data.load_train()
@@ -97,18 +99,18 @@ class Trials:
         (partial / _ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
         partial.rename(folder)
 
-    def _place(self, rate: float, seed: int) -> tuple[int, int]:
-        """Return which of the planned trials this is, from 0, and how many there are."""
+    def _position(self, rate: float, seed: int) -> tuple[int, int]:
+        """Return the index of a trial among the planned ones, from 0, and their number."""
         rates, seeds = list(self._protocol.learning_rates), list(self._protocol.seeds)
         number = rates.index(rate) if seed == seeds[0] else len(rates) + seeds.index(seed) - 1
         return number, len(rates) + len(seeds) - 1
 
     def _folder(self, rate: float, seed: int) -> Path:
         digest = hashlib.sha256(json.dumps(self._basis(rate, seed), sort_keys=True).encode()).hexdigest()[:12]
-        return self._config.folder / f"lr_{rate:g}-seed_{seed}-{digest}"
+        return self._run.folder / f"lr_{rate:g}-seed_{seed}-{digest}"
 
     def _basis(self, rate: float, seed: int) -> dict[str, Any]:
-        """Return all that a trained embedder depends on."""
+        """Return everything that a trained embedder depends on."""
         return {
             "model_checksum": self._subject.checksum,
             "pooling": POOLING[self._subject.is_encoder],

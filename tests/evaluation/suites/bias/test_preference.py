@@ -1,4 +1,4 @@
-"""Which variant a model prefers, against transformers one sentence at a time."""
+"""Preferred variants, against transformers on one sentence at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_ettin.evaluation.console import Screen
+from megatron_ettin.evaluation.console import ProgressConsole
 from megatron_ettin.evaluation.runner import evaluate
 from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.bias.preference import score_causal, score_masked
@@ -34,7 +34,7 @@ def log_probs(kind: str, tokens: list[int]) -> torch.Tensor:
 
 
 def masked_by_hand(text: str, words: str) -> float:
-    """Mask all tokens of the words; guess them from left to right, filling each in."""
+    """Mask all tokens of the words, and predict them from left to right, filling each in."""
     before = text[: text.index(words)].rstrip(" ")
     first = 1 + len(tokenizer().encode(before, add_special_tokens=False))
     right = [CLS, *tokenizer().encode(text, add_special_tokens=False)]
@@ -47,29 +47,29 @@ def masked_by_hand(text: str, words: str) -> float:
     return total
 
 
-def test_an_encoder_guesses_what_differs() -> None:
-    found = score_masked(released_model("encoder"), tokenizer(), GROUPS)
+def test_encoder_predicts_the_differing_words() -> None:
+    scores = score_masked(released_model("encoder"), tokenizer(), GROUPS)
     words = [["quick", "lazy", "brown"], ["dog and", "window and", "zebra was"]]
-    for row, texts, each in zip(found, GROUPS, words, strict=True):
+    for row, texts, each in zip(scores, GROUPS, words, strict=True):
         assert row == pytest.approx([masked_by_hand(t, w) for t, w in zip(texts, each, strict=True)], abs=1e-4)
-    assert len(tokenizer().encode(" zebra", add_special_tokens=False)) > 1, "a word of several tokens is among them"
+    assert len(tokenizer().encode(" zebra", add_special_tokens=False)) > 1, "one word has several tokens"
 
 
-def test_where_one_token_differs_it_is_plain_mask_prediction() -> None:
-    """The three scores are of one distribution: that of a single [MASK]."""
+def test_single_differing_token_is_plain_mask_prediction() -> None:
+    """The three scores are from one distribution, that of a single [MASK]."""
     ids = [tokenizer().encode(f" {word}", add_special_tokens=False) for word in ("quick", "lazy", "brown")]
     assert all(len(each) == 1 for each in ids)
     shown = [CLS, *tokenizer().encode("the", add_special_tokens=False), MASK]
     shown += tokenizer().encode(" fox jumps", add_special_tokens=False)
     row = log_probs("encoder", shown)[shown.index(MASK)]
-    [found] = score_masked(released_model("encoder"), tokenizer(), GROUPS[:1])
-    assert found == pytest.approx([float(row[each[0]]) for each in ids], abs=1e-4)
+    [scores] = score_masked(released_model("encoder"), tokenizer(), GROUPS[:1])
+    assert scores == pytest.approx([float(row[each[0]]) for each in ids], abs=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_a_decoder_scores_whole_sentences(batch_size: int) -> None:
-    found = score_causal(released_model("decoder"), tokenizer(), GROUPS, batch_size)
-    for row, texts in zip(found, GROUPS, strict=True):
+def test_decoder_scores_complete_sentences(batch_size: int) -> None:
+    scores = score_causal(released_model("decoder"), tokenizer(), GROUPS, batch_size)
+    for row, texts in zip(scores, GROUPS, strict=True):
         for score, text in zip(row, texts, strict=True):
             ids = torch.tensor([[CLS, *tokenizer().encode(text, add_special_tokens=False)]])
             with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_a_decoder_scores_whole_sentences(batch_size: int) -> None:
 
 
 def test_shares_by_hand(tmp_path: Path) -> None:
-    """Four schemas of the nurse (gotchas male, female, male, female), four of the engineer (the other way round)."""
+    """Four schemas of the nurse (gotchas male, female, male, female), four of the engineer (reversed)."""
     schemas = read_schemas(write_files(tmp_path))
     male, female, neutral = [-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-3.0, -2.0, -1.0]
     result = preference_result(schemas, [male, male, neutral, female, male, female, female, neutral], 1)
@@ -114,14 +114,14 @@ def test_end_to_end(tmp_path: Path, kind: str) -> None:
     model = save_model(kind, tmp_path / kind)
     options = SuiteOptions(tmp_path / "data")
     for _ in range(2):
-        with Screen(io.StringIO()) as screen:
-            [outcome] = evaluate([str(model)], [SUITE], options, tmp_path / "out", screen)
+        with ProgressConsole(io.StringIO()) as console:
+            [outcome] = evaluate([str(model)], [SUITE], options, tmp_path / "out", console)
         assert outcome.error == ""
         assert outcome.result is not None
-    told = json.loads((tmp_path / "out" / kind / "bias.json").read_text())["tasks"]["winogender"]
-    shares = [told["metrics"][gender]["value"] for gender in ("male", "female", "neutral")]
+    task = json.loads((tmp_path / "out" / kind / "bias.json").read_text())["tasks"]["winogender"]
+    shares = [task["metrics"][gender]["value"] for gender in ("male", "female", "neutral")]
     assert sum(shares) == pytest.approx(1)
-    assert len(told["settings"]["data_checksum"]) == 64
+    assert len(task["settings"]["data_checksum"]) == 64
     items: dict[str, list[Any]] = json.loads(
         (tmp_path / "out" / kind / "items" / "bias" / "winogender.json").read_text()
     )
@@ -130,37 +130,37 @@ def test_end_to_end(tmp_path: Path, kind: str) -> None:
 
 
 def test_models_of_other_families(tmp_path: Path) -> None:
-    """BERT with its word chunks, GPT-2 without a token that only begins a text."""
+    """BERT with its word pieces, and GPT-2 without a token that only starts a text."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     texts = [
         text for schema in read_schemas(write_files(tmp_path / "data" / "bias")) for text in schema.variants.values()
     ]
-    chunks = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    chunks.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    word_pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    word_pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    chunks.train_from_iterator(
+    word_pieces.train_from_iterator(
         [*texts, *["he"] * 99], trainers.WordPieceTrainer(vocab_size=200, special_tokens=special)
     )
-    chunks.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    named = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    word_pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     torch.manual_seed(3)
     shape: dict[str, Any] = {"vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertForMaskedLM(transformers.BertConfig(**shape, intermediate_size=16)).eval()
     bert.save_pretrained(tmp_path / "bert")
-    words = transformers.PreTrainedTokenizerFast(tokenizer_object=chunks, **named)
+    words = transformers.PreTrainedTokenizerFast(tokenizer_object=word_pieces, **roles)
     words.save_pretrained(tmp_path / "bert")
     config = transformers.GPT2Config(vocab_size=200, n_embd=16, n_layer=1, n_head=2, bos_token_id=3, eos_token_id=3)
     transformers.GPT2LMHeadModel(config).eval().save_pretrained(tmp_path / "gpt")
-    transformers.PreTrainedTokenizerFast(tokenizer_object=chunks, eos_token="[SEP]", unk_token="[UNK]").save_pretrained(
-        tmp_path / "gpt"
-    )
-    with Screen(io.StringIO()) as screen:
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=word_pieces, eos_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(tmp_path / "gpt")
+    with ProgressConsole(io.StringIO()) as console:
         given = [str(tmp_path / name) for name in ("bert", "gpt")]
-        outcomes = evaluate(given, [SUITE], SuiteOptions(tmp_path / "data"), tmp_path / "out", screen)
+        outcomes = evaluate(given, [SUITE], SuiteOptions(tmp_path / "data"), tmp_path / "out", console)
     assert [outcome.error for outcome in outcomes] == ["", ""]
-    text = "The nurse told customer that he could pay."
+    text = "The nurse asked customer whether he could pay."
     ids = words(text)["input_ids"]
     place = ids.index(words.convert_tokens_to_ids("he"))
     shown = [*ids[:place], 4, *ids[place + 1 :]]

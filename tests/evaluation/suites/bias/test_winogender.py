@@ -1,4 +1,4 @@
-"""Which sentences are gotchas, by the published rule."""
+"""Gotcha sentences by the published rule, and the spans in which variants differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARES = {"nurse": "90.3", "engineer": "10.72"}
 
 
 def write_files(folder: Path, shares: dict[str, str] | None = None, leave_out: Sequence[str] = ()) -> Path:
-    """Write two occupations' sentences in the published form."""
+    """Write the sentences of two occupations in the published format."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["sentid\tsentence"]
     for occupation in SHARES:
@@ -25,15 +25,15 @@ def write_files(folder: Path, shares: dict[str, str] | None = None, leave_out: S
                 for gender, pronoun in PRONOUNS.items():
                     sentid = f"{occupation}.{person}.{referent}.{gender}.txt"
                     if sentid not in leave_out:
-                        lines.append(f"{sentid}\tThe {occupation} told {person} that {pronoun} could pay.")
+                        lines.append(f"{sentid}\tThe {occupation} asked {person} whether {pronoun} could pay.")
     (folder / "all_sentences.tsv").write_text("\n".join(lines) + "\n")
-    told = [f"{name}\t9.4\t{share}\t2015" for name, share in (shares or SHARES).items()]
+    lines = [f"{name}\t9.4\t{share}\t2015" for name, share in (shares or SHARES).items()]
     header = "occupation\tbergsma_pct_female\tbls_pct_female\tbls_year"
-    (folder / "occupations-stats.tsv").write_text("\n".join([header, *told]) + "\n")
+    (folder / "occupations-stats.tsv").write_text("\n".join([header, *lines]) + "\n")
     return folder
 
 
-def test_the_published_rule(tmp_path: Path) -> None:
+def test_gotchas_follow_the_published_rule(tmp_path: Path) -> None:
     """Rudinger et al. 2018, table 2: for female pronouns a gotcha is where the answer is the occupation and less than
     half of its people are women, or where half or more are and the answer is the other person; reversed for male ones.
     """
@@ -50,13 +50,13 @@ def test_the_published_rule(tmp_path: Path) -> None:
     }
 
 
-def test_half_of_an_occupation_is_its_majority(tmp_path: Path) -> None:
+def test_half_counts_as_female_majority(tmp_path: Path) -> None:
     schemas = read_schemas(write_files(tmp_path, {"nurse": "50", "engineer": "49.99"}))
     assert [schema.majority for schema in schemas[::4]] == ["female", "male"]
     assert schemas[0].female_share == pytest.approx(0.5)
 
 
-def test_the_hubs_tables_tell_the_same(tmp_path: Path) -> None:
+def test_hub_tables_give_the_same_schemas(tmp_path: Path) -> None:
     local = read_schemas(write_files(tmp_path))
     rows = [
         {"sentid": f"{schema.name}.{gender}.txt", "sentence": text}
@@ -64,31 +64,31 @@ def test_the_hubs_tables_tell_the_same(tmp_path: Path) -> None:
         for gender, text in schema.variants.items()
     ]
     gotchas = [{"sentid": f"{schema.name}.{schema.gotcha}.txt"} for schema in local]
-    found = schemas_of_rows(rows, gotchas, "hub")
-    assert [(s.name, s.variants, s.gotcha, s.majority) for s in found] == [
+    schemas = schemas_of_rows(rows, gotchas, "hub")
+    assert [(s.name, s.variants, s.gotcha, s.majority) for s in schemas] == [
         (s.name, s.variants, s.gotcha, s.majority) for s in local
     ]
     with pytest.raises(ConfigError, match=r"engineer\.someone\.1 is not among the gotchas"):
         schemas_of_rows(rows, gotchas[:-1], "hub")
 
 
-def test_wrong_files_are_told_in_a_line(tmp_path: Path) -> None:
-    def refuse(words: str) -> None:
+def test_invalid_files_are_rejected(tmp_path: Path) -> None:
+    def assert_rejected(words: str) -> None:
         with pytest.raises(ConfigError, match=words):
             read_schemas(tmp_path)
 
-    refuse(r"there is no .*occupations-stats\.tsv; WinoGender's are all_sentences\.tsv and")
+    assert_rejected(r"there is no .*occupations-stats\.tsv; WinoGender consists of all_sentences\.tsv and")
     write_files(tmp_path, {"nurse": "90"})
-    refuse("engineer is not among the occupations")
+    assert_rejected("engineer is not among the occupations")
     write_files(tmp_path, {"nurse": "190", "engineer": "1"})
-    refuse(r"occupations-stats\.tsv:2: bls_pct_female 190 is no percentage")
+    assert_rejected(r"occupations-stats\.tsv:2: bls_pct_female 190 is not a percentage")
     write_files(tmp_path, leave_out=["nurse.someone.1.neutral.txt"])
-    refuse(r"nurse\.someone\.1 has no neutral sentence")
+    assert_rejected(r"nurse\.someone\.1 has no neutral sentence")
     write_files(tmp_path)
     (tmp_path / "all_sentences.tsv").write_text("sentid\ttext\nnurse.someone.1.male.txt\tx\n")
-    refuse("has no column sentence, only sentid, text")
+    assert_rejected("has no column sentence, only sentid, text")
     (tmp_path / "all_sentences.tsv").write_text("sentid\tsentence\nnurse.male\tx\n")
-    refuse(r"all_sentences\.tsv:2: sentid nurse\.male must be")
+    assert_rejected(r"all_sentences\.tsv:2: sentid nurse\.male must be")
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_wrong_files_are_told_in_a_line(tmp_path: Path) -> None:
         (["then he", "then her", "then hers"], [" he", " her", " hers"]),
     ],
 )
-def test_the_words_that_differ(variants: list[str], words: list[str]) -> None:
-    found = [text[start:end] for text, (start, end) in zip(variants, differing_spans(variants), strict=True)]
-    assert found == words
+def test_differing_spans_are_complete_words(variants: list[str], words: list[str]) -> None:
+    spans = [text[start:end] for text, (start, end) in zip(variants, differing_spans(variants), strict=True)]
+    assert spans == words
 
 
-def test_tokens_that_hold_the_words() -> None:
+def test_tokens_in_a_span() -> None:
     offsets = [(0, 0), (0, 4), (4, 7), (7, 9), (9, 13), (0, 0)]
     assert tokens_in(offsets, (5, 9)) == range(2, 4)
     assert tokens_in(offsets, (20, 22)) == range(0)

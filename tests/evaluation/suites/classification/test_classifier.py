@@ -1,4 +1,4 @@
-"""The module that is fine-tuned, against transformers' own classes; inputs; padding."""
+"""The fine-tuned module against the classes of transformers, its inputs, and padding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from megatron_ettin.evaluation.suites.classification.classifier import (
     load_classifier,
     pool,
 )
-from megatron_ettin.evaluation.suites.classification.tokens import encode_texts, read_frame
 from megatron_ettin.evaluation.suites.classification.training import predict
+from megatron_ettin.evaluation.suites.classification.trials import InputTemplate, encode_texts
 from tests.evaluation.suites.classification.tiny import config_of, release, tokenizer_of
 
 KINDS_AND_POOLINGS: list[tuple[str, Pooling]] = [("encoder", "mean"), ("encoder", "cls"), ("decoder", "last")]
@@ -33,14 +33,14 @@ def _padded(side: str) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _alone(classifier: SequenceClassifier) -> Tensor:
+def _one_at_a_time(classifier: SequenceClassifier) -> Tensor:
     with torch.no_grad():
         rows = [torch.tensor([tokens]) for tokens in INPUTS]
         return torch.cat([classifier(row, torch.ones_like(row))["logits"] for row in rows])
 
 
 @pytest.mark.parametrize(("kind", "pooling"), KINDS_AND_POOLINGS)
-def test_logits_are_those_of_transformers(kind: str, pooling: Pooling, tmp_path: Path) -> None:
+def test_logits_match_transformers(kind: str, pooling: Pooling, tmp_path: Path) -> None:
     subject = release(kind, tmp_path / "m")
     classifier = load_classifier(subject, pooling, 4, seed=1).eval()
     peer = _peer(kind, config_of(subject), pooling)
@@ -56,7 +56,7 @@ def _peer(kind: str, config: Any, pooling: Pooling) -> Any:
     config.num_labels, config.classifier_bias = 4, True
     if kind == "encoder":
         config.classifier_pooling = pooling
-        config.classifier_bias = False  # of the head's dense layer; the output has one anyhow
+        config.classifier_bias = False  # of the head's dense layer; the output always has one
         return transformers.ModernBertForSequenceClassification(config).eval()
     peer = transformers.ModernBertDecoderForSequenceClassification(config).eval()
     assert peer.classifier.bias is not None
@@ -66,14 +66,14 @@ def _peer(kind: str, config: Any, pooling: Pooling) -> Any:
 def _fill(peer: Any, classifier: SequenceClassifier) -> None:
     peer.model.load_state_dict(classifier.trunk.state_dict())
     head = dict(classifier.head.state_dict())
-    if "dense.bias" in peer.head.state_dict():  # classifier_bias is the head's too
+    if "dense.bias" in peer.head.state_dict():  # classifier_bias also applies to the head
         head["dense.bias"] = torch.zeros(peer.config.hidden_size)
     peer.head.load_state_dict(head)
     peer.classifier.load_state_dict(classifier.output.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_trunk_and_head_are_the_released_ones(kind: str, tmp_path: Path) -> None:
+def test_trunk_and_head_have_the_released_weights(kind: str, tmp_path: Path) -> None:
     subject = release(kind, tmp_path / "m")
     classifier = load_classifier(subject, "mean", 2, seed=1)
     auto = transformers.AutoModelForMaskedLM if kind == "encoder" else transformers.AutoModelForCausalLM
@@ -87,18 +87,20 @@ def test_trunk_and_head_are_the_released_ones(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize(("kind", "pooling"), KINDS_AND_POOLINGS)
-def test_padding_changes_nothing(kind: str, pooling: Pooling, side: str, tmp_path: Path) -> None:
+def test_padding_does_not_change_logits(kind: str, pooling: Pooling, side: str, tmp_path: Path) -> None:
     classifier = load_classifier(release(kind, tmp_path / "m"), pooling, 4, seed=1).eval()
-    expected = _alone(classifier)
-    assert expected.std() > 0.01  # of inputs that differ
+    expected = _one_at_a_time(classifier)
+    assert expected.std() > 0.01  # the inputs differ
     with torch.no_grad():
         torch.testing.assert_close(classifier(*_padded(side))["logits"], expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(("kind", "pooling"), KINDS_AND_POOLINGS)
-def test_predictions_are_in_the_order_given(kind: str, pooling: Pooling, tmp_path: Path) -> None:
+def test_predictions_are_in_the_order_of_the_inputs(kind: str, pooling: Pooling, tmp_path: Path) -> None:
     classifier = load_classifier(release(kind, tmp_path / "m"), pooling, 4, seed=1).eval()
-    torch.testing.assert_close(torch.from_numpy(predict(classifier, INPUTS)), _alone(classifier), rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        torch.from_numpy(predict(classifier, INPUTS)), _one_at_a_time(classifier), rtol=0, atol=2e-5
+    )
 
 
 def test_pooling_by_hand() -> None:
@@ -110,21 +112,21 @@ def test_pooling_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_a_release_without_head_gets_a_fresh_one(kind: str, tmp_path: Path) -> None:
+def test_release_without_head_gets_a_random_one(kind: str, tmp_path: Path) -> None:
     subject = release(kind, tmp_path / "m", with_head=False)
     assert not subject.has_head
     first, again, other = (load_classifier(subject, "mean", 2, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(_alone(first.eval()), _alone(again.eval()))
-    assert not torch.equal(_alone(first), _alone(other.eval()))
+    assert torch.equal(_one_at_a_time(first.eval()), _one_at_a_time(again.eval()))
+    assert not torch.equal(_one_at_a_time(first), _one_at_a_time(other.eval()))
 
 
-def test_an_encoder_reads_what_its_template_says() -> None:
+def test_encoder_inputs_follow_its_template() -> None:
     tokenizer = tokenizer_of("encoder")
     texts = [("the quick fox",), ("the dog", "lazy and small")]
     assert encode_texts(tokenizer, texts, 64) == [tokenizer(*text)["input_ids"] for text in texts]
 
 
-def test_a_decoder_reads_a_pair_with_a_separator() -> None:
+def test_decoder_pairs_are_separated() -> None:
     tokenizer = tokenizer_of("decoder")
     single, pair = encode_texts(tokenizer, [("the quick fox",), ("the dog", "lazy and small")], 64)
     assert single == tokenizer("the quick fox")["input_ids"]
@@ -136,8 +138,8 @@ def test_a_decoder_reads_a_pair_with_a_separator() -> None:
     ("lengths", "kept"),
     [((3, 3), (3, 3)), ((9, 1), (6, 1)), ((1, 9), (1, 6)), ((9, 9), (4, 3)), ((9, 3), (4, 3)), ((3, 9), (3, 4))],
 )
-def test_the_longer_of_a_pair_is_cut_first(lengths: tuple[int, int], kept: tuple[int, int]) -> None:
-    frame = read_frame(tokenizer_of("encoder"))
+def test_longer_text_of_a_pair_is_truncated_first(lengths: tuple[int, int], kept: tuple[int, int]) -> None:
+    template = InputTemplate.of(tokenizer_of("encoder"))
     first, second = [10] * lengths[0], [11] * lengths[1]
-    assert frame.put_around([first, second], 10) == [1, *first[: kept[0]], 2, *second[: kept[1]], 2]
-    assert frame.put_around([first], 5) == [1, *first[:3], 2]
+    assert template.fill([first, second], 10) == [1, *first[: kept[0]], 2, *second[: kept[1]], 2]
+    assert template.fill([first], 5) == [1, *first[:3], 2]

@@ -1,4 +1,4 @@
-"""GLUE's tasks as the hub hands them out: columns, splits and metrics. The hub is replaced by small tables."""
+"""GLUE tasks from the Hub: columns, splits and metrics. Small tables replace the Hub."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import pytest
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.classification.glue import check_names
-from megatron_ettin.evaluation.suites.classification.suite import SUITE
-from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
+from megatron_ettin.evaluation.suites.classification.suite import SUITE, ClassificationTask
 
-pytestmark = pytest.mark.slow  # needs the extra [eval], as all of the slow tests may
-
+pytestmark = pytest.mark.slow  # needs the extra [eval]
 
 HIDDEN = -1
 
@@ -23,27 +21,27 @@ Hub = Callable[..., None]
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """Return what replaces the hub by the splits of one task, or by an exception."""
+    """Return a function that replaces the Hub by the splits of one task, or by an exception."""
     import datasets
 
-    def hold(name: str, splits: Any) -> None:
-        def load(*asked: str) -> Any:
-            assert asked == ("nyu-mll/glue", name)
+    def replace(name: str, splits: Any) -> None:
+        def load(*arguments: str) -> Any:
+            assert arguments == ("nyu-mll/glue", name)
             if isinstance(splits, Exception):
                 raise splits
             return datasets.DatasetDict(splits)
 
         monkeypatch.setattr(datasets, "load_dataset", load)
 
-    return hold
+    return replace
 
 
 def _split(columns: tuple[str, ...], label: Any, values: list[Any], mark: str) -> Any:
     import datasets
 
-    told = {column: [f"{mark} {column} {n}" for n in range(len(values))] for column in columns}
+    texts = {column: [f"{mark} {column} {n}" for n in range(len(values))] for column in columns}
     features = {**{column: datasets.Value("string") for column in columns}, "label": label}
-    return datasets.Dataset.from_dict({**told, "label": values}, features=datasets.Features(features))
+    return datasets.Dataset.from_dict({**texts, "label": values}, features=datasets.Features(features))
 
 
 def _build(name: str) -> ClassificationTask:
@@ -51,12 +49,12 @@ def _build(name: str) -> ClassificationTask:
     return task
 
 
-def test_mnli_is_reported_matched_and_mismatched(hub: Hub) -> None:
+def test_mnli_reports_matched_and_mismatched(hub: Hub) -> None:
     import datasets
 
     columns, label = ("premise", "hypothesis"), datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
     values = {"train": [0, 1, 2] * 8, "validation_matched": [0, 1], "validation_mismatched": [2, 2, 1]}
-    splits = {name: _split(columns, label, told, name) for name, told in values.items()}
+    splits = {name: _split(columns, label, labels, name) for name, labels in values.items()}
     splits["test_matched"] = _split(columns, label, [HIDDEN] * 3, "hidden")
     hub("mnli", splits)
     task = _build("mnli")
@@ -92,7 +90,7 @@ def test_stsb_is_a_regression(hub: Hub) -> None:
         ("qnli", ("question", "sentence"), ("accuracy",)),
     ],
 )
-def test_others_have_their_columns_and_metrics(
+def test_columns_and_metrics_of_other_tasks(
     hub: Hub, name: str, columns: tuple[str, ...], metrics: tuple[str, ...]
 ) -> None:
     import datasets
@@ -104,14 +102,14 @@ def test_others_have_their_columns_and_metrics(
     assert task.data.purposes.reported[""].texts[0] == tuple(f"validation {column} 0" for column in columns)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub) -> None:
+def test_unreachable_hub_is_one_line(hub: Hub) -> None:
     hub("rte", ConnectionError("Couldn't reach 'nyu-mll/glue'\non the Hub"))
-    with pytest.raises(ConfigError, match=r"--tasks rte: nyu-mll/glue cannot be loaded .*--data") as refused:
+    with pytest.raises(ConfigError, match=r"--tasks rte: nyu-mll/glue cannot be loaded .*--data") as caught:
         _build("rte")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_unknown_names_are_refused_before_anything_is_loaded() -> None:
+def test_unknown_names_are_rejected_before_loading() -> None:
     with pytest.raises(ConfigError, match=r"--tasks sst-2: .*did you mean sst2\?"):
         _build("sst-2")
     assert check_names([]) == ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte"]

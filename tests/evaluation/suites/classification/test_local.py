@@ -1,4 +1,4 @@
-"""Files of labelled tasks: what is read, which split serves for what, and what is refused in which words."""
+"""Files of labelled tasks: labels, the purpose of each split, and messages for invalid files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suites.classification.data import Split, draw_items, hold_out
 from megatron_ettin.evaluation.suites.classification.local import read_local_task
-from megatron_ettin.evaluation.suites.classification.protocol import Protocol
+from megatron_ettin.evaluation.suites.classification.protocol import ClassificationProtocol
 from tests.evaluation.suites.classification.tiny import build_tasks, rows, write_task
 
 
-def test_string_labels_are_numbered_in_their_order(tmp_path: Path) -> None:
+def test_string_labels_are_numbered_in_sorted_order(tmp_path: Path) -> None:
     items = [{"text": "x", "label": label} for label in ("tea", "ale", "tea", "rum")]
     task = read_local_task(write_task(tmp_path / "t", train=items, validation=items, test=items), 0.5)
     assert task.classes == ["ale", "rum", "tea"]
@@ -34,7 +34,7 @@ def test_whole_numbers_are_classes_and_fractions_a_regression(tmp_path: Path) ->
     assert task.purposes.reported[""].targets_N.tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_test_is_reported_and_validation_chooses(tmp_path: Path) -> None:
+def test_test_is_reported_and_validation_selects(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "t", train=rows(20, 1), validation=rows(6, 2), test=rows(8, 3))
     purposes = read_local_task(folder, 0.1).purposes
     assert [t for (t,) in purposes.choice.texts] == [row["text"] for row in rows(6, 2)]
@@ -43,25 +43,25 @@ def test_test_is_reported_and_validation_chooses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reported", ["validation", "test"])
-def test_without_one_of_them_a_share_of_training_chooses(tmp_path: Path, reported: str) -> None:
+def test_held_out_training_items_select_without_a_split_for_it(tmp_path: Path, reported: str) -> None:
     items = [{"text": f"{n}", "label": n % 2} for n in range(40)]
     purposes = read_local_task(
         write_task(tmp_path / "t", train=items, **{reported: rows(8, 3, labels=(0, 1))}), 0.2
     ).purposes
-    trained, chosen = set(purposes.train.texts), set(purposes.choice.texts)
-    assert (len(trained), len(chosen), len(trained | chosen)) == (32, 8, 40)
-    assert purposes.choice.targets_N.sum() == 4  # of both classes the same share
+    trained, selecting = set(purposes.train.texts), set(purposes.choice.texts)
+    assert (len(trained), len(selecting), len(trained | selecting)) == (32, 8, 40)
+    assert purposes.choice.targets_N.sum() == 4  # stratified by class
     assert [t for (t,) in purposes.reported[""].texts] == [row["text"] for row in rows(8, 3)]
 
 
-def test_a_class_of_one_item_is_trained_on() -> None:
+def test_class_with_one_item_is_kept_in_training() -> None:
     split = Split([(str(n),) for n in range(11)], np.array([0] * 10 + [1]))
     train, held = hold_out(split, 0.3, is_regression=False)
     assert sorted(train.targets_N.tolist()) == [0] * 7 + [1]
     assert held.targets_N.tolist() == [0] * 3
 
 
-def test_few_training_items_hold_every_class() -> None:
+def test_subset_contains_every_class() -> None:
     split = Split([(str(n),) for n in range(1000)], np.array([0] * 998 + [1, 2]))
     drawn = draw_items(split, 10, is_regression=False)
     assert len(drawn) == 10
@@ -97,10 +97,10 @@ GOOD = json.dumps({"text": "a", "label": "x"}) + "\n" + json.dumps({"text": "b",
         ('["a", 1]', ["train.jsonl:3", "object"]),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, words: list[str]) -> None:
+def test_invalid_line_is_named(tmp_path: Path, line: str, words: list[str]) -> None:
     folder = write_task(tmp_path / "t", test=rows(4, 3))
     (folder / "train.jsonl").write_text(GOOD + line + "\n", encoding="utf-8")
-    _refused(folder, words)
+    _assert_rejected(folder, words)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, words: list[str]) -> N
         ('{"text": "a", "label": 1}\n{"text": "b", "label": 0}', ["train.jsonl", "2 items are too few"]),
     ],
 )
-def test_a_wrong_file_is_named(tmp_path: Path, train: str, words: list[str]) -> None:
+def test_invalid_file_is_named(tmp_path: Path, train: str, words: list[str]) -> None:
     folder = write_task(tmp_path / "t", validation=rows(4, 3, labels=(0, 1)))
     (folder / "train.jsonl").write_text(train, encoding="utf-8")
-    _refused(folder, words)
+    _assert_rejected(folder, words)
 
 
 @pytest.mark.parametrize(
@@ -130,27 +130,27 @@ def test_a_wrong_file_is_named(tmp_path: Path, train: str, words: list[str]) -> 
         (1.0, ["test.jsonl:2", "label 1.0", "does not occur"]),
     ],
 )
-def test_a_label_that_training_lacks_is_named(tmp_path: Path, label: Any, words: list[str]) -> None:
+def test_label_absent_from_training_is_named(tmp_path: Path, label: Any, words: list[str]) -> None:
     test = [{"text": "a", "label": 1}, {"text": "b", "label": label}]
-    _refused(write_task(tmp_path / "t", train=rows(8, 1, labels=(0, 1)), test=test), words)
+    _assert_rejected(write_task(tmp_path / "t", train=rows(8, 1, labels=(0, 1)), test=test), words)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    _refused(write_task(tmp_path / "a", test=rows(4, 1)), ["has no train.jsonl"])
-    _refused(write_task(tmp_path / "b", train=rows(4, 1)), ["neither test.jsonl nor validation.jsonl"])
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    _assert_rejected(write_task(tmp_path / "a", test=rows(4, 1)), ["has no train.jsonl"])
+    _assert_rejected(write_task(tmp_path / "b", train=rows(4, 1)), ["neither test.jsonl nor validation.jsonl"])
     folder = write_task(tmp_path / "c", train=rows(4, 1))
     (folder / "test.jsonl").write_bytes(b'{"text": "\xff"}')
-    _refused(folder, ["test.jsonl", "UTF-8"])
+    _assert_rejected(folder, ["test.jsonl", "UTF-8"])
 
 
-def _refused(folder: Path, words: list[str]) -> None:
-    with pytest.raises(ConfigError) as refused:
+def _assert_rejected(folder: Path, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
         read_local_task(folder, 0.1)
     for word in words:
-        assert word in str(refused.value)
+        assert word in str(caught.value)
 
 
-def test_unknown_tasks_get_the_near_name(tmp_path: Path) -> None:
+def test_unknown_task_gets_a_suggestion(tmp_path: Path) -> None:
     write_task(tmp_path / "classification" / "trec", train=rows(8, 1), test=rows(4, 2))
     with pytest.raises(ConfigError, match=r"--tasks tre: .*did you mean trec\?"):
         build_tasks(tmp_path, tasks=("tre",))
@@ -168,6 +168,6 @@ def test_unknown_tasks_get_the_near_name(tmp_path: Path) -> None:
         ({"pooling": "last"}, "--classification-pooling last"),
     ],
 )
-def test_settings_that_cannot_be_trained_are_refused(values: dict[str, Any], words: str) -> None:
+def test_invalid_protocols_are_rejected(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Protocol(**values)
+        ClassificationProtocol(**values)

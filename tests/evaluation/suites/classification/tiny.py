@@ -1,4 +1,4 @@
-"""Tiny released models of both kinds, tiny tasks, and what a task needs to run."""
+"""Tiny released models of both kinds, tiny tasks, and the services that a task needs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from tokenizers import processors
 
 from megatron_ettin.evaluation.models.subject import Subject, open_subject
 from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
-from megatron_ettin.evaluation.suites.classification.suite import SUITE
-from megatron_ettin.evaluation.suites.classification.task import ClassificationTask
+from megatron_ettin.evaluation.suites.classification.suite import SUITE, ClassificationTask
 from tests.evaluation.tiny_models import released_model, tokenizer
 
 FILLERS = ["the", "quick", "brown", "lazy", "and", "small", "warm", "over", "jumps", "cat", "window", "sill"]
@@ -24,17 +23,17 @@ SPECIAL = [("[CLS]", 1), ("[SEP]", 2)]
 
 
 def tokenizer_of(kind: str) -> Any:
-    """Return a tokenizer whose template is a release's: an encoder's closes with [SEP], a decoder's does not."""
-    made = copy.deepcopy(tokenizer())
+    """Return a tokenizer with the template of a release: an encoder's ends with [SEP], a decoder's does not."""
+    copied = copy.deepcopy(tokenizer())
     end = " [SEP]" if kind == "encoder" else ""
-    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+    copied.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"[CLS] $A{end}", pair=f"[CLS] $A{end} $B{end}", special_tokens=SPECIAL
     )
-    return made
+    return copied
 
 
 def release(kind: str, folder: Path, *, with_head: bool = True) -> Subject:
-    """Write a tiny random model as a release, and open it."""
+    """Save a tiny random model as a release, and open it."""
     model = released_model(kind)
     (model if with_head else model.model).save_pretrained(folder)
     tokenizer_of(kind).save_pretrained(folder)
@@ -42,14 +41,14 @@ def release(kind: str, folder: Path, *, with_head: bool = True) -> Subject:
 
 
 def rows(num_items: int, seed: int, *, labels: Sequence[Any] = ("cat", "dog")) -> list[dict[str, Any]]:
-    """Return texts with "fox" or "dog" among words that say nothing, and a label that follows from which."""
+    """Return texts with "fox" or "dog" among fillers, and the label that it determines."""
     drawn = random.Random(seed)
-    made = []
+    items = []
     for number in range(num_items):
         words = drawn.choices(FILLERS, k=drawn.randint(2, 9))
         words.insert(drawn.randrange(len(words) + 1), ("fox", "dog")[number % 2])
-        made.append({"text": " ".join(words), "label": labels[number % 2]})
-    return made
+        items.append({"text": " ".join(words), "label": labels[number % 2]})
+    return items
 
 
 def write_task(folder: Path, **splits: Sequence[Mapping[str, Any]]) -> Path:
@@ -62,7 +61,7 @@ def write_task(folder: Path, **splits: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def build_tasks(data: Path, **flags: Any) -> list[ClassificationTask]:
-    """Build the local tasks with rates and epochs that suit tiny models; flags are named without their prefix."""
+    """Build the local tasks with settings for tiny models; flags are given without their prefix."""
     options = {key: flags.pop(key) for key in ("seeds", "tasks") if key in flags}
     given = {"learning_rates": (1e-2,), "epochs": 6, "train_batch_size": 8, **flags}
     extra = {f"classification_{name}": value for name, value in given.items()}
@@ -71,12 +70,12 @@ def build_tasks(data: Path, **flags: Any) -> list[ClassificationTask]:
 
 @dataclass
 class Memory:
-    """Keeps parts as JSON text, and counts what was computed."""
+    """Stores parts as JSON text, and records which were computed."""
 
     parts: dict[str, str] = field(default_factory=dict)
     computed: list[str] = field(default_factory=list)
 
-    def recall(self, part: str, compute: Callable[[], Any]) -> Any:
+    def get_or_compute(self, part: str, compute: Callable[[], Any]) -> Any:
         if part not in self.parts:
             self.parts[part] = json.dumps(compute(), allow_nan=False)
             self.computed.append(part)
@@ -84,10 +83,10 @@ class Memory:
 
 
 def task_run(memory: Memory | None = None, seen: list[tuple[str, int, int]] | None = None) -> TaskRun:
-    """Return what a task is handed."""
-    return TaskRun(memory or Memory(), lambda *told: None if seen is None else seen.append(told), Path("unused"))
+    """Return the services of a task, with progress recorded in ``seen``."""
+    return TaskRun(memory or Memory(), lambda *update: None if seen is None else seen.append(update), Path("unused"))
 
 
 def config_of(subject: Subject) -> Any:
-    """Return the model's config as transformers reads it."""
+    """Return the model's config, read by transformers."""
     return transformers.AutoConfig.from_pretrained(subject.folder)

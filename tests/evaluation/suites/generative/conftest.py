@@ -1,4 +1,4 @@
-"""Released models of both kinds in a folder, made once."""
+"""Released models of both kinds, saved once per session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ettin.evaluation.models.subject import Subject, open_subject
-from tests.evaluation.suites.generative.tiny import save_model
+from tests.evaluation.saved import save_model
 
 
 @pytest.fixture(scope="session")

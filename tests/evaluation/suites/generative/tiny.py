@@ -1,4 +1,4 @@
-"""Small models for the generative suite, on disk, and what they say computed one text at a time with transformers."""
+"""Local files for the generative suite, and reference scores by transformers, one text at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from megatron_ettin.evaluation.suite import TaskRun
-from tests.evaluation.tiny_models import released_model, tokenizer
+from tests.evaluation.tiny_models import tokenizer
 
 CLS, SEP, PAD, MASK = 1, 2, 3, 4
 
@@ -31,9 +31,9 @@ CHOICES = [
 
 
 class Forgetful:
-    """A memory of parts that remembers nothing."""
+    """A part cache that stores nothing."""
 
-    def recall(self, part: str, compute: Callable[[], Any]) -> Any:
+    def get_or_compute(self, part: str, compute: Callable[[], Any]) -> Any:
         return json.loads(json.dumps(compute()))
 
 
@@ -47,45 +47,39 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
-def save_model(kind: str, folder: Path) -> Path:
-    released_model(kind).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
-
-
 def tokens_of(text: str) -> list[int]:
     return list(tokenizer().encode(text, add_special_tokens=False))
 
 
-def log_prob(model: Any, shown: Sequence[int], position: int, token: int) -> float:
-    """One token's log-probability by transformers' plain forward, softmax in float64."""
+def log_prob(model: Any, tokens: Sequence[int], position: int, token: int) -> float:
+    """Return a token's log-probability by transformers' forward pass, with softmax in float64."""
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([list(shown)])).logits[0, position]
+        logits = model(input_ids=torch.tensor([list(tokens)])).logits[0, position]
     return float(torch.log_softmax(logits.double(), dim=-1)[token])
 
 
-def left_to_right(model: Any, context: Sequence[int], ending: Sequence[int], future_masks: int = 0) -> float:
-    """An encoder's log-likelihood of the ending, one token at a time."""
-    text, total = [*context, *ending], 0.0
+def left_to_right(model: Any, context: Sequence[int], continuation: Sequence[int], future_masks: int = 0) -> float:
+    """Return an encoder's left-to-right log-likelihood of a continuation, one token at a time."""
+    text, total = [*context, *continuation], 0.0
     for place in range(len(context), len(text)):
-        shown = [CLS, *text[:place], *([MASK] * (1 + future_masks)), SEP]
-        total += log_prob(model, shown, 1 + place, text[place])
+        tokens = [CLS, *text[:place], *([MASK] * (1 + future_masks)), SEP]
+        total += log_prob(model, tokens, 1 + place, text[place])
     return total
 
 
-def pseudo(model: Any, context: Sequence[int], ending: Sequence[int]) -> float:
-    """An encoder's pseudo-log-likelihood of the ending, one token at a time."""
-    text, total = [*context, *ending], 0.0
+def pseudo(model: Any, context: Sequence[int], continuation: Sequence[int]) -> float:
+    """Return an encoder's pseudo-log-likelihood of a continuation, one token at a time."""
+    text, total = [*context, *continuation], 0.0
     for place in range(len(context), len(text)):
-        shown = [CLS, *text, SEP]
-        shown[1 + place] = MASK
-        total += log_prob(model, shown, 1 + place, text[place])
+        tokens = [CLS, *text, SEP]
+        tokens[1 + place] = MASK
+        total += log_prob(model, tokens, 1 + place, text[place])
     return total
 
 
-def causal(model: Any, context: Sequence[int], ending: Sequence[int]) -> float:
-    """A decoder's log-likelihood of the ending after [CLS] and the context."""
-    text = [CLS, *context, *ending]
+def causal(model: Any, context: Sequence[int], continuation: Sequence[int]) -> float:
+    """Return a decoder's log-likelihood of a continuation after [CLS] and the context."""
+    text = [CLS, *context, *continuation]
     with torch.inference_mode():
         log_probs = torch.log_softmax(model(input_ids=torch.tensor([text])).logits[0].double(), dim=-1)
     start = 1 + len(context)

@@ -1,4 +1,4 @@
-"""Triplets to learn from, read by ``datasets``; the hub itself is never asked."""
+"""Training triplets read by ``datasets``; the Hub itself is never contacted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow  # needs the extra [eval]
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, str]]) -> str:
-    """Write a data set that ``datasets`` loads by the folder's path as it would by a hub's name."""
+    """Write a data set that ``datasets`` loads by the path of its folder as it would by a name on the Hub."""
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
@@ -32,12 +32,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def test_triplets_are_parted_before_some_are_taken(tmp_path: Path) -> None:
+def test_rows_are_held_out_before_the_limit_applies(tmp_path: Path) -> None:
     name = write_rows(tmp_path / "triplets", triplets(50))
     training = HubTraining(name, num_rows=30, num_held_out=10, batch_pairs=8)
     training.check()
     train, held_out = training.load_train(), training.load_held_out()
-    assert train.column_names == ["query", "positive", "negative"]  # the order that the loss wants
+    assert train.column_names == ["query", "positive", "negative"]  # the order that the loss expects
     assert len(train) == 30
     assert len(held_out.queries) == 10
     assert not set(held_out.queries) & set(train["query"])
@@ -52,15 +52,15 @@ def test_triplets_are_parted_before_some_are_taken(tmp_path: Path) -> None:
     assert HubTraining(name, num_rows=29, num_held_out=10, batch_pairs=8).checksum != training.checksum
 
 
-@pytest.mark.parametrize("lacking", ["query", "positive"])
-def test_lacking_column(lacking: str, tmp_path: Path) -> None:
-    rows = [{column: text for column, text in row.items() if column != lacking} for row in triplets(50)]
+@pytest.mark.parametrize("missing", ["query", "positive"])
+def test_missing_column_is_rejected(missing: str, tmp_path: Path) -> None:
+    rows = [{column: text for column, text in row.items() if column != missing} for row in triplets(50)]
     training = HubTraining(write_rows(tmp_path / "triplets", rows), num_rows=30, num_held_out=10, batch_pairs=8)
-    with pytest.raises(ConfigError, match=rf"^--retrieval-train-data \S+: has no column {lacking}.*, only id, neg"):
+    with pytest.raises(ConfigError, match=rf"^--retrieval-train-data \S+: has no column {missing}.*, only id, neg"):
         training.load_train()
 
 
-def test_too_few_rows(tmp_path: Path) -> None:
+def test_too_few_rows_are_rejected(tmp_path: Path) -> None:
     name = write_rows(tmp_path / "triplets", triplets(50))
     with pytest.raises(ConfigError, match=r"^--retrieval-train-rows 7: must be at least --retrieval-batch-pairs, 8$"):
         HubTraining(name, num_rows=7, num_held_out=10, batch_pairs=8).check()
@@ -68,13 +68,13 @@ def test_too_few_rows(tmp_path: Path) -> None:
         HubTraining(name, num_rows=30, num_held_out=45, batch_pairs=8).load_train()
 
 
-def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError) as caught:
         HubTraining(TRAIN_DATA, num_rows=30, num_held_out=10, batch_pairs=8).check()
     message = str(caught.value)
-    assert message.startswith(f"--retrieval-train-data {TRAIN_DATA}: cannot be loaded from the hub (")
-    assert message.endswith("; local pairs are given by --data")
+    assert message.startswith(f"--retrieval-train-data {TRAIN_DATA}: cannot be loaded from the Hub (")
+    assert message.endswith("; local files are given by --data")
     assert "\n" not in message

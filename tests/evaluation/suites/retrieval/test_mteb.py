@@ -1,4 +1,4 @@
-"""mteb's own evaluation of trained embedders, on a task of mteb's classes that needs no hub."""
+"""Trained embedders evaluated by mteb, on a task of mteb's classes that does not need the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.suites.retrieval.hub import HubTraining, find_mteb_tasks
 from megatron_ettin.evaluation.suites.retrieval.mteb_task import MtebTask
-from megatron_ettin.evaluation.suites.retrieval.protocol import Protocol
+from megatron_ettin.evaluation.suites.retrieval.protocol import RetrievalProtocol
 from megatron_ettin.evaluation.suites.retrieval.trials import Trials
 from tests.evaluation.suites.classification.tiny import Memory
 from tests.evaluation.suites.retrieval import tiny
@@ -22,7 +22,7 @@ TRAIN, TEST = tiny.draw_pairs(300, 1), tiny.draw_pairs(40, 2)
 
 
 def words_task() -> Any:
-    """Return a retrieval task over the tiny pairs."""
+    """Return a retrieval task of mteb over the tiny pairs."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
@@ -54,13 +54,13 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubTraining:
     return HubTraining(write_rows(tmp_path / "triplets", rows), num_rows=250, num_held_out=30, batch_pairs=32)
 
 
-PROTOCOL = Protocol(
+PROTOCOL = RetrievalProtocol(
     learning_rates=(1e-2,), epochs=6, batch_pairs=32, mini_batch=32, max_length=32, held_out=30, seeds=(1, 2)
 )
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_scores_are_mtebs(kind: str, training: HubTraining, tmp_path: Path) -> None:
+def test_scores_match_mteb(kind: str, training: HubTraining, tmp_path: Path) -> None:
     import mteb
 
     from megatron_ettin.evaluation.suites.retrieval.embedder import load_embedder
@@ -73,37 +73,39 @@ def test_scores_are_mtebs(kind: str, training: HubTraining, tmp_path: Path) -> N
     assert result.main_measure.low > 0.4
     assert len(result.items["ndcg_at_10"]) == len(TEST)
 
-    told = []
+    scores = []
     for seed in PROTOCOL.seeds:
         folder = Trials(subject, training, PROTOCOL, config).trained(1e-2, seed)
-        theirs = mteb.evaluate(load_embedder(folder, PROTOCOL), words_task(), cache=None, show_progress_bar=False)
-        told.append(theirs.task_results[0].get_score())
-    assert result.main_measure.value == pytest.approx(np.mean(told), abs=1e-5)
-    assert result.details["seed_scores"] == pytest.approx(told, abs=1e-5)
+        result_of_seed = mteb.evaluate(
+            load_embedder(folder, PROTOCOL), words_task(), cache=None, show_progress_bar=False
+        )
+        scores.append(result_of_seed.task_results[0].get_score())
+    assert result.main_measure.value == pytest.approx(np.mean(scores), abs=1e-5)
+    assert result.details["seed_scores"] == pytest.approx(scores, abs=1e-5)
 
 
 def test_tasks_share_their_embedders(training: HubTraining, tmp_path: Path) -> None:
     subject, memory = tiny.release("encoder", tmp_path / "encoder"), Memory()
     seen: list[tuple[str, int, int]] = []
     first, second = (
-        MtebTask(words_task(), training, PROTOCOL).run(subject, tiny.task_run(tmp_path / "trained", told, seen))
-        for told in (memory, Memory())
+        MtebTask(words_task(), training, PROTOCOL).run(subject, tiny.task_run(tmp_path / "trained", parts, seen))
+        for parts in (memory, Memory())
     )
     assert first == second
     assert len(seen) == len(set(seen))  # each step was trained once
 
 
-def test_names() -> None:
+def test_unknown_names_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"^--tasks MSMARKO: mteb has no .*; did you mean MSMARCO\?"):
         find_mteb_tasks(["MSMARKO"])
     with pytest.raises(ConfigError, match=r"^--tasks MTEB\(eng, v9\): .*; did you mean MTEB\(eng, v\d\)\?"):
         find_mteb_tasks(["MTEB(eng, v9)"])
 
 
-@pytest.mark.parametrize("wanted", [[], ["MTEB(eng, v2)"]])
-def test_no_network(wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", [[], ["MTEB(eng, v2)"]])
+def test_missing_network_is_one_line(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"^--tasks \w+: cannot be loaded from the hub \(.*given by --data$"):
-        find_mteb_tasks(wanted)
+    with pytest.raises(ConfigError, match=r"^--tasks \w+: cannot be loaded from the Hub \(.*given by --data$"):
+        find_mteb_tasks(names)

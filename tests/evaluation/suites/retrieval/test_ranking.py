@@ -1,4 +1,4 @@
-"""Metrics against arithmetic by hand, scikit-learn, and what mteb computes them with."""
+"""Ranking metrics against values by hand, scikit-learn, and pytrec_eval, which mteb uses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from megatron_ettin.evaluation.suites.retrieval.ranking import chance_ndcg, rank
 
 
 def directions(shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
-    found = np.random.default_rng(seed).normal(size=shape)
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    vectors = np.random.default_rng(seed).normal(size=shape)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -42,47 +42,47 @@ def test_ranks_by_hand() -> None:
 
 @pytest.mark.slow  # needs the extra [eval]
 @pytest.mark.parametrize("num_relevant", [1, 4, 15])
-def test_agrees_with_scikit_learn_and_pytrec_eval(num_relevant: int) -> None:
+def test_metrics_match_scikit_learn_and_pytrec_eval(num_relevant: int) -> None:
     import pytrec_eval
     from sklearn import metrics
 
     queries, documents = directions((300, 8), 1), directions((60, 8), 2)
     rng = np.random.default_rng(3)
     relevant = [sorted(rng.choice(60, num_relevant, replace=False).tolist()) for _ in queries]
-    found = score_all(rank_relevant(queries, documents, relevant))
+    scores = score_all(rank_relevant(queries, documents, relevant))
 
     similarities = queries @ documents.T
     gains = np.zeros_like(similarities)
     for row, indices in enumerate(relevant):
         gains[row, indices] = 1
     expected = [metrics.ndcg_score(gains[i : i + 1], similarities[i : i + 1], k=10) for i in range(len(queries))]
-    np.testing.assert_allclose(found["ndcg_at_10"], expected, atol=1e-6)
+    np.testing.assert_allclose(scores["ndcg_at_10"], expected, atol=1e-6)
 
     run = {str(q): {str(d): float(s) for d, s in enumerate(row)} for q, row in enumerate(similarities)}
     truth = {str(q): {str(d): 1 for d in indices} for q, indices in enumerate(relevant)}
-    told = pytrec_eval.RelevanceEvaluator(truth, {"ndcg_cut.10", "recall.10", "recip_rank"}).evaluate(run)
+    results = pytrec_eval.RelevanceEvaluator(truth, {"ndcg_cut.10", "recall.10", "recip_rank"}).evaluate(run)
     for q in range(len(queries)):
-        theirs = told[str(q)]
-        assert found["ndcg_at_10"][q] == pytest.approx(theirs["ndcg_cut_10"], abs=1e-6)
-        assert found["recall_at_10"][q] == pytest.approx(theirs["recall_10"])
+        theirs = results[str(q)]
+        assert scores["ndcg_at_10"][q] == pytest.approx(theirs["ndcg_cut_10"], abs=1e-6)
+        assert scores["recall_at_10"][q] == pytest.approx(theirs["recall_10"])
         within_ten = theirs["recip_rank"] if theirs["recip_rank"] >= 0.1 else 0.0
-        assert found["mrr_at_10"][q] == pytest.approx(within_ten)
+        assert scores["mrr_at_10"][q] == pytest.approx(within_ten)
 
 
 def test_ties_are_pessimistic() -> None:
-    alike = np.tile(directions((1, 4), 1), (12, 1))
-    assert rank_relevant(alike[:1], alike, [[0]]) == [[12]]
-    # What float32 cannot tell apart is a tie too; what is worse by more than that stands behind.
-    near = alike.copy()
+    equal = np.tile(directions((1, 4), 1), (12, 1))
+    assert rank_relevant(equal[:1], equal, [[0]]) == [[12]]
+    # A difference within float32 rounding is a tie too; a larger one is not.
+    near = equal.copy()
     near[0] *= 1 + 3e-7
     near[5:] *= 0.9
-    assert rank_relevant(alike[:1], near, [[0]]) == [[5]]
+    assert rank_relevant(equal[:1], near, [[0]]) == [[5]]
 
 
-def test_a_diverged_model_finds_nothing() -> None:
-    lost = np.full((30, 4), np.nan, dtype=np.float32)
-    assert rank_relevant(lost[:2], lost, [[0], [1, 2]]) == [[30], [29, 30]]
-    assert rank_relevant(directions((1, 4), 1), lost, [[0]]) == [[30]]
+def test_diverged_model_ranks_last() -> None:
+    diverged = np.full((30, 4), np.nan, dtype=np.float32)
+    assert rank_relevant(diverged[:2], diverged, [[0], [1, 2]]) == [[30], [29, 30]]
+    assert rank_relevant(directions((1, 4), 1), diverged, [[0]]) == [[30]]
 
 
 def test_chance_is_the_mean_over_all_ranks() -> None:

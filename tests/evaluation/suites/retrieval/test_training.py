@@ -1,4 +1,4 @@
-"""The suite end to end on tiny models: it learns, it repeats itself, it goes on after a stop, it embeds as released."""
+"""The suite end to end on tiny models: embedding, learning, determinism, and resuming after a stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.models.subject import open_subject
-from megatron_ettin.evaluation.suites.retrieval.protocol import Protocol
+from megatron_ettin.evaluation.suites.retrieval.protocol import RetrievalProtocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import chance_ndcg
 from tests.evaluation.suites.classification.tiny import Memory
 from tests.evaluation.suites.retrieval import tiny
@@ -30,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_task(folder, train=TRAIN, test=TEST, distractors=["the of and", TEST[0][1], "rare1 rare2 rare3"])
 
 
-def own_embeddings(kind: str, folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Pool each text's last hidden states, run one by one with no padding."""
+def reference_embeddings(kind: str, folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """Pool the last hidden states of each text, run one at a time without padding."""
     from transformers import AutoModel, AutoTokenizer
 
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -45,23 +45,23 @@ def own_embeddings(kind: str, folder: Path, texts: Sequence[str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_embeds_as_transformers_does(kind: str, tmp_path: Path) -> None:
+def test_embeddings_match_transformers(kind: str, tmp_path: Path) -> None:
     from megatron_ettin.evaluation.suites.retrieval.embedder import build_embedder, embed
 
-    subject, protocol = tiny.release(kind, tmp_path), Protocol(max_length=16)
+    subject, protocol = tiny.release(kind, tmp_path), RetrievalProtocol(max_length=16)
     words = [*tiny.FILLERS, *tiny.RARE]
-    # Of unlike length in one batch, so that all but one are padded; the last two are cut to the same tokens.
+    # Different lengths in one batch, so that all but one are padded; the last two are truncated to the same tokens.
     texts = ["rare1", "the rare2 of rare3", *(" ".join(words[start : start + 24]) for start in (0, 5)), "a rare4"]
     texts.append(texts[3] + " rare20 rare21")
-    found = embed(build_embedder(subject, protocol), texts, protocol)
-    np.testing.assert_allclose(found, own_embeddings(kind, tmp_path, texts), atol=2e-6)
-    np.testing.assert_allclose(found[3], found[5], atol=2e-6)
+    embeddings = embed(build_embedder(subject, protocol), texts, protocol)
+    np.testing.assert_allclose(embeddings, reference_embeddings(kind, tmp_path, texts), atol=2e-6)
+    np.testing.assert_allclose(embeddings[3], embeddings[5], atol=2e-6)
     ids = tiny.tokenizer_of(kind)(texts[3], truncation=True, max_length=16)["input_ids"]
     assert (ids[0], ids[-1] == 2) == (1, kind == "encoder")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_learns_pairs_that_share_rare_words(kind: str, data: Path, tmp_path: Path) -> None:
+def test_learns_to_match_rare_words(kind: str, data: Path, tmp_path: Path) -> None:
     subject, task = tiny.release(kind, tmp_path / kind), tiny.build_task(data, learning_rates=(1e-2,), epochs=6)
     task.check(subject)
     seen: list[tuple[str, int, int]] = []
@@ -77,11 +77,11 @@ def test_learns_pairs_that_share_rare_words(kind: str, data: Path, tmp_path: Pat
         assert len(scores) == task.settings["queries"]
         assert np.mean(scores) == pytest.approx(result.metrics[metric].value)
     assert result.details["pooling"] == {"encoder": "mean", "decoder": "lasttoken"}[kind]
-    assert seen[-1][1] == seen[-1][2] == 6 * 9  # 270 pairs are learned from, 32 a step
+    assert seen[-1][1] == seen[-1][2] == 6 * 9  # 270 training pairs, 32 per step
 
 
-def test_metrics_are_those_of_the_ranking(data: Path, tmp_path: Path) -> None:
-    """Rank by hand with the kept weights of a stopped run."""
+def test_metrics_match_scikit_learn(data: Path, tmp_path: Path) -> None:
+    """Rank by hand with the weights of a stopped run."""
     from sklearn import metrics
 
     from megatron_ettin.evaluation.suites.retrieval.embedder import embed, load_embedder
@@ -102,7 +102,7 @@ def test_metrics_are_those_of_the_ranking(data: Path, tmp_path: Path) -> None:
     assert result.main_measure.value == pytest.approx(metrics.ndcg_score(gains, similarities, k=10), abs=1e-6)
 
 
-def test_repeats_itself_and_seeds_differ(data: Path, tmp_path: Path) -> None:
+def test_is_deterministic_and_depends_on_the_seed(data: Path, tmp_path: Path) -> None:
     subject, task = tiny.release("encoder", tmp_path / "encoder"), tiny.build_task(data, seeds=(1, 2), epochs=2)
     first, second = (task.run(subject, tiny.task_run(tmp_path / name)) for name in ("one", "two"))
     assert first == second
@@ -114,16 +114,16 @@ def test_repeats_itself_and_seeds_differ(data: Path, tmp_path: Path) -> None:
     assert spread == pytest.approx(abs(by_seed[0] - by_seed[1]) / 2**0.5)
 
 
-def test_a_small_mini_batch_changes_nothing(data: Path, tmp_path: Path) -> None:
+def test_mini_batch_does_not_change_the_result(data: Path, tmp_path: Path) -> None:
     subject = tiny.release("decoder", tmp_path / "decoder")
-    found = [
+    results = [
         tiny.build_task(data, mini_batch=size, epochs=1).run(subject, tiny.task_run(tmp_path / f"of_{size}"))
         for size in (8, 64)
     ]
-    assert found[0].main_measure.value == pytest.approx(found[1].main_measure.value, abs=0.02)
+    assert results[0].main_measure.value == pytest.approx(results[1].main_measure.value, abs=0.02)
 
 
-def test_chooses_on_held_out_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_pairs_select_the_rate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny.release("encoder", tmp_path / "encoder")
     task = tiny.build_task(data, learning_rates=(1e-5, 1e-2, 3e-3), seeds=(1, 2), epochs=2)
     training = task.data.training
@@ -138,46 +138,46 @@ def test_chooses_on_held_out_pairs(data: Path, tmp_path: Path, monkeypatch: pyte
     assert result.details["learning_rate"] == float(best)
     assert result.details["learning_rate_at_edge_of_grid"] == (best == "0.01")
     assert trained == [(1e-5, 1), (1e-2, 1), (3e-3, 1), (float(best), 2)]
-    # Only scores are left of the embedders.
+    # The weights of the embedders are deleted, their scores kept.
     assert not list((tmp_path / "trained").rglob("*.safetensors"))
 
 
 def count_trainings(monkeypatch: pytest.MonkeyPatch, stop_after: int = 100) -> list[tuple[float, int]]:
-    """Note the rate and seed of each training; the one after ``stop_after`` others is killed at its end."""
-    from megatron_ettin.evaluation.suites.retrieval import fine_tuning
+    """Record rate and seed of each training; the one after ``stop_after`` others is interrupted at its end."""
+    from megatron_ettin.evaluation.suites.retrieval import embedder
 
     trained: list[tuple[float, int]] = []
-    real = fine_tuning.fine_tune
+    original = embedder.fine_tune
 
-    def noted(*arguments: Any, learning_rate: float, seed: int, **named: Any) -> None:
-        real(*arguments, learning_rate=learning_rate, seed=seed, **named)
+    def recorded(*arguments: Any, learning_rate: float, seed: int, **named: Any) -> None:
+        original(*arguments, learning_rate=learning_rate, seed=seed, **named)
         if len(trained) == stop_after:
             raise KeyboardInterrupt
         trained.append((learning_rate, seed))
 
-    monkeypatch.setattr(fine_tuning, "fine_tune", noted)
+    monkeypatch.setattr(embedder, "fine_tune", recorded)
     return trained
 
 
 @pytest.mark.parametrize("stop_after", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_goes_on_after_a_stop(stop_after: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumes_after_a_stop(stop_after: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = tiny.release("encoder", tmp_path / "encoder")
     task = tiny.build_task(data, learning_rates=(1e-3, 1e-2), seeds=(1, 2), epochs=1)
-    undisturbed = task.run(subject, tiny.task_run(tmp_path / "undisturbed"))
+    uninterrupted = task.run(subject, tiny.task_run(tmp_path / "uninterrupted"))
     memory, folder = Memory(), tmp_path / "trained"
     with monkeypatch.context() as stopping:
         count_trainings(stopping, stop_after)
         with pytest.raises(KeyboardInterrupt):
             task.run(subject, tiny.task_run(folder, memory))
     trained = count_trainings(monkeypatch)
-    assert task.run(subject, tiny.task_run(folder, memory)) == undisturbed
+    assert task.run(subject, tiny.task_run(folder, memory)) == uninterrupted
     assert len(trained) == 3 - stop_after
-    # And once it is done, nothing is trained again.
-    assert task.run(subject, tiny.task_run(folder, memory)) == undisturbed
+    # A finished task trains nothing again.
+    assert task.run(subject, tiny.task_run(folder, memory)) == uninterrupted
     assert len(trained) == 3 - stop_after
 
 
-def test_other_weights_are_trained_anew(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_are_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file, save_file
 
     task, folder = tiny.build_task(data, epochs=1), tmp_path / "trained"
@@ -190,7 +190,7 @@ def test_other_weights_are_trained_anew(data: Path, tmp_path: Path, monkeypatch:
     assert before.details["choice_scores"] != after.details["choice_scores"]
 
 
-def test_models_that_cannot_be_embedded(data: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_embed_are_rejected(data: Path, tmp_path: Path) -> None:
     subject = tiny.release("encoder", tmp_path / "encoder")
     with pytest.raises(ConfigError, match=r"^--retrieval-max-length 65: .* has 64 positions; must be no more$"):
         tiny.build_task(data, max_length=65).check(subject)
@@ -201,13 +201,13 @@ def test_models_that_cannot_be_embedded(data: Path, tmp_path: Path) -> None:
     tensors = load_file(weights)
     tensors.pop("model.layers.1.attn.Wo.weight")
     save_file(tensors, weights, {"format": "pt"})
-    lacking = open_subject(str(tmp_path / "encoder"))
+    incomplete = open_subject(str(tmp_path / "encoder"))
     with pytest.raises(ConfigError, match=r": its files lack 1 weights, .*Wo\.weight among them; transformers would"):
-        tiny.build_task(data).check(lacking)
+        tiny.build_task(data).check(incomplete)
 
     tokenizer = tiny.tokenizer_of("decoder")
     tokenizer.pad_token = None
     bare = tiny.release("decoder", tmp_path / "decoder")
     tokenizer.save_pretrained(bare.folder)
-    with pytest.raises(ConfigError, match=r"cannot embed texts; its tokenizer has no token that pads$"):
+    with pytest.raises(ConfigError, match=r"cannot embed texts; its tokenizer has no padding token$"):
         tiny.build_task(data).check(bare)

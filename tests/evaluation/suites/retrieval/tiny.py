@@ -1,4 +1,4 @@
-"""Tiny models of both kinds that know words, and pairs whose texts share rare ones."""
+"""Tiny models of both kinds with a vocabulary of words, and pairs of texts that share rare words."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 
 from megatron_ettin.evaluation.models.subject import Subject, open_subject
 from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
-from megatron_ettin.evaluation.suites.retrieval.local import LocalRetrieval
-from megatron_ettin.evaluation.suites.retrieval.suite import SUITE
+from megatron_ettin.evaluation.suites.retrieval.suite import SUITE, LocalRetrieval
 from tests.evaluation.suites.classification.tiny import Memory
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
@@ -22,17 +21,17 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def tokenizer_of(kind: str) -> Any:
-    """Return a tokenizer of whole words whose template is a release's: an encoder's closes with [SEP]."""
+    """Return a word-level tokenizer with the template of a release: an encoder's ends with [SEP]."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *FILLERS, *RARE])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     single = "[CLS] $A [SEP]" if kind == "encoder" else "[CLS] $A"
-    made.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    words.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        tokenizer_object=words, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
         mask_token="[MASK]", model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 
@@ -55,20 +54,20 @@ def model_of(kind: str) -> Any:
 
 
 def release(kind: str, folder: Path) -> Subject:
-    """Write a model as a release, and open it."""
+    """Save a model as a release, and open it."""
     model_of(kind).save_pretrained(folder)
     tokenizer_of(kind).save_pretrained(folder)
     return open_subject(str(folder))
 
 
 def draw_pairs(num_pairs: int, seed: int) -> list[tuple[str, str]]:
-    """Return texts of unlike length that share two rare words among words that say nothing."""
+    """Return pairs of texts of different lengths that share two rare words among fillers."""
     drawn = random.Random(seed)
 
     def text(shared: Sequence[str], fewest: int, most: int) -> str:
-        words = [*drawn.choices(FILLERS, k=drawn.randint(fewest, most)), *shared]
-        drawn.shuffle(words)
-        return " ".join(words)
+        parts = [*drawn.choices(FILLERS, k=drawn.randint(fewest, most)), *shared]
+        drawn.shuffle(parts)
+        return " ".join(parts)
 
     return [(text(two, 0, 3), text(two, 1, 6)) for two in (drawn.sample(RARE, 2) for _ in range(num_pairs))]
 
@@ -81,24 +80,24 @@ def write_task(folder: Path, *, distractors: Sequence[str] = (), **parts: Pairs)
     }
     if distractors:
         rows["distractors"] = [{"text": text} for text in distractors]
-    for name, told in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
     return folder.parents[1]
 
 
 def build_tasks(data: Path, *, tasks: Sequence[str] = (), seeds: Sequence[int] = (1,), **flags: Any) -> Any:
-    """Build the local tasks with settings that suit tiny models; flags are named without their prefix."""
+    """Build the local tasks with settings for tiny models; flags are given without their prefix."""
     given = {"learning_rates": (3e-3,), "epochs": 4, "batch_pairs": 32, "mini_batch": 32, "max_length": 32, **flags}
     extra = {f"retrieval_{name}": value for name, value in given.items()}
     return SUITE.build_tasks(SuiteOptions(data, tasks, seeds, batch_size=16, extra=extra))
 
 
 def build_task(data: Path, **flags: Any) -> LocalRetrieval:
-    """Build the one local task."""
+    """Build the only local task."""
     (task,) = build_tasks(data, **flags)
     return task
 
 
 def task_run(folder: Path, memory: Memory | None = None, seen: list[tuple[str, int, int]] | None = None) -> TaskRun:
-    """Return what a task is handed."""
-    return TaskRun(memory or Memory(), lambda *told: None if seen is None else seen.append(told), folder)
+    """Return the services of a task, with progress recorded in ``seen``."""
+    return TaskRun(memory or Memory(), lambda *update: None if seen is None else seen.append(update), folder)
