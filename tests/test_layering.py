@@ -35,7 +35,7 @@ FOLDERS = {
     "evaluation": {"config", "checkpoint.folder"},
     "objectives": {"config", "runtime", "data", "data.corpus", "model"},
     "optim": {"config", "runtime"},
-    "checkpoint": {"config", "runtime", "checkpoint.folder"},
+    "checkpoint": {"config", "runtime", "optim", "checkpoint.folder"},
     "checkpoint.folder": {"config"},
     "doctor": {"config", "runtime"},
     "train": {

@@ -26,11 +26,12 @@ from megatron_ettin.checkpoint.folder.layout import (
 )
 from megatron_ettin.checkpoint.folder.state import TrainingState, describe_run
 from megatron_ettin.checkpoint.rank_state import RANDOM_STATE_KEY, TrainedParts, random_state_entry
-from megatron_ettin.checkpoint.tensors import Entries, optimizer_steps, training_entries
+from megatron_ettin.checkpoint.tensors import Entries, training_entries
 from megatron_ettin.checkpoint.writer import HostBuffers, StateWriter, WrittenPart
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import RunFailure
 from megatron_ettin.files import format_bytes, write_json_atomic
+from megatron_ettin.optim.core_state import optimizer_steps
 from megatron_ettin.runtime.ranks import Ranks
 
 OPTIMIZER_STEPS_KEY = "optimizer_steps"

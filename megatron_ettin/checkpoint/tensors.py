@@ -1,13 +1,13 @@
-"""The tensors of a checkpoint under names that do not depend on layout, precision or kind of optimizer.
+"""The tensors of a checkpoint, under names that do not depend on layout, precision or optimizer wrapper.
 
-    embedding.word_embeddings.weight                              a weight, in fp32 wherever there is an fp32 copy of it
+    embedding.word_embeddings.weight                              a weight, in fp32 if there is an fp32 copy of it
     optimizer.state.exp_avg.embedding.word_embeddings.weight      its first moment, in the weight's shape
     optimizer.state.exp_avg_sq.embedding.word_embeddings.weight   its second moment
 
 megatron-core's optimizers (fp32, mixed precision, distributed) each nest their state differently and keep the fp32
-weights under different names or not at all. Here their sharded tensors are taken out of the nesting, so that a
-checkpoint written by one can be read by any other, and put back on the way in. Hyperparameters are not part of it: the
-run's config decides them.
+weights under different names or not at all. Here their sharded tensors are flattened for saving and nested again for
+loading, so that each optimizer can read the checkpoints of the others. Hyperparameters are not stored with the tensors;
+the run's config has them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any, TypeAlias
 import torch
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace, nested_values
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedTensor, ShardedTensorFactory
-from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
+from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
+
+from megatron_ettin.optim.core_state import set_nested_steps, single_optimizer
 
 Entry: TypeAlias = ShardedTensor | ShardedTensorFactory
 Entries: TypeAlias = dict[str, Entry]
@@ -32,15 +34,15 @@ Entries: TypeAlias = dict[str, Entry]
 OPTIMIZER_PREFIX = "optimizer."
 
 _FP32_WEIGHT_PREFIXES = ("optimizer.state.param.", "optimizer.state.fp32_param.")
-"""What the distributed and the mixed-precision optimizer put before the name of a weight's fp32 copy."""
+"""Prefixes of a weight's fp32 copy in the distributed and the mixed-precision optimizer."""
 
 _FORMAT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
 
 def weight_entries(model: MegatronModule) -> Entries:
-    """Return this stage's weights as they lie in the model."""
+    """Return the weights of this rank's stage, in the precision of the model."""
     entries = list(model.sharded_state_dict().values())
-    assert all(isinstance(entry, Entry) for entry in entries), "a checkpoint holds tensors, no extra states"
+    assert all(isinstance(entry, Entry) for entry in entries), "a checkpoint has tensors and no extra states"
     return {entry.key: entry for entry in entries}
 
 
@@ -53,18 +55,17 @@ def training_entries(model: MegatronModule, optimizer: MegatronOptimizer) -> Ent
 def load_training_entries(
     model: MegatronModule,
     optimizer: MegatronOptimizer,
-    optimizer_steps: int,
+    steps: int,
     read: Callable[[Entries], dict[str, Any]],
 ) -> dict[str, Any]:
     """Fill weights and optimizer state, and return what was read.
 
     Args:
         model: this rank's stage.
-        optimizer: its optimizer; what state it holds is overwritten.
-        optimizer_steps: how many steps the state to be read has made (Adam's bias correction counts them).
-        read: given what this rank needs, returns the tensors by the same names (and may return more).
+        optimizer: its optimizer; its state is overwritten.
+        steps: number of optimizer steps in the state to be read, for Adam's bias correction.
+        read: takes the entries that this rank needs and returns the tensors by the same names (and may return more).
     """
-    _allocate_state(optimizer)
     weights = weight_entries(model)
     nested = _nested_state(optimizer, weights, is_loading=True)
     loaded = read(weights | _by_name(nested))
@@ -75,8 +76,8 @@ def load_training_entries(
         return loaded[_name(leaf)] if isinstance(leaf, Entry) else leaf
 
     dict_list_map_inplace(take, nested)
-    _set_steps(nested, optimizer_steps, per_tensor=isinstance(_inner(optimizer), torch.optim.AdamW))
-    _load_nested_state(_single(optimizer), nested)
+    set_nested_steps(nested, steps)
+    single_optimizer(optimizer).load_state_dict(nested)
     copy_weights(weights, loaded)
     return loaded
 
@@ -84,12 +85,12 @@ def load_training_entries(
 def load_fresh_entries(
     model: MegatronModule, optimizer: MegatronOptimizer, read: Callable[[Entries], dict[str, Any]]
 ) -> None:
-    """Fill the weights, and their fp32 copies to the bit; the optimizer is as one that has made no step.
+    """Fill the weights and their fp32 copies bit for bit; the optimizer is reset to step 0.
 
     Args:
         model: this rank's stage.
         optimizer: its optimizer.
-        read: as for :func:`load_training_entries`; asked for weights alone.
+        read: as for :func:`load_training_entries`; it gets the entries of weights alone.
     """
 
     def read_weights(wanted: Entries) -> dict[str, Any]:
@@ -107,17 +108,9 @@ def copy_weights(weights: Entries, loaded: dict[str, Tensor]) -> None:
         entry.data.copy_(loaded[name])
 
 
-def optimizer_steps(optimizer: MegatronOptimizer) -> int:
-    """Return how many steps an optimizer's state has made: torch counts them per tensor, fused kernels per group."""
-    inner = _inner(optimizer)
-    counts = [state["step"] for state in inner.state.values() if "step" in state]
-    counts += [group["step"] for group in inner.param_groups if "step" in group]
-    return int(max(counts, default=0))
-
-
 def _nested_state(optimizer: MegatronOptimizer, weights: Entries, *, is_loading: bool) -> dict[str, Any]:
-    # Without is_loading the tensors to be read into are missing, and later losses are silently wrong.
-    with _padding_counted(_single(optimizer)):
+    # On loading, without is_loading the target tensors are missing and later losses are silently wrong.
+    with _padding_counted(single_optimizer(optimizer)):
         state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_FORMAT)
     assert isinstance(state, dict)
     return state
@@ -125,11 +118,11 @@ def _nested_state(optimizer: MegatronOptimizer, weights: Entries, *, is_loading:
 
 @contextmanager
 def _padding_counted(optimizer: MegatronOptimizer) -> Iterator[None]:
-    """Count the padding behind each bucket of the distributed optimizer as content.
+    """Count the padding after each bucket of the distributed optimizer as content.
 
-    megatron-core 0.16.1 joins the buckets of a buffer without that padding, and then looks for each parameter where it
-    lies with it: all values after the first padded bucket would be those of other parameters. A shared embedding on the
-    last pipeline stage makes such buckets, and overlapping the sum of gradients does.
+    megatron-core 0.16.1 joins the buckets of a buffer without that padding but locates each parameter with it: after
+    the first padded bucket, all values would be those of other parameters. Such buckets come from a shared embedding on
+    the last pipeline stage, and from overlapping the reduction of gradients.
     """
     buffers = optimizer.buffers if isinstance(optimizer, DistributedOptimizer) else []
     sized = [(part, part.numel_unpadded) for buffer in buffers for part in (buffer, *buffer.buckets)]
@@ -150,55 +143,8 @@ def _by_name(nested: dict[str, Any]) -> Entries:
 
 
 def _name(entry: Entry) -> str:
-    """Return an entry's name in the checkpoint: an fp32 copy of a weight takes the weight's own."""
+    """Return an entry's name in the checkpoint; the fp32 copy of a weight has the weight's name."""
     for prefix in _FP32_WEIGHT_PREFIXES:
         if entry.key.startswith(prefix):
             return str(entry.key.removeprefix(prefix))
     return str(entry.key)
-
-
-def _single(optimizer: MegatronOptimizer) -> MegatronOptimizer:
-    """Return the one optimizer inside megatron-core's chain (it has more with experts, which we have not)."""
-    if not isinstance(optimizer, ChainedOptimizer):
-        return optimizer
-    (single,) = optimizer.chained_optimizers
-    return single
-
-
-def _inner(optimizer: MegatronOptimizer) -> torch.optim.Optimizer:
-    inner = _single(optimizer).optimizer
-    assert isinstance(inner, torch.optim.Optimizer)
-    return inner
-
-
-def _allocate_state(optimizer: MegatronOptimizer) -> None:
-    """Give an optimizer that has made no step the state of one, so that there is something to read into."""
-    single, inner = _single(optimizer), _inner(optimizer)
-    single.init_state_fn(inner, single.config)
-    if isinstance(inner, torch.optim.AdamW):
-        for state in inner.state.values():
-            state.setdefault("step", torch.tensor(0.0))
-
-
-def _set_steps(nested: dict[str, Any], steps: int, *, per_tensor: bool) -> None:
-    state = nested.get("optimizer", nested)
-    if per_tensor and "state" in state:
-        state["state"]["common_step"] = torch.tensor(float(steps))
-        return
-    for group in state["param_groups"]:
-        group["step"] = steps
-
-
-def _load_nested_state(optimizer: MegatronOptimizer, nested: dict[str, Any]) -> None:
-    if not isinstance(optimizer, DistributedOptimizer):
-        optimizer.load_state_dict(nested)
-        return
-    # megatron-core 0.16.1 stumbles over torch's AdamW, which keeps a step beside each tensor's moments: it looks for
-    # the step in param_state, where there is none, and lets all tensors share one count, which each then advances.
-    param_state = nested.pop("param_state")
-    optimizer.load_state_dict(nested)
-    state = optimizer.optimizer.state
-    steps = {parameter: state[parameter].pop("step") for parameter in state if "step" in state[parameter]}
-    optimizer.load_parameter_state_from_fully_reshardable(param_state)
-    for parameter, step in steps.items():
-        state[parameter]["step"] = step.clone()

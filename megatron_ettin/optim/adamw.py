@@ -1,73 +1,57 @@
-"""AdamW by torch's fused kernel, with one count of steps where torch keeps one beside every tensor.
-
-megatron-core saves and restores the step of an optimizer in two ways: beside each tensor's moments, as torch's AdamW
-has it, or in the parameter groups, as the Adam of Transformer Engine and apex has it; which one depends on whether
-either package can be imported. In memory the count lies in the groups, always; the state dict speaks as megatron-core
-expects.
-"""
+"""AdamW by torch's fused kernel, the base class of all optimizers here."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 import torch
-from megatron.core.optimizer import distrib_optimizer
 from torch import Tensor
 
+from megatron_ettin.optim.core_state import advance_groups, from_core_state, set_group_steps, to_core_state
+
 Group = dict[str, Any]
-"""A torch parameter group: ``params`` and their settings."""
+"""A torch parameter group: ``params``, their settings and, under ``step``, the number of steps made."""
 
 
 class FusedAdamW(torch.optim.AdamW):
     """Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2, for dense fp32 tensors on CPU or CUDA.
 
-    It is a ``torch.optim.AdamW`` because megatron-core's distributed optimizer takes no other class of torch.
+    A subclass of ``torch.optim.AdamW``, the only class of torch that megatron-core's distributed optimizer accepts.
     """
 
     @classmethod
     def over(cls, groups: list[Group]) -> Self:
-        """Return an optimizer that steps these very groups, which hold all settings already.
+        """Return an optimizer over existing groups, which contain all settings.
 
-        Torch's constructor cannot take them: the shards of a distributed optimizer are views, which it refuses.
+        Torch's constructor refuses them: the shards of a distributed optimizer are views.
         """
         optimizer = cls([{"params": []}])
         optimizer.param_groups = groups
+        set_group_steps(groups, 0)
         for group in groups:
-            group["step"] = 0
             for tensor in group["params"]:
                 optimizer.state[tensor] = optimizer._new_state(group, tensor)
         return optimizer
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all tensors that have a gradient; one without keeps its state, while the count of steps goes on."""
-        assert closure is None, "gradients are there already"
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
+        """Update all tensors that have a gradient; the others keep their state, but the step counts for them too."""
+        assert closure is None, "the gradients exist already"
+        advance_groups(self.param_groups)
         self._step_groups()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return torch's state dict with the step where megatron-core looks for it."""
-        told = super().state_dict()
-        state = {index: _without_step(of_tensor) for index, of_tensor in told["state"].items()}
-        if not distrib_optimizer.HAVE_APEX_OR_TE:
-            for group in told["param_groups"]:
-                step = float(group.pop("step", 0))
-                for index in state.keys() & set(group["params"]):
-                    state[index]["step"] = torch.tensor(step)
-        return {**told, "state": state}
+        """Return torch's state dict with the step where megatron-core expects it."""
+        return to_core_state(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state dict with the step in either place; all groups stand at the same one."""
-        steps = [of_tensor["step"] for of_tensor in state_dict["state"].values() if "step" in of_tensor]
-        steps = steps or [group["step"] for group in state_dict["param_groups"] if "step" in group] or [0]
-        state = {index: _without_step(of_tensor) for index, of_tensor in state_dict["state"].items()}
-        super().load_state_dict({**state_dict, "state": state})
-        for group in self.param_groups:
-            group["step"] = int(max(map(float, steps)))
+        """Load a state dict with the step in either place."""
+        state_dict, steps = from_core_state(state_dict)
+        super().load_state_dict(state_dict)
+        set_group_steps(self.param_groups, steps)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Torch's Adam reads a step beside every tensor here, where there is none.
+        # Torch's Adam would look for a step next to every tensor's moments here.
         torch.optim.Optimizer.__setstate__(self, state)
 
     def _step_groups(self) -> None:
@@ -87,7 +71,7 @@ class FusedAdamW(torch.optim.AdamW):
         weight_decay: float,
         steps: float,
     ) -> None:
-        """Apply torch's fused AdamW to tensors of one group; ``steps`` only corrects the bias of the moments."""
+        """Apply torch's fused AdamW to tensors of one group; ``steps`` only enters the bias correction."""
         states = [self.moments(group, tensor) for tensor in tensors]
         count = torch.full((), steps, dtype=torch.float32, device=tensors[0].device)
         torch._fused_adamw_(
@@ -107,7 +91,7 @@ class FusedAdamW(torch.optim.AdamW):
         )
 
     def moments(self, group: Group, tensor: Tensor) -> dict[str, Tensor]:
-        """Return a tensor's state, made where there is none yet."""
+        """Return a tensor's state, which is created if needed."""
         if not self.state[tensor]:
             self.state[tensor] = self._new_state(group, tensor)
         state: dict[str, Tensor] = self.state[tensor]
@@ -126,7 +110,3 @@ def gradient_of(tensor: Tensor) -> Tensor:
     """Return the gradient of a tensor that has one."""
     assert tensor.grad is not None
     return tensor.grad
-
-
-def _without_step(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name != "step"}

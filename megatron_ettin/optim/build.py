@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 from megatron.core.optimizer_param_scheduler import ParamGroupOverride
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.optim.adamw import FusedAdamW
+from megatron_ettin.optim.core_state import single_optimizer
 from megatron_ettin.optim.muon import MuonAdamW
 from megatron_ettin.optim.parameter_means import Spread, is_of_vocabulary
 from megatron_ettin.optim.stable_adamw import StableAdamW
@@ -43,8 +44,7 @@ def build_optimizer(config: RunConfig, model_chunks: list[DistributedDataParalle
         config_overrides=_overrides(config.optimizer.optimizer),
         use_gloo_process_groups=False,
     )
-    assert isinstance(optimizer, ChainedOptimizer)
-    (single,) = optimizer.chained_optimizers
+    single = single_optimizer(optimizer)
     (stage,) = model_chunks
     single.optimizer = _build_inner(config, single, stage)
     return optimizer

@@ -13,8 +13,10 @@ import torch
 import torch.distributed
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
-from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
+from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
+
+from megatron_ettin.optim.core_state import single_optimizer
 
 _CLIP_EPSILON = 1e-6
 """Added to the norm, as in torch and megatron-core."""
@@ -28,8 +30,7 @@ def squared_gradient_norm(optimizer: MegatronOptimizer) -> Tensor:
     loss scale, which only fp16 has. Not finite is the norm when any gradient on any rank is not, or when their squares
     leave fp32.
     """
-    assert isinstance(optimizer, ChainedOptimizer)
-    (single,) = optimizer.chained_optimizers
+    single = single_optimizer(optimizer)
     single.prepare_grads()
     gradients = single.get_main_grads_for_grad_norm()
     if gradients:

@@ -191,7 +191,7 @@ def test_vocabulary_padding_may_differ(tmp_path: Path, before: str, after: str) 
 def begin_anew(case: Case, folder: str) -> tuple[int, str]:
     """Take the weights alone and save at once; return the optimizer's steps and the folder."""
     from megatron_ettin.checkpoint.load import load_afresh
-    from megatron_ettin.checkpoint.tensors import optimizer_steps
+    from megatron_ettin.optim.core_state import optimizer_steps
 
     training, state = start(case)
     load_afresh(Path(folder), training.parts)

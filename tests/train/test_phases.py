@@ -118,7 +118,7 @@ def take_up_only(config: RunConfig) -> TakenUp:
     """Do what a launch does before its first step, and tell what came of it."""
     import torch
 
-    from megatron_ettin.checkpoint.tensors import optimizer_steps
+    from megatron_ettin.optim.core_state import optimizer_steps
     from megatron_ettin.train.resume import restore
     from tests.helpers.training import start_training
 
