@@ -6,17 +6,14 @@ from pathlib import Path
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
 from megatron_ettin.config.fields import refuse, run_options, spell, value_of
-from megatron_ettin.config.mask_schedule import largest_mask_ratio, parse_mask_schedule
 from megatron_ettin.config.objectives import names_of
 from megatron_ettin.config.parallel import data_parallel_size
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.sources import parse_sources
 from megatron_ettin.config.time_units import (
     IN_TOKENS,
     SCHEDULE_LENGTHS,
     Unit,
     needs_end,
-    parse_steps,
     schedule_end,
     schedule_unit,
 )
@@ -48,7 +45,6 @@ def check_run(config: RunConfig, world_size: int, *, planning: bool = False) -> 
     check_backend(config)
     check_profile(config)
     check_checkpoints(config)
-    parse_split(config.data.split)
     check_data(config)
     check_completeness(config, planning=planning)
 
@@ -188,7 +184,7 @@ def check_optimizer(config: RunConfig) -> None:
 
 def check_profile(config: RunConfig) -> None:
     """The steps of ``--profile-steps`` are ones that will be made."""
-    steps, last = parse_steps(config.training.profile_steps), config.training.train_iters
+    steps, last = config.training.profile_steps.steps, config.training.train_iters
     if steps and last and steps.start > last:
         refuse(config, "profile_steps", f"begins after the last step, {spell(config, 'train_iters')}")
 
@@ -209,23 +205,6 @@ def check_checkpoints(config: RunConfig) -> None:
             refuse(config, name, "needs --keep-last-checkpoints, without which no checkpoint is deleted")
 
 
-def parse_split(split: str) -> tuple[float, float, float]:
-    """Return the parts of ``--split`` (training, validation, test); missing ones are 0, as Megatron reads it.
-
-    Raises:
-        ConfigError: not one to three numbers, one is negative, or all are 0.
-    """
-    try:
-        parts = [float(part) for part in split.split(",")]
-    except ValueError:
-        parts = []
-    # nan fails both comparisons, an infinite part the second.
-    if not 1 <= len(parts) <= 3 or not all(part >= 0 for part in parts) or not 0 < sum(parts) < float("inf"):
-        raise ConfigError(f"--split {split}: must be up to three parts such as 969,30,1, none negative and not all 0")
-    training, validation, test = (*parts, 0.0, 0.0)[:3]
-    return training, validation, test
-
-
 def check_completeness(config: RunConfig, *, planning: bool) -> None:
     """What has no default is there."""
     training, checkpoint = config.training, config.checkpoint
@@ -243,7 +222,7 @@ def check_completeness(config: RunConfig, *, planning: bool) -> None:
             raise ConfigError(f"{option.flag} is missing: {option.help}")
     if not training.eval_only and not (training.train_iters or training.train_tokens):
         raise ConfigError("--train-iters is missing: steps to train; or --train-tokens, real tokens to train")
-    part = parse_split(config.data.split)[1 if training.eval_only else 0]
+    part = config.data.split.parts[1 if training.eval_only else 0]
     if part == 0:
         what = "validation part is 0, but --eval-only measures it" if training.eval_only else "training part is 0"
         refuse(config, "split", f"the {what}")
@@ -298,7 +277,6 @@ def check_data(config: RunConfig) -> None:
     Raises:
         ConfigError: names the flag, its value and the rule.
     """
-    parse_sources(config.data.data_path)
     _check_chunks(config)
     _check_masking(config)
     _check_token_batches(config)
@@ -317,9 +295,7 @@ def _check_chunks(config: RunConfig) -> None:
 
 def _check_masking(config: RunConfig) -> None:
     data = config.data
-    if data.mlm_probability_schedule:
-        parse_mask_schedule(data.mlm_probability_schedule)
-    largest = max(largest_mask_ratio(data), data.eval_mlm_probability)
+    largest = max(data.largest_mask_ratio, data.eval_mlm_probability)
     # Spans are at least a token apart: no more can be masked than a mean span and one.
     most = data.mask_span_length / (data.mask_span_length + 1)
     if data.masking == "span" and largest > most:

@@ -228,13 +228,13 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
             option.flag, dest=option.name, action=argparse.BooleanOptionalAction, help=f"{told} (default: off)"
         )
         return
-    default = "" if option.default == "" else f" (default: {option.default})"
+    default = "" if str(option.default) == "" else f" (default: {option.default})"
     words = "{" + ",".join(option.choices) + "}" if option.choices else None
     group.add_argument(
         option.flag,
         dest=option.name,
-        nargs="+" if option.many else None,
-        metavar=option.metavar or words or _PLACEHOLDERS[option.type],
+        nargs="+" if option.takes_words else None,
+        metavar=option.metavar or words or _PLACEHOLDERS.get(option.type),
         help=told + default,
     )
 

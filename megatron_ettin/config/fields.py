@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 from megatron_ettin.config.options import Bounds
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.sources import DATA_PATH_RULE, join_sources
 from megatron_ettin.config.token_counts import TOKEN_RULE, format_token_count, parse_token_count
+from megatron_ettin.config.value_types import TEXT_RULE, TextValue, check_text, plain_value
 from megatron_ettin.errors import ConfigError
 
-Value = int | float | bool | str
+Value = int | float | bool | str | TextValue
 """What a field may hold."""
 
 
@@ -38,8 +38,11 @@ class Option:
     bounds: Bounds
     counts_tokens: bool
     """Whether it may be written with a suffix, as 8.5B."""
-    many: bool = False
-    """Whether it is a list of words, held as one text."""
+
+    @property
+    def takes_words(self) -> bool:
+        """Whether the flag takes several words."""
+        return issubclass(self.type, TextValue) and self.type.takes_words
 
     def spell(self, value: object) -> str:
         """Return the flag with a value, as a user types it."""
@@ -47,13 +50,13 @@ class Option:
             return self.flag if value else self.flag.replace("--", "--no-", 1)
         if self.counts_tokens and isinstance(value, int):
             return f"{self.flag} {format_token_count(value)}"
-        return f"{self.flag} {value}" if value != "" else f"{self.flag} ''"
+        return f"{self.flag} {value}" if str(value) else f"{self.flag} ''"
 
     def broken_rule(self, value: Value) -> str | None:
         """Return the rule that a value of the right type breaks, in words, or None when it breaks none."""
         if self.choices is not None and value not in self.choices and value != self.default:
             return f"must be one of {', '.join(self.choices)}"
-        return None if isinstance(value, str | bool) else self.bounds.broken_rule(value)
+        return None if isinstance(value, str | bool | TextValue) else self.bounds.broken_rule(value)
 
 
 @cache
@@ -109,7 +112,6 @@ def _option(section: str, kind: type, declared: Field[Any]) -> Option:
         flag="--" + (told["flag"] or declared.name.replace("_", "-")),
         bounds=told["bounds"],
         counts_tokens=told["counts_tokens"],
-        many=told["many"],
     )
 
 
@@ -118,25 +120,38 @@ def field_value(option: Option, written: object, origin: str = "") -> Value:
 
     Args:
         option: the field.
-        written: text from the command line, or whatever YAML made of a key.
+        written: text from the command line, or what YAML or JSON has for a key.
         origin: where it was written, for the message; empty for the command line.
 
     Raises:
         ConfigError: it has another type, is none of the choices, or is outside the bounds.
     """
-    value: Value | None
-    if option.counts_tokens:
-        value, type_rule = parse_token_count(written), TOKEN_RULE
-    elif option.many:
-        value, type_rule = join_sources(written), DATA_PATH_RULE
-    else:
-        value, type_rule = _CONVERSIONS[option.type](written), _TYPE_RULES[option.type]
-    rule = type_rule if value is None else option.broken_rule(value)
+    try:
+        value = _convert(option, written)
+        rule = option.broken_rule(value)
+    except ValueError as error:
+        rule = str(error)
     if rule is not None:
         where = f" ({origin})" if origin else ""
-        raise ConfigError(f"{option.flag} {written if written != '' else repr(written)}{where}: {rule}")
-    assert value is not None
+        raise ConfigError(f"{option.flag} {_spelled(written)}{where}: {rule}")
     return value
+
+
+def _convert(option: Option, written: object) -> Value:
+    """Return the value of the field's type; raises ValueError with the type's rule."""
+    if issubclass(option.type, TextValue):
+        return option.type.parse(plain_value(written))
+    convert, rule = (parse_token_count, TOKEN_RULE) if option.counts_tokens else _CONVERSIONS[option.type]
+    value = convert(written)
+    if value is None:
+        raise ValueError(rule)
+    return value
+
+
+def _spelled(written: object) -> str:
+    if isinstance(written, list) and all(isinstance(word, str) for word in written):
+        return " ".join(written)
+    return str(written) if written != "" else repr(written)
 
 
 def _whole_number(written: object) -> int | None:
@@ -163,19 +178,12 @@ def _switch(written: object) -> bool | None:
     return written if isinstance(written, bool) else None
 
 
-def _text(written: object) -> str | None:
-    # No path may hold a null character.
-    return written if isinstance(written, str) and "\0" not in written else None
-
-
-_CONVERSIONS: Mapping[type, Callable[[object], Value | None]] = MappingProxyType(
-    {int: _whole_number, float: _number, bool: _switch, str: _text}
-)
-_TYPE_RULES: Mapping[type, str] = MappingProxyType(
+_CONVERSIONS: Mapping[type, tuple[Callable[[object], Value | None], str]] = MappingProxyType(
     {
-        int: "must be a whole number",
-        float: "must be a finite number",
-        bool: "must be true or false",
-        str: "must be text (in quotes where YAML would read something else)",
+        int: (_whole_number, "must be a whole number"),
+        float: (_number, "must be a finite number"),
+        bool: (_switch, "must be true or false"),
+        str: (check_text, TEXT_RULE),
     }
 )
+"""Type of a field -> its conversion, which returns None (or raises ValueError) for another type, and the rule."""

@@ -40,7 +40,6 @@ def option(
     at_most: float | None = None,
     below: float | None = None,
     counts_tokens: bool = False,
-    many: bool = False,
 ) -> Any:
     """Declare a config field together with the flag made from it.
 
@@ -55,8 +54,7 @@ def option(
         at_most: the largest allowed number.
         below: allowed numbers are smaller than this.
         counts_tokens: the number may be written with a suffix, as 8.5B.
-        many: the flag takes several words, the YAML key also a list; the field holds them as one text.
     """
     told = {"help": help, "choices": choices, "metavar": metavar, "flag": flag, "counts_tokens": counts_tokens}
     bounds = Bounds(at_least, above, at_most, below)
-    return field(default=default, metadata={**told, "many": many, "bounds": bounds})
+    return field(default=default, metadata={**told, "bounds": bounds})

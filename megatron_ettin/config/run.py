@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_ettin.config.backend import BackendConfig
@@ -12,6 +12,8 @@ from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.parallel import ParallelConfig
 from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
+from megatron_ettin.config.value_types import TextValue, plain_value
+from megatron_ettin.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return plain nested dicts, ready for JSON or YAML."""
-        return asdict(self)
+        return {
+            section: {name: plain_value(value) for name, value in vars(config).items()}
+            for section, config in vars(self).items()
+        }
 
     @classmethod
     def from_dict(cls, sections: dict[str, dict[str, Any]]) -> RunConfig:
@@ -40,13 +45,28 @@ class RunConfig:
         return cls().with_values({name: value for section in sections.values() for name, value in section.items()})
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
-        """Return a copy with some fields replaced, each named without its section: names are unique over all."""
+        """Return a copy with some fields replaced, each named without its section: names are unique over all.
+
+        Text is parsed where the field is a :class:`TextValue`.
+
+        Raises:
+            ConfigError: text breaks a rule; names flag, value and rule.
+        """
         left = dict(values)
         sections = {}
-        for section in fields(self):
-            config = getattr(self, section.name)
-            own = {declared.name: left.pop(declared.name) for declared in fields(config) if declared.name in left}
-            sections[section.name] = replace(config, **own)
+        for section, config in vars(self).items():
+            own = {name: _typed(name, left.pop(name), value) for name, value in vars(config).items() if name in left}
+            sections[section] = replace(config, **own)
         if left:
             raise TypeError(f"no section has {', '.join(left)}")
         return RunConfig(**sections)
+
+
+def _typed(name: str, value: Any, current: Any) -> Any:
+    """Return ``value``, parsed from text where the field holds a :class:`TextValue`."""
+    if not isinstance(current, TextValue) or isinstance(value, TextValue):
+        return value
+    try:
+        return type(current).parse(value)
+    except ValueError as error:
+        raise ConfigError(f"--{name.replace('_', '-')} {value}: {error}") from None

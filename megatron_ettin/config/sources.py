@@ -1,4 +1,4 @@
-"""What ``--data-path`` names: one corpus, several, or a blend with weights or token targets."""
+"""The corpora that ``--data-path`` names: one, several, or a blend with weights or token targets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePath
+from typing import ClassVar, Self
 
 from megatron_ettin.config.token_counts import format_token_count, parse_token_count
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.config.value_types import TextValue
 
-DATA_PATH_RULE = (
+_RULE = (
     "must be PREFIX, PREFIX PREFIX ..., or WEIGHT PREFIX WEIGHT PREFIX ...; in YAML also a list of "
     "{path: PREFIX, weight: X} or {path: PREFIX, tokens: 5B}"
 )
@@ -21,7 +22,7 @@ _SUFFIXES = "KMBTkmbt"
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """One corpus of a blend, and how much of it is wanted."""
+    """One corpus of a blend and its requested amount."""
 
     path: str
     """Prefix of the .bin/.idx pair."""
@@ -31,42 +32,48 @@ class SourceRequest:
     """Target in tokens, relative to the other targets."""
 
 
-def parse_sources(data_path: str) -> tuple[SourceRequest, ...]:
-    """Return the corpora that ``--data-path`` names, in order.
+@dataclass(frozen=True)
+class Sources(TextValue):
+    """The corpora of a run, in order; shell-quoted text where a path contains spaces.
 
-    ``0.6 A 0.4 B`` weighs rows, ``5B A 2B B`` (numbers with a suffix) gives token targets, ``A B`` takes each with the
-    rows it has. A path with a space in it is quoted.
-
-    Raises:
-        ConfigError: a weight is not positive, some have none, or weights and targets are mixed.
+    ``0.6 A 0.4 B`` gives weights by rows, ``5B A 2B B`` (numbers with a suffix) token targets, and ``A B`` takes all
+    rows of each.
     """
-    words = _words(data_path)
-    if len(words) > 1 and not _is_blend(words) and any(_amount(word) is not None for word in words):
-        raise ConfigError(f"--data-path {data_path}: {DATA_PATH_RULE}")
-    requests = _weighted(words) if _is_blend(words) else tuple(SourceRequest(word) for word in words)
-    for request in requests:
-        if (request.weight is not None and request.weight <= 0) or request.tokens == 0:
-            raise ConfigError(f"--data-path {data_path}: the weight of {request.path} must be above 0")
-    if len({request.tokens is None for request in requests}) > 1:
-        raise ConfigError(f"--data-path {data_path}: give weights or token targets, not both")
-    return requests
+
+    requests: tuple[SourceRequest, ...] = ()
+    takes_words: ClassVar[bool] = True
+
+    @classmethod
+    def parse(cls, written: object) -> Self:
+        """Read the text, the words of the flag, or the list of a YAML file; see :meth:`TextValue.parse`."""
+        text = _join(written)
+        if text is None:
+            raise ValueError(_RULE)
+        words = _words(text)
+        if len(words) > 1 and not _is_blend(words) and any(_amount(word) is not None for word in words):
+            raise ValueError(_RULE)
+        requests = _weighted(words) if _is_blend(words) else tuple(SourceRequest(word) for word in words)
+        for request in requests:
+            if (request.weight is not None and request.weight <= 0) or request.tokens == 0:
+                raise ValueError(f"the weight of {request.path} must be above 0")
+        if len({request.tokens is None for request in requests}) > 1:
+            raise ValueError("give weights or token targets, not both")
+        return cls(text, requests)
 
 
 def source_names(paths: Mapping[int, str]) -> dict[int, str]:
-    """Return what corpora are called in figures and files: by the last part of their path.
-
-    Where several have the same, the number stands behind it.
+    """Return the names of corpora in metrics and files: the last part of their path, numbered where it repeats.
 
     Args:
-        paths: of each corpus by its number in the blend.
+        paths: path of each corpus by its number in the blend.
     """
     last = {number: PurePath(path).name for number, path in paths.items()}
     times = Counter(last.values())
     return {number: name if times[name] == 1 else f"{name}_{number}" for number, name in last.items()}
 
 
-def join_sources(written: object) -> str | None:
-    """Return what a command line or a YAML file gives for ``--data-path`` as one text, or None where it is nothing."""
+def _join(written: object) -> str | None:
+    """Return the sources as one text, or None where they are neither text, words nor a list of mappings."""
     if isinstance(written, str):
         return written if "\0" not in written else None
     if not isinstance(written, list) or not written:
@@ -76,17 +83,14 @@ def join_sources(written: object) -> str | None:
         if len(words) == 1 and (len(_words(words[0])) == 1 or _is_blend(_words(words[0]))):
             return words[0]
         return shlex.join(words)
-    words = []
-    for entry in written:
-        found = _entry_words(entry)
-        if found is None:
-            return None
-        words += found
-    return shlex.join(words)
+    entries = [_entry_words(entry) for entry in written]
+    if None in entries:
+        return None
+    return shlex.join(word for entry in entries for word in entry or ())
 
 
 def _entry_words(entry: object) -> list[str] | None:
-    """Return the words of one source of a YAML list."""
+    """Return amount and path of one entry of a YAML list, or None where it has another form."""
     if not isinstance(entry, dict) or "path" not in entry:
         return None
     amounts = [key for key in entry if key != "path"]
@@ -100,7 +104,7 @@ def _entry_words(entry: object) -> list[str] | None:
 
 
 def _with_suffix(tokens: int) -> str:
-    """Return a count as a text that tells it from a weight."""
+    """Return a token count as text with a suffix, which distinguishes it from a weight."""
     spelled = format_token_count(tokens)
     return spelled if spelled[-1] in _SUFFIXES else f"{tokens // 1000}.{tokens % 1000:03d}K"
 

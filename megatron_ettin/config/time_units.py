@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
 from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
-from megatron_ettin.errors import ConfigError
 
 Unit = Literal["iters", "tokens"]
 """As the fields' names end."""
@@ -58,24 +56,3 @@ def is_complete(training: TrainingConfig, step: int, tokens: int) -> bool:
     if training.train_tokens:
         return tokens >= training.train_tokens
     return step >= training.train_iters
-
-
-_RANGE = re.compile(r"(\d+)(?::(\d+))?")
-
-
-def parse_steps(written: str) -> range:
-    """Return the steps (1-based) of ``--profile-steps``; none where nothing is written.
-
-    >>> list(parse_steps("10:12")), list(parse_steps("7")), list(parse_steps(""))
-    ([10, 11, 12], [7], [])
-
-    Raises:
-        ConfigError: it is neither FIRST:LAST nor one step, or the steps do not ascend from 1.
-    """
-    if not written:
-        return range(1, 1)
-    match = _RANGE.fullmatch(written)
-    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not 1 <= first <= last:
-        raise ConfigError(f"--profile-steps {written}: must be FIRST:LAST or one step, counted from 1, such as 10:12")
-    return range(first, last + 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.options import option
+from megatron_ettin.config.value_types import StepRange
 
 REVISION_PREFIXES = {"pretrain": "step", "extend": "ext", "decay": "decay", "cross": "cross"}
 """Phase -> prefix of its checkpoints' names on the Hub (``step590532``), in the order of training."""
@@ -88,8 +89,10 @@ class TrainingConfig:
     eval_iters: int = option(100, "global batches of one validation at most; 0 takes the whole split", at_least=0)
     eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON, train nothing")
     log_interval: int = option(10, "write metrics every this many steps", metavar="STEPS", at_least=1)
-    profile_steps: str = option(
-        "", "write a trace of these steps, by their numbers in the log, for Perfetto: FIRST:LAST or one", metavar="A:B"
+    profile_steps: StepRange = option(
+        StepRange(""),
+        "write a trace of these steps, by their numbers in the log, for Perfetto: FIRST:LAST or one",
+        metavar="A:B",
     )
     seed: int = option(21, "seed of weights, order, masks and dropout", at_least=0)
     bf16: bool = option(False, "compute in bfloat16 with fp32 master weights")

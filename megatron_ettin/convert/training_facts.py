@@ -7,8 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from megatron_ettin.config.objectives import OBJECTIVES
-from megatron_ettin.config.sources import parse_sources
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.config.sources import Sources
 
 DEFAULT_PHASE = "pretrain"
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
@@ -74,8 +73,8 @@ def data_blend(run: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     given = _section(run, "data").get("data_path") or ""
     words = given.split() if isinstance(given, str) else [str(word) for word in given]
     try:
-        sources = parse_sources(" ".join(words))
-    except ConfigError:
+        sources = Sources.parse(" ".join(words)).requests
+    except ValueError:
         return [(PurePath(word).name, None) for word in words]
     names, amounts = [PurePath(source.path).name for source in sources], [s.weight or s.tokens for s in sources]
     known = [amount for amount in amounts if amount is not None]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.config.value_types import plain_value
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 
 _SAMPLED_BLOCKS = 256
@@ -25,12 +25,12 @@ def order_fingerprint(config: RunConfig, tokenizer: TokenizerFiles) -> dict[str,
 
     The paths of the files do not matter, only their content; of large files evenly spread blocks stand for the whole.
     """
-    sources = parse_sources(config.data.data_path)
+    sources = config.data.data_path.requests
     return {
         "data files": [file_fingerprint(f"{source.path}{suffix}") for source in sources for suffix in (".idx", ".bin")],
         "blend": [[str(source.weight or ""), source.tokens or 0] for source in sources],
         "tokenizer": tokenizer.fingerprint,
-        **{name: getattr(config.data, name) for name in (*ROW_SETTINGS, "chunk_at_sentences")},
+        **{name: plain_value(getattr(config.data, name)) for name in (*ROW_SETTINGS, "chunk_at_sentences")},
         "seed": config.training.seed,
         **({"shards": [Path(source.path).name for source in sources]} if config.data.split_by == "hash" else {}),
     }

@@ -8,51 +8,31 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.config.value_types import Split
 from megatron_ettin.data.rng import uniform_of
-from megatron_ettin.errors import ConfigError
 
 SPLIT_NAMES = ("training", "validation", "test")
 
 _HASHED_AT_ONCE = 2**22
 
 
-def split_documents(num_documents: int, split: str) -> tuple[range, range, range]:
+def split_documents(num_documents: int, split: Split) -> tuple[range, range, range]:
     """Cut the documents into three ranges with the given proportions, in megatron-core's arithmetic.
 
     Args:
         num_documents: documents in the corpus.
-        split: parts of the whole, such as ``969,30,1``; missing ones are 0.
-
-    Raises:
-        ConfigError: the parts are no numbers, negative, or all 0.
+        split: parts of the whole.
     """
-    shares = split_shares(split)
     # Summed and rounded in this order: a document at a border is on the side where megatron-core has it.
-    ends = [round(end * num_documents) for end in accumulate(shares)]
+    ends = [round(end * num_documents) for end in accumulate(split.shares)]
     return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
-
-
-def split_shares(split: str) -> list[float]:
-    """Return the three shares that ``--split`` names.
-
-    Raises:
-        ConfigError: the parts are no numbers, negative, or all 0.
-    """
-    try:
-        parts = [float(part) for part in split.split(",")]
-    except ValueError:
-        raise ConfigError(f"--split {split}: must be up to three numbers with commas, such as 969,30,1") from None
-    total = sum(parts)
-    if len(parts) > len(SPLIT_NAMES) or not min(parts) >= 0 or not 0 < total < float("inf"):
-        raise ConfigError(f"--split {split}: must be up to three parts that are not negative and not all 0")
-    return [part / total for part in parts] + [0.0] * (len(SPLIT_NAMES) - len(parts))
 
 
 Documents = range | NDArray[np.integer]
 """Numbers of documents, ascending."""
 
 
-def split_by_hash(num_documents: int, split: str, shard: str) -> tuple[Documents, Documents, Documents]:
+def split_by_hash(num_documents: int, split: Split, shard: str) -> tuple[Documents, Documents, Documents]:
     """Deal the documents out by a hash of the shard's name and their numbers in it.
 
     Where a document belongs depends on nothing else: it stays there when documents are appended to the shard or other
@@ -62,11 +42,8 @@ def split_by_hash(num_documents: int, split: str, shard: str) -> tuple[Documents
         num_documents: documents in the shard.
         split: parts of the whole, as in :func:`split_documents`.
         shard: its name, without a folder.
-
-    Raises:
-        ConfigError: the parts are no numbers, negative, or all 0.
     """
-    borders = np.cumsum(split_shares(split))[:-1]
+    borders = np.cumsum(split.shares)[:-1]
     kind: type[np.integer] = np.int32 if num_documents <= np.iinfo(np.int32).max else np.int64
     found: list[list[NDArray[np.integer]]] = [[], [], []]
     for begin in range(0, num_documents, _HASHED_AT_ONCE):
@@ -78,7 +55,7 @@ def split_by_hash(num_documents: int, split: str, shard: str) -> tuple[Documents
     return training, validation, test
 
 
-def split_corpus(num_documents: int, split: str, split_by: str, prefix: str) -> dict[str, Documents]:
+def split_corpus(num_documents: int, split: Split, split_by: str, prefix: str) -> dict[str, Documents]:
     """Return the documents of each split by its name, as ``--split`` and ``--split-by`` say."""
     if split_by == "hash":
         parts: tuple[Documents, ...] = split_by_hash(num_documents, split, PurePath(prefix).name)

@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 
 from megatron_ettin.config.data import DataConfig
-from megatron_ettin.config.mask_schedule import mask_ratio
 from megatron_ettin.config.objectives import ObjectiveTraits
 from megatron_ettin.data.batch import PackedBatch, assemble, make_batch
 from megatron_ettin.data.chunks import Chunk
@@ -38,7 +37,7 @@ class MaskedLanguageModelling(Objective):
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
         """Build a micro-batch; its masks depend only on the seed, the global sample numbers and the schedule."""
         with sample_generators(self.setting.seed, samples) as generators:
-            return self._batch(rows, generators, mask_ratio(self.data, tokens_before))
+            return self._batch(rows, generators, self.data.mask_ratio(tokens_before))
 
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:
         """Build an evaluation batch; its masks depend only on document and chunk."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from megatron_ettin.config.backend import LOGITS_CHUNK_BYTES
 from megatron_ettin.config.layer_pattern import LayerAttention, layer_pattern
-from megatron_ettin.config.mask_schedule import largest_mask_ratio
 from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.config.parallel import data_parallel_size, padded_vocab_size, stage_layers
 from megatron_ettin.config.run import RunConfig
@@ -141,7 +140,7 @@ def _head_bytes(config: RunConfig, positions: int, mask_kind: MaskKind) -> int:
     half precision, for the gradient beside them.
     """
     hidden, tp, value = config.model.hidden_size, config.parallel.tensor_model_parallel_size, _value_bytes(config)
-    scored = round(positions * (largest_mask_ratio(config.data) if mask_kind == "bidirectional" else 1.0))
+    scored = round(positions * (config.data.largest_mask_ratio if mask_kind == "bidirectional" else 1.0))
     vocabulary_rows = padded_vocab_size(config.model.vocab_size, tp) // tp
     chunk = min(
         scored * vocabulary_rows * value, LOGITS_CHUNK_BYTES["cpu" if config.training.device == "cpu" else "cuda"]

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from megatron_ettin.config.layer_pattern import layer_pattern, local_window
-from megatron_ettin.config.mask_schedule import mask_ratio
 from megatron_ettin.config.objectives import OBJECTIVES, mask_kind_of
 from megatron_ettin.config.parallel import data_parallel_size, stage_layers
 from megatron_ettin.config.run import RunConfig
@@ -167,7 +166,7 @@ def _moment(config: RunConfig, time: int, rate: float) -> Moment:
     each = tokens_per_step(config)
     in_tokens = schedule_unit(config.optimizer, config.training) == "tokens"
     steps, tokens = (round(time / each), time) if in_tokens else (time, time * each)
-    ratio = mask_ratio(config.data, tokens) if OBJECTIVES[config.training.objective].hides_tokens else None
+    ratio = config.data.mask_ratio(tokens) if OBJECTIVES[config.training.objective].hides_tokens else None
     return Moment(steps, tokens, rate, ratio)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.sources import SourceRequest, parse_sources, source_names
+from megatron_ettin.config.sources import SourceRequest, source_names
 from megatron_ettin.config.token_counts import format_token_count
+from megatron_ettin.config.value_types import plain_value
 from megatron_ettin.data.batch_plan import BatchRule
 from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped
 from megatron_ettin.data.corpus.indexed import IndexedTokens, all_documents_closed
@@ -33,7 +34,7 @@ class Source:
 
 def open_corpus(config: RunConfig) -> tuple[Source, ...]:
     """Open what ``--data-path`` names and split it."""
-    return tuple(_open_source(config, request) for request in parse_sources(config.data.data_path))
+    return tuple(_open_source(config, request) for request in config.data.data_path.requests)
 
 
 def _open_source(config: RunConfig, request: SourceRequest) -> Source:
@@ -132,7 +133,7 @@ def _source_rows(
     path, data = source.request.path, config.data
     cache = None
     if data.data_cache_path or source.tokens.is_large:
-        facts = {name: getattr(data, name) for name in ROW_SETTINGS}
+        facts = {name: plain_value(getattr(data, name)) for name in ROW_SETTINGS}
         facts["sentences"] = tokenizer.fingerprint if data.chunk_at_sentences else ""
         cache = IndexCache.of_corpus(path, data.data_cache_path).knowing(**facts, sep_id=tokenizer.sep_id)
     return RowDataset(

@@ -173,11 +173,12 @@ def changed_settings(before: Mapping[str, Mapping[str, Any]], config: RunConfig)
     A run does not resume bit for bit with another seed, batch size or schedule. The line shows a change that was made
     by mistake, such as an omitted flag.
     """
+    settings = config.to_dict()
     differing = [
         f"{spell(config, name)} (was {before[option.section][name]})"
         for name, option in run_options().items()
         if option.section in _SECTIONS
         and name not in _EXPECTED
-        and before.get(option.section, {}).get(name, value_of(config, name)) != value_of(config, name)
+        and before.get(option.section, {}).get(name, settings[option.section][name]) != settings[option.section][name]
     ]
     return ", ".join(differing)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.manager import Saver
-from megatron_ettin.config.mask_schedule import mask_ratio
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import is_complete
@@ -104,7 +103,7 @@ class Session:
         self.record = step_record(name, self.state.step, self.state.consumed_tokens, result, learning_rate)
         self.record |= self.pace.figures()
         if OBJECTIVES[name].hides_tokens:
-            self.record["mask_ratio"] = mask_ratio(self.config.data, self._tokens_before)
+            self.record["mask_ratio"] = self.config.data.mask_ratio(self._tokens_before)
         self.first_record = self.first_record or self.record
         self.stop_reason = "" if self.is_complete else reason_of(result.votes)
         self.guard.note(result)

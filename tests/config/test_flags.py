@@ -6,6 +6,8 @@ from dataclasses import fields
 
 from megatron_ettin.config.command_line import build_parser, parse_command
 from megatron_ettin.config.fields import run_options, run_sections
+from megatron_ettin.config.sources import Sources
+from megatron_ettin.config.value_types import MaskSchedule, Split, StepRange
 
 MEGATRON_FLAGS = {
     "--num-layers",
@@ -52,8 +54,16 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field() -> None:
     declared = [field.name for config in run_sections().values() for field in fields(config)]
     assert list(run_options()) == declared
     for name, option in run_options().items():
-        text = "some-text" if option.many else "some text"  # one word of many is quoted
-        example = {int: 8, float: 0.5, str: text, bool: True}[option.type]
+        example = {
+            int: 8,
+            float: 0.5,
+            str: "some text",
+            bool: True,
+            Sources: Sources.parse("some-text"),
+            Split: Split.parse("8,1,1"),
+            MaskSchedule: MaskSchedule.parse("0:0.3,1B:0.2"),
+            StepRange: StepRange.parse("3:4"),
+        }[option.type]
         expected = option.choices[-1] if option.choices else 2.5 if option.bounds.above == 1 else example
         command = parse_command([option.flag] if option.type is bool else [option.flag, str(expected)])
         assert getattr(getattr(command.config, option.section), name) == expected

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_ettin.config.sources import SourceRequest, join_sources, parse_sources, source_names
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.sources import SourceRequest, Sources, source_names
 from megatron_ettin.data.blend import Blend
 from megatron_ettin.errors import ConfigError
 
@@ -103,9 +104,9 @@ def test_a_state_that_cannot_be_is_not_remembered() -> None:
     ],
 )  # fmt: skip
 def test_forms_of_a_blend(written: object, expected: list[SourceRequest]) -> None:
-    joined = join_sources(written)
-    assert joined is not None
-    assert list(parse_sources(joined)) == expected
+    sources = Sources.parse(written)
+    assert list(sources.requests) == expected
+    assert Sources.parse(str(sources)) == sources
 
 
 @pytest.mark.parametrize(
@@ -114,12 +115,13 @@ def test_forms_of_a_blend(written: object, expected: list[SourceRequest]) -> Non
 )
 def test_senseless_amounts_are_refused(written: str) -> None:
     with pytest.raises(ConfigError, match="--data-path"):
-        parse_sources(written)
+        RunConfig().with_values({"data_path": written})
 
 
 @pytest.mark.parametrize("written", [[], [{"path": "A"}], [{"path": "A", "weight": "x"}], [True], 3, [{"weight": 1}]])
 def test_what_is_no_blend(written: object) -> None:
-    assert join_sources(written) is None
+    with pytest.raises(ValueError, match="must be PREFIX"):
+        Sources.parse(written)
 
 
 def test_corpora_of_the_same_name_are_told_apart() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.config.sources import Sources
 from megatron_ettin.data import training_order
 from megatron_ettin.data.batch_plan import BatchRule, StepPlan
 from megatron_ettin.data.corpus.indexed import IndexedTokens
@@ -29,7 +29,7 @@ def build(folder: Path, packing: str) -> tuple[TrainingRows, list[list[np.ndarra
     for name, texts in zip("ab", documents, strict=True):
         (folder / name).mkdir()
         write_corpus(folder / name / "text", [[*text, SEP] for text in texts])
-    requests = parse_sources(f"0.6 {folder}/a/text 0.4 {folder}/b/text")
+    requests = Sources.parse(f"0.6 {folder}/a/text 0.4 {folder}/b/text").requests
     sources = [
         RowDataset(IndexedTokens(request.path), range(30), LENGTH, sep_id=SEP, packing=packing, source=number)
         for number, request in enumerate(requests)

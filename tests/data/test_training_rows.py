@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_ettin.config.sources import parse_sources
+from megatron_ettin.config.sources import Sources
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.fingerprint import changed_causes, file_fingerprint, order_fingerprint
@@ -34,7 +34,7 @@ def prefixes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def build(data_path: str, packing: str = "best-fit", seed: int = 3) -> TrainingRows:
-    requests = parse_sources(data_path)
+    requests = Sources.parse(data_path).requests
     corpora = [IndexedTokens(request.path) for request in requests]
     rows = [
         RowDataset(corpus, range(corpus.num_documents), 32, sep_id=SEP, seed=seed, packing=packing, source=number)

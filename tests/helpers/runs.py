@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from megatron_ettin.config.model import ModelConfig
@@ -25,14 +24,10 @@ TINY = ModelConfig(
 
 def tiny_run(objective: str, *, model: ModelConfig = TINY, **overrides: Any) -> RunConfig:
     """Return a run of the tiny model; ``overrides`` are field names of any section."""
-    config = RunConfig(model=model)
-    config = with_overrides(config, objective=objective, device="cpu", seq_length=64, lr=3e-3, train_iters=20)
-    return with_overrides(config, **overrides)
+    values = {"objective": objective, "device": "cpu", "seq_length": 64, "lr": 3e-3, "train_iters": 20, **overrides}
+    return RunConfig(model=model).with_values(values)
 
 
 def with_overrides(config: RunConfig, **overrides: Any) -> RunConfig:
-    """Return ``run`` with fields replaced in whichever section has them."""
-    for key, value in overrides.items():
-        section = next(name for name in vars(config) if hasattr(getattr(config, name), key))
-        config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
-    return config
+    """Return ``config`` with fields replaced in whichever section has them."""
+    return config.with_values(overrides)

@@ -11,7 +11,6 @@ import numpy as np
 from megatron_ettin.config.fields import spell
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.sources import parse_sources
 from megatron_ettin.data.chunks import document_bounds
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.manifest import Manifest
@@ -70,7 +69,7 @@ def check_corpus(config: RunConfig, tokenizer: TokenizerFiles | None) -> None:
         return
     needed = "validation" if config.training.eval_only else "training"
     found = found_in_all = 0
-    for source in parse_sources(config.data.data_path):
+    for source in config.data.data_path.requests:
         _refuse_suffix(source.path)
         corpus = IndexedTokens(source.path)
         documents = split_corpus(corpus.num_documents, config.data.split, config.data.split_by, source.path)[needed]

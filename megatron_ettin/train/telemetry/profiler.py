@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.time_units import parse_steps
 from megatron_ettin.runtime.device import Device
 from megatron_ettin.runtime.ranks import Ranks
 
@@ -19,10 +18,10 @@ PROFILE_FOLDER = "profile"
 
 def profile_notes(config: RunConfig, step: int) -> tuple[str, ...]:
     """Return a line where a launch that goes on from ``step`` has passed all of ``--profile-steps`` already."""
-    written = config.training.profile_steps
-    if not written or parse_steps(written).stop > step + 1:
+    asked = config.training.profile_steps
+    if not asked or asked.steps.stop > step + 1:
         return ()
-    return (f"--profile-steps {written}: no trace, as this launch begins with step {step + 1}",)
+    return (f"--profile-steps {asked}: no trace, as this launch begins with step {step + 1}",)
 
 
 class Profiler:
@@ -33,7 +32,7 @@ class Profiler:
 
     def __init__(self, config: RunConfig, device: Device, ranks: Ranks) -> None:
         """Note what to record; nothing is recorded yet."""
-        self._steps = parse_steps(config.training.profile_steps)
+        self._steps = config.training.profile_steps.steps
         first, last = self._steps.start, self._steps.stop - 1
         self._path = Path(config.checkpoint.save) / PROFILE_FOLDER / f"steps_{first}_{last}_rank_{ranks.rank}.json"
         self._on_cuda = device.type == "cuda"
