@@ -1,4 +1,7 @@
-"""What one forward pass reads: documents laid end to end, without padding between them."""
+"""Packed micro-batches: chunks laid end to end, without padding between them.
+
+Shapes: T packed tokens, D chunks, K scored positions.
+"""
 
 from __future__ import annotations
 
@@ -13,44 +16,42 @@ from megatron_ettin.data.chunks import Chunk
 
 
 @dataclass(frozen=True)
+class PackedTokens:
+    """Chunks with [CLS] before each and [SEP] after those that are closed."""
+
+    tokens_T: NDArray[np.int64]
+    positions_T: NDArray[np.int64]
+    """Position of each token in its chunk, from 0."""
+    content_T: NDArray[np.bool_]
+    """True for tokens of the corpus, False for the [CLS] and [SEP] that were added."""
+    cu_seqlens: NDArray[np.int32]
+    """Start of each chunk, and the end; [D + 1]."""
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """One micro-batch of one data-parallel rank, as numpy arrays.
 
-    All its documents' chunks follow each other in one axis of T tokens; ``cu_seqlens`` says where each begins. What
-    fills the batch up to a multiple (sequence parallelism needs one) is a last chunk of its own, and is never scored.
-
-    Shapes: T packed tokens, D chunks, K scored positions.
+    Padding up to a multiple of tokens, which sequence parallelism needs, is a last chunk that is never scored.
     """
 
     tokens_T: NDArray[np.int64]
     """Input ids, masking already applied."""
     positions_T: NDArray[np.int64]
-    """Position of each token in its own chunk, from 0: what RoPE turns by."""
+    """Position of each token in its chunk, from 0, for RoPE."""
     cu_seqlens: NDArray[np.int32]
-    """Shape [D + 1]: chunk d is tokens cu_seqlens[d] to cu_seqlens[d + 1]; the last entry is T."""
+    """Start of each chunk, and the end; [D + 1]."""
     scored_K: NDArray[np.int64]
-    """Indices into T whose output is scored, ascending."""
+    """Positions in T whose output is scored, ascending."""
     labels_K: NDArray[np.int64]
-    """The right token at each scored position."""
+    """The correct token at each scored position."""
     real_tokens: int
-    """Tokens that are not filling."""
+    """Number of tokens that are not padding."""
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each chunk, the filling one included."""
+        """Tokens of each chunk, padding included."""
         return tuple((self.cu_seqlens[1:] - self.cu_seqlens[:-1]).tolist())
-
-
-@dataclass(frozen=True)
-class PackedTokens:
-    """Chunks with [CLS] before and, where they close, [SEP] behind."""
-
-    tokens_T: NDArray[np.int64]
-    positions_T: NDArray[np.int64]
-    content_T: NDArray[np.bool_]
-    """True where a token of the corpus stands, False at [CLS] and [SEP]."""
-    cu_seqlens: NDArray[np.int32]
-    """[D + 1], where each chunk begins."""
 
 
 def assemble(chunks: Sequence[Chunk], *, cls_id: int, sep_id: int, close_every_chunk: bool) -> PackedTokens:
@@ -58,9 +59,9 @@ def assemble(chunks: Sequence[Chunk], *, cls_id: int, sep_id: int, close_every_c
 
     Args:
         chunks: in order.
-        cls_id: stands before each chunk.
-        sep_id: stands behind a chunk that closes.
-        close_every_chunk: every chunk closes (encoder); otherwise only one that ends its document (decoder).
+        cls_id: put before each chunk.
+        sep_id: put after each closed chunk.
+        close_every_chunk: whether every chunk is closed (encoder), or only the last one of each document (decoder).
     """
     contents = np.array([len(chunk.tokens) for chunk in chunks], dtype=np.int64)
     closed = np.array([close_every_chunk or chunk.ends_document for chunk in chunks], dtype=bool)
@@ -82,6 +83,25 @@ def assemble(chunks: Sequence[Chunk], *, cls_id: int, sep_id: int, close_every_c
     )
 
 
+def next_token_targets(
+    packed: PackedTokens, never_targets: Collection[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return scored positions and labels of next-token prediction.
+
+    Every token of a chunk but the last predicts its successor, so nothing is predicted across chunks.
+
+    Args:
+        packed: chunks end to end.
+        never_targets: tokens that are never predicted, even where a document contains them: [CLS], [PAD], [MASK].
+    """
+    scores_T = np.ones(len(packed.tokens_T), dtype=bool)
+    scores_T[packed.cu_seqlens[1:] - 1] = False
+    for token in never_targets:
+        scores_T[:-1] &= packed.tokens_T[1:] != token
+    scored_K = np.flatnonzero(scores_T)
+    return scored_K, packed.tokens_T[scored_K + 1]
+
+
 def make_batch(
     packed: PackedTokens,
     *,
@@ -91,37 +111,18 @@ def make_batch(
     pad_id: int,
     pad_multiple: int = 1,
 ) -> PackedBatch:
-    """Complete a batch: add what fills it up to ``pad_multiple`` tokens as a last chunk that is never scored."""
+    """Build a batch, padded to a multiple of ``pad_multiple`` tokens."""
     real = len(packed.tokens_T)
-    # A rank without any chunk still takes part in the collectives of the others, with one token of filling.
-    fill = -real % pad_multiple or (pad_multiple if real == 0 else 0)
+    # A rank without chunks gets one token of padding: it still takes part in the collectives of the others.
+    padding = -real % pad_multiple or (pad_multiple if real == 0 else 0)
     cu_seqlens = packed.cu_seqlens
-    if fill:
-        cu_seqlens = np.append(cu_seqlens, np.int32(real + fill))
+    if padding:
+        cu_seqlens = np.append(cu_seqlens, np.int32(real + padding))
     return PackedBatch(
-        tokens_T=np.concatenate((inputs_T, np.full(fill, pad_id, dtype=np.int64))),
-        positions_T=np.concatenate((packed.positions_T, np.arange(fill))),
+        tokens_T=np.concatenate((inputs_T, np.full(padding, pad_id, dtype=np.int64))),
+        positions_T=np.concatenate((packed.positions_T, np.arange(padding))),
         cu_seqlens=cu_seqlens,
         scored_K=scored_K,
         labels_K=labels_K,
         real_tokens=real,
     )
-
-
-def next_token_targets(
-    packed: PackedTokens, never_targets: Collection[int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return scored positions and labels of next-token prediction.
-
-    Every token of a chunk but its last predicts the one behind it, so nothing is predicted across chunks.
-
-    Args:
-        packed: chunks end to end.
-        never_targets: tokens that are not predicted even where the text itself spells them: [CLS], [PAD], [MASK].
-    """
-    scores_T = np.ones(len(packed.tokens_T), dtype=bool)
-    scores_T[packed.cu_seqlens[1:] - 1] = False
-    for token in never_targets:
-        scores_T[:-1] &= packed.tokens_T[1:] != token
-    scored_K = np.flatnonzero(scores_T)
-    return scored_K, packed.tokens_T[scored_K + 1]

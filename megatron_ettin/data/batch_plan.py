@@ -1,9 +1,9 @@
 """Which rows make a step, and how data-parallel ranks share them.
 
-A step's rows follow those of the step before. Where a step ends depends on where it begins and on the tokens trained
-before it, never on ranks; so a run goes on from its counters alone. The rows of a step are cut into micro-batches,
-likewise without regard to ranks, and micro-batch i goes to data-parallel rank i modulo their number; where that does
-not come out even, the last ranks get one without rows, so that all make the same number of passes.
+A step starts at the row after the previous step. Where it ends depends on where it starts and on the tokens trained
+before it, never on the ranks, so a run resumes from its counters alone. The rows of a step are cut into micro-batches,
+again independently of the ranks; micro-batch i goes to data-parallel rank i modulo their number. If they do not divide
+evenly, the last ranks get a micro-batch without rows, so that all ranks make the same number of passes.
 """
 
 from __future__ import annotations
@@ -20,44 +20,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 _REMEMBERED_STEPS = 64
+_LOOK_AHEAD = 1024
+"""Rows whose tokens are looked up at a time: how many rows fill a step is not known in advance."""
 
 
 @dataclass(frozen=True)
 class BatchRule:
-    """How large a step and its micro-batches are."""
+    """Sizes of steps and micro-batches."""
 
     rows: int
-    """Of a step; not used where it is told in tokens."""
+    """Of a step; unused where ``tokens`` is given."""
     micro_rows: int
+    """Of a micro-batch; unused where ``micro_tokens`` is given."""
     tokens: int = 0
-    """Of a step, at most; 0 counts rows."""
+    """Of a step, at most; 0 counts rows instead."""
     micro_tokens: int = 0
-    """Of a micro-batch, at most; 0 counts rows."""
+    """Of a micro-batch, at most; 0 counts rows instead."""
     first_size: int = 0
-    """Rows (or tokens) of the first step of a warm-up."""
+    """Size of the first step of a warm-up, in rows or tokens."""
     warmup_tokens: int = 0
     """Tokens over which a step grows to its full size."""
     close_every_chunk: bool = True
-    """Whether a run's token counter counts [SEP] behind every chunk, as an encoder's does."""
+    """Whether the run's token counter includes a [SEP] after every chunk, as an encoder's does."""
 
     @property
     def size(self) -> int:
-        """Of a full step, in its unit."""
+        """Size of a full step, in rows or tokens."""
         return self.tokens or self.rows
 
     def size_after(self, tokens: int) -> int:
-        """Return the size of a step before which so many tokens were trained."""
+        """Return the size of a step that starts after ``tokens`` trained tokens."""
         if tokens >= self.warmup_tokens or self.first_size >= self.size:
             return self.size
         return warmed_up_size(self.first_size, self.size, tokens, self.warmup_tokens)
 
 
 def warmed_up_size(first: int, full: int, tokens: int, warmup_tokens: int) -> int:
-    """Return how large a step is ``tokens`` into a warm-up.
+    """Return the size of a step ``tokens`` into a warm-up.
 
-    The size grows by 1 at a time, and as many tokens are spent at each size as the size says: it has grown to b when
-    first + (first + 1) + ... + (b - 1) is the same part of the sum up to ``full`` - 1 as tokens are of the warm-up
-    (the warm-up of ModernBERT's packer).
+    The size grows by 1 at a time, and the tokens spent at each size are proportional to it: the size reaches b when
+    first + (first + 1) + ... + (b - 1) is the same fraction of the sum up to ``full`` - 1 as the tokens are of the
+    warm-up (the warm-up of ModernBERT's packer).
 
     >>> [warmed_up_size(1, 4, tokens, 60) for tokens in (0, 9, 10, 29, 30, 59)]
     [1, 1, 2, 2, 3, 3]
@@ -68,8 +71,8 @@ def warmed_up_size(first: int, full: int, tokens: int, warmup_tokens: int) -> in
     return max(first, min(full - 1, (1 + math.isqrt(1 + 4 * spent)) // 2))
 
 
-class Sizes(Protocol):
-    """Tells the tokens of rows."""
+class RowSizes(Protocol):
+    """Looks up the tokens of rows."""
 
     def tokens(self, start: int, stop: int, *, close_every_chunk: bool) -> NDArray[np.int64]:
         """Return the tokens of rows ``start`` to ``stop``."""
@@ -82,69 +85,68 @@ class Step:
     start: int
     stop: int
     tokens_before: int
-    """Trained before the step; -1 where nothing asks for it."""
+    """Trained before the step; -1 where they are not counted."""
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 class StepPlan:
-    """The rows of each step from a place on."""
+    """The rows of each step from a position in the training order."""
 
     def __init__(
         self,
         rule: BatchRule,
-        sizes: Sizes,
+        sizes: RowSizes,
         *,
         step: int = 0,
         sample: int = 0,
         tokens: int = 0,
         counts_tokens: bool = False,
     ) -> None:
-        """Begin where a run stands.
+        """Start from the counters of a run.
 
         Args:
-            rule: how large steps are.
-            sizes: tells the tokens of rows.
-            step: number of the first step that will be asked for.
+            rule: sizes of steps and micro-batches.
+            sizes: the tokens of rows.
+            step: number of the first step that will be requested.
             sample: its first row.
             tokens: trained before it.
-            counts_tokens: whether ``Step.tokens_before`` is wanted in any case.
+            counts_tokens: whether to set ``Step.tokens_before`` even if the rule does not need it.
         """
         self.rule = rule
         self._sizes = sizes
         self._needs_tokens = counts_tokens or rule.warmup_tokens > 0
         self._lock = Lock()
         before = tokens if self._needs_tokens else -1
-        self._known: OrderedDict[int, Step] = OrderedDict({step: self._from(sample, before)})
+        self._known: OrderedDict[int, Step] = OrderedDict({step: self._step_from(sample, before)})
 
     def of(self, step: int) -> Step:
-        """Return the rows of a step; one before the first, or long past, is not known any more."""
+        """Return the rows of a step; only the latest ones that were computed can be requested again."""
         with self._lock:
             last = next(reversed(self._known))
             while last < step:
-                former = self._known[last]
+                previous = self._known[last]
                 tokens = -1
                 if self._needs_tokens:
-                    tokens = former.tokens_before + self._tokens(former.start, former.stop)
+                    tokens = previous.tokens_before + self._tokens(previous.start, previous.stop)
                 last += 1
-                self._known[last] = self._from(former.stop, tokens)
+                self._known[last] = self._step_from(previous.stop, tokens)
                 if len(self._known) > _REMEMBERED_STEPS:
                     self._known.popitem(last=False)
             return self._known[step]
 
     def micro_batches(self, step: int, rank: int, ranks: int) -> list[range]:
-        """Return the rows of each of a data-parallel rank's micro-batches."""
+        """Return the rows of each micro-batch of data-parallel rank ``rank`` of ``ranks``."""
         return of_rank(self._cut(self.of(step)), rank, ranks)
 
-    def _from(self, start: int, tokens_before: int) -> Step:
+    def _step_from(self, start: int, tokens_before: int) -> Step:
         size = self.rule.size_after(max(0, tokens_before))
         if not self.rule.tokens:
             return Step(start, start + size, tokens_before)
         stop = start
         left = size
         while left > 0:
-            # Rows of a stretch at a time: how many fit is not known before they are looked at.
             sums = np.cumsum(self._sizes.tokens(stop, stop + _LOOK_AHEAD, close_every_chunk=True))
             fitting = int(np.searchsorted(sums, left, side="right"))
             stop += fitting
@@ -158,23 +160,20 @@ class StepPlan:
 
     def _cut(self, step: Step) -> list[range]:
         if not self.rule.micro_tokens:
-            every = self.rule.micro_rows
-            return [range(at, min(at + every, step.stop)) for at in range(step.start, step.stop, every)]
+            size = self.rule.micro_rows
+            return [range(start, min(start + size, step.stop)) for start in range(step.start, step.stop, size)]
         sizes = self._sizes.tokens(step.start, step.stop, close_every_chunk=True).tolist()
         return cut_by_tokens(step.start, sizes, self.rule.micro_tokens)
 
 
-_LOOK_AHEAD = 1024
-
-
 def cut_by_tokens(start: int, sizes: Sequence[int], limit: int) -> list[range]:
-    """Cut rows into stretches of at most ``limit`` tokens; a longer row is one of its own."""
-    borders, held = [start], 0
+    """Cut consecutive rows into groups of at most ``limit`` tokens; a larger row is a group of its own."""
+    borders, tokens = [start], 0
     for number, size in enumerate(sizes, start):
-        if held and held + size > limit:
+        if tokens and tokens + size > limit:
             borders.append(number)
-            held = 0
-        held += size
+            tokens = 0
+        tokens += size
     return [range(*pair) for pair in pairwise([*borders, start + len(sizes)])]
 
 

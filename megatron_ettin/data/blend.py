@@ -1,16 +1,13 @@
 """Which source each row of a blend comes from.
 
-At every step the rows of source s among the first k are within 1 of ``share_s * k``, for any number of sources: the
-chairman assignment problem (Tijdeman, Discrete Mathematics 32, 1980). Unit j of a source may then be placed in the
-slots floor((j - 1) / share) to ceil(j / share) - 1, and taking the unit with the earliest end first fills every slot in
-time (Baruah et al., Algorithmica 15, 1996, on one processor).
+For every k, the number of rows of source s among the first k differs from ``share_s * k`` by less than 1 (the chairman
+assignment problem; Tijdeman, Discrete Mathematics 32, 1980). Row j of a source may be placed at the positions
+floor((j - 1) / share) to ceil(j / share) - 1, its *window*; at each position, the open window that ends first is
+served (earliest deadline first; Baruah et al., Algorithmica 15, 1996).
 
-That rule alone would have to be followed from the first row on. So the rows are cut into blocks, and the state at each
-block's begin is a function of its place: which sources are rounded up there. Any rounding works that leaves enough
-room on both sides: taken in order of the ends of their windows, and likewise of their begins, any first sources
-together are never rounded below the floor of their sum. Both orders can be served at once, since two chains of sets
-make a totally unimodular system; by Hall's theorem two such states can then be joined. A position costs the walk from
-the begin of its block, which grows with the inverse of the smallest share.
+Rows are cut into blocks, and the counts at the start of a block are a function of its position: each quota rounded
+down or up such that windows still fit. A position is thus found by a walk from the start of its block, whose length
+grows with the inverse of the smallest share. docs/rows.md explains why such a rounding exists.
 """
 
 from __future__ import annotations
@@ -26,29 +23,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALLEST_BLOCK = 4096
-_STRETCH = 4096
-_KEPT_STRETCHES = 16
+_SEGMENT = 4096
+_KEPT_SEGMENTS = 16
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """Some rows after each other."""
+class _Segment:
+    """Consecutive rows."""
 
     start: int
     counts: list[int]
-    """Rows of each source before it."""
+    """Rows of each source before the segment."""
     sources: NDArray[np.int64]
+    """Source of each row."""
 
 
 class Blend:
-    """Sources with fixed shares; all arithmetic is exact."""
+    """The source of each row, for sources with fixed shares; all arithmetic is exact."""
 
     def __init__(self, weights: Sequence[Fraction | int], smallest_block: int = SMALLEST_BLOCK) -> None:
-        """Prepare the shares.
+        """Normalise the weights.
 
         Args:
-            weights: positive, one a source; only their ratios count.
-            smallest_block: rows of a block, at least.
+            weights: one per source, positive; only their ratios matter.
+            smallest_block: minimum rows of a block.
         """
         assert weights
         assert all(weight > 0 for weight in weights)
@@ -57,15 +55,15 @@ class Blend:
         divisor = math.gcd(*whole)
         self._weights = [weight // divisor for weight in whole]
         self._total = sum(self._weights)
-        # No window may reach over two boundaries.
+        # No window may contain two block boundaries.
         self._block = max(smallest_block, 2 * -(-self._total // min(self._weights)))
         self._walk = self._start_walk(0, 0, [0] * len(weights))
-        self._stretches: list[_Stretch] = []
+        self._segments: list[_Segment] = []
         self._lock = Lock()
 
     @property
     def shares(self) -> list[Fraction]:
-        """Share of each source; they sum to 1."""
+        """Share of each source; the sum is 1."""
         return [Fraction(weight, self._total) for weight in self._weights]
 
     def counts(self, samples: int) -> list[int]:
@@ -73,18 +71,21 @@ class Blend:
         if len(self._weights) == 1:
             return [samples]
         with self._lock:
-            stretch = self._stretch_at(samples)
-        here = np.bincount(stretch.sources[: samples - stretch.start], minlength=len(self._weights))
-        return [before + int(more) for before, more in zip(stretch.counts, here, strict=True)]
+            segment = self._segment_at(samples)
+        here = np.bincount(segment.sources[: samples - segment.start], minlength=len(self._weights))
+        return [before + int(more) for before, more in zip(segment.counts, here, strict=True)]
 
-    def remember(self, samples: int, counts: Sequence[int]) -> None:
-        """Begin from a known state, such as a checkpoint's, where that is nearer than the begin of its block."""
-        begin = samples - samples % self._block
+    def start_at(self, samples: int, counts: Sequence[int]) -> None:
+        """Start from known counts, such as a checkpoint's, instead of walking from the start of their block.
+
+        Counts that the blend cannot have are ignored.
+        """
+        start = samples - samples % self._block
         if len(self._weights) > 1 and sum(counts) == samples and self._is_close(samples, counts):
-            self._walk = self._start_walk(begin, samples, list(counts))
+            self._walk = self._start_walk(start, samples, list(counts))
 
     def sources(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return for samples ``start`` to ``stop`` the source of each, and its number among that source's rows."""
+        """Return the source of each sample from ``start`` to ``stop``, and its number among that source's rows."""
         if len(self._weights) == 1:
             return np.zeros(stop - start, np.int64), np.arange(start, stop)
         counts = self.counts(start)
@@ -92,8 +93,8 @@ class Blend:
         place = start
         while place < stop:
             with self._lock:
-                stretch = self._stretch_at(place)
-            parts.append(stretch.sources[place - stretch.start : stop - stretch.start])
+                segment = self._segment_at(place)
+            parts.append(segment.sources[place - segment.start : stop - segment.start])
             place += len(parts[-1])
         sources = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         numbers = np.empty(len(sources), np.int64)
@@ -102,19 +103,19 @@ class Blend:
             numbers[mine] = counts[source] + np.arange(len(mine))
         return sources, numbers
 
-    def _stretch_at(self, place: int) -> _Stretch:
-        """Return a stretch of rows that holds ``place``; the latest are kept, as a step is looked at repeatedly."""
-        for stretch in self._stretches:
-            if stretch.start <= place < stretch.start + len(stretch.sources):
-                return stretch
-        begin = place - place % self._block
-        if not (self._walk.begin == begin and self._walk.place <= place):
-            self._walk = self._start_walk(begin, begin, self._boundary(begin))
+    def _segment_at(self, place: int) -> _Segment:
+        """Return a segment that contains ``place``; the latest are kept, since a step is looked up repeatedly."""
+        for segment in self._segments:
+            if segment.start <= place < segment.start + len(segment.sources):
+                return segment
+        start = place - place % self._block
+        if not (self._walk.block.start == start and self._walk.place <= place):
+            self._walk = self._start_walk(start, start, self._boundary(start))
         self._walk.advance(place - self._walk.place)
         counts = list(self._walk.counts)
-        chosen = self._walk.advance(min(_STRETCH, self._walk.left))
-        self._stretches = [_Stretch(place, counts, np.array(chosen, np.int64)), *self._stretches[: _KEPT_STRETCHES - 1]]
-        return self._stretches[0]
+        chosen = self._walk.advance(min(_SEGMENT, self._walk.left))
+        self._segments = [_Segment(place, counts, np.array(chosen, np.int64)), *self._segments[: _KEPT_SEGMENTS - 1]]
+        return self._segments[0]
 
     def _is_close(self, samples: int, counts: Sequence[int]) -> bool:
         return len(counts) == len(self._weights) and all(
@@ -122,16 +123,16 @@ class Blend:
             for count, weight in zip(counts, self._weights, strict=True)
         )
 
-    def _start_walk(self, begin: int, place: int, counts: list[int]) -> _Walk:
-        end = begin + self._block
-        return _Walk(self._weights, self._total, place, counts, self._boundary(end), end, begin)
+    def _start_walk(self, block_start: int, place: int, counts: list[int]) -> _Walk:
+        block = range(block_start, block_start + self._block)
+        return _Walk(self._weights, block, place, counts, self._boundary(block.stop))
 
     def _boundary(self, place: int) -> list[int]:
-        """Return the counts at the boundary of a block: each quota rounded down or up, so that they can be joined.
+        """Return the counts at a block boundary: each quota rounded down or up, so that adjacent blocks can be joined.
 
-        Of the sources whose quota is no whole number, as many are rounded up as their fractions sum to. Going through
-        them by the ends of their windows, whenever the sum of fractions passes a whole number, the one among those
-        seen whose window began first is rounded up.
+        As many fractional quotas are rounded up as their fractional parts sum to. In order of the ends of their
+        windows, whenever the sum of the fractional parts passes an integer, the source seen so far whose window
+        started first is rounded up.
         """
         total = self._total
         counts = [weight * place // total for weight in self._weights]
@@ -155,25 +156,18 @@ class Blend:
 
 
 class _Walk:
-    """Row after row of one block, the unit whose window ends first among those whose window has begun."""
+    """The rows of one block in order: at each position the open window that ends first."""
 
     def __init__(
-        self,
-        weights: Sequence[int],
-        total: int,
-        place: int,
-        counts: list[int],
-        last_counts: Sequence[int],
-        end: int,
-        begin: int = 0,
+        self, weights: Sequence[int], block: range, place: int, counts: list[int], last_counts: Sequence[int]
     ) -> None:
-        self.begin = begin
+        """Start at ``place`` of a block with the given counts; the block ends with ``last_counts``."""
         self.place = place
         self.counts = counts
+        self.block = block
         self._weights = weights
-        self._total = total
+        self._total = sum(weights)
         self._last_counts = last_counts
-        self._end = end
         self._open: list[tuple[int, int]] = []
         self._later: list[tuple[int, int]] = []
         for source in range(len(weights)):
@@ -181,8 +175,8 @@ class _Walk:
 
     @property
     def left(self) -> int:
-        """Rows of the block that are still to come."""
-        return self._end - self.place
+        """Remaining rows of the block."""
+        return self.block.stop - self.place
 
     def advance(self, rows: int) -> list[int]:
         """Return the sources of the next rows."""
@@ -199,11 +193,11 @@ class _Walk:
         return chosen
 
     def _queue(self, source: int) -> None:
-        """Note when the next unit of a source may be placed, if it may be so in this block at all."""
+        """Queue the start of a source's next window, unless the block already has its last row of that source."""
         if self.counts[source] < self._last_counts[source]:
-            begins = self.counts[source] * self._total // self._weights[source]
-            heapq.heappush(self._later, (begins, source))
+            start = self.counts[source] * self._total // self._weights[source]
+            heapq.heappush(self._later, (start, source))
 
     def _enter(self, source: int) -> None:
-        ends = -(-(self.counts[source] + 1) * self._total // self._weights[source])
-        heapq.heappush(self._open, (min(ends, self._end), source))
+        end = -(-(self.counts[source] + 1) * self._total // self._weights[source])
+        heapq.heappush(self._open, (min(end, self.block.stop), source))

@@ -1,4 +1,4 @@
-"""Documents cut into chunks that fit a row, and chunks found again by their number."""
+"""Documents cut into chunks that fit a row, and chunks looked up by number."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped, cut_at_sentences, cut_lengths
+from megatron_ettin.data.chunk_lengths import SPECIAL_POSITIONS, ChunkRule, Dropped, cut_at_sentences, cut_lengths
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.splits import Documents
 
-SPECIAL_POSITIONS = 2
-"""Positions of a row that each chunk may need besides its content: [CLS] before and [SEP] behind."""
-
 SEARCH_STEP = 256
+"""Distance of the entries of ``ChunkTable.coarse``."""
 
 _BLOCK_DOCUMENTS = 2**22
 _BLOCK_TOKENS = 2**25
-"""Documents, and their tokens where these are looked at, that are cut at a time."""
+"""Documents that are cut at a time, and tokens where cutting reads them."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of one document: what stands between [CLS] and [SEP]."""
+    """A part of one document, put between [CLS] and [SEP] in a row."""
 
     document: int
     index: int
@@ -39,47 +37,47 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkTable:
-    """All chunks of some documents, in document order: 2 or 4 bytes a chunk and 4 or 8 a document."""
+    """All chunks of some documents, in document order: 2 or 4 bytes per chunk and 4 or 8 per document."""
 
     documents: Documents
-    """Ascending."""
     first_chunks: NDArray[np.integer]
-    """Number of each document's first chunk, and behind the last entry the end."""
+    """Number of each document's first chunk, and the number of chunks; [D + 1]."""
     lengths: NDArray[np.integer]
-    """Tokens of each chunk. A document's chunks follow each other without gap from its begin."""
+    """Tokens of each chunk. The chunks of a document are contiguous from its start."""
     dropped: Dropped = field(default_factory=Dropped)
     source: int = 0
+    """Number of the corpus in the blend."""
     coarse: NDArray[np.integer] | None = None
-    """Every SEARCH_STEP-th entry of ``first_chunks``, to look into a table on disk at few places."""
+    """Every SEARCH_STEP-th entry of ``first_chunks``, so that a lookup in a table on disk touches few pages."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def chunks(self, numbers: NDArray[np.integer], corpus: IndexedTokens) -> list[Chunk]:
-        """Return chunks with their tokens."""
-        places, begins, ends = self._spans(numbers)
-        documents = [self.documents[place] for place in places.tolist()]
+        """Return chunks by number, with their tokens."""
+        places, firsts, ends = self._documents_of(numbers)
+        documents = [int(self.documents[place]) for place in places.tolist()]
         starts = corpus.document_starts[np.array(documents, dtype=np.int64)].tolist()
         tokens, lengths, source = corpus.tokens, self.lengths[numbers].tolist(), self.source
-        found = []
-        for document, start, number, begin, end, length in zip(
-            documents, starts, numbers.tolist(), begins.tolist(), ends.tolist(), lengths, strict=True
+        chunks = []
+        for document, start, number, first, end, length in zip(
+            documents, starts, numbers.tolist(), firsts.tolist(), ends.tolist(), lengths, strict=True
         ):
-            if number > begin:
-                start += int(self.lengths[begin:number].sum(dtype=np.int64))
+            if number > first:
+                start += int(self.lengths[first:number].sum(dtype=np.int64))
             content = tokens[start : start + length]
-            found.append(Chunk(int(document), number - begin, content, number + 1 == end, source))
-        return found
+            chunks.append(Chunk(document, number - first, content, number + 1 == end, source))
+        return chunks
 
     def ends_document(self, numbers: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Return which chunks are the last of their documents."""
-        return self._spans(numbers)[2] == numbers + 1
+        return self._documents_of(numbers)[2] == numbers + 1
 
-    def _spans(
+    def _documents_of(
         self, numbers: NDArray[np.integer]
     ) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.integer]]:
-        """Return for each chunk its document's place in the table, first chunk, and the chunk behind its last."""
-        # The last document that begins at or before the chunk; those without chunks begin where the next one does.
+        """Return each chunk's document (a place in ``documents``), its document's first chunk, and the end of these."""
+        # The last document that starts at or before the chunk; one without chunks starts where the next one does.
         keys = numbers.astype(self.first_chunks.dtype, copy=False)
         places = self._last_at_or_before(keys)
         return places, self.first_chunks[places], self.first_chunks[places + 1]
@@ -91,8 +89,8 @@ class ChunkTable:
         begins = (self.coarse.searchsorted(keys, side="right") - 1) * SEARCH_STEP
         places = begins[:, None] + np.arange(SEARCH_STEP)
         inside = places < len(self.first_chunks)
-        found = self.first_chunks[np.where(inside, places, 0)] <= keys[:, None]
-        return begins + (found & inside).sum(axis=1) - 1
+        not_above = self.first_chunks[np.where(inside, places, 0)] <= keys[:, None]
+        return begins + (not_above & inside).sum(axis=1) - 1
 
 
 def cut_documents(
@@ -105,19 +103,18 @@ def cut_documents(
     all_closed: bool | None = None,
     source: int = 0,
 ) -> ChunkTable:
-    """Cut every document into chunks of at most ``seq_length`` positions, [CLS] and [SEP] counted.
+    """Cut every document into chunks of at most ``seq_length`` positions, including [CLS] and [SEP].
 
-    Without a rule nothing is dropped: the last chunk of a document is as short as it comes out. Empty documents have no
-    chunk.
+    Without a rule nothing is dropped, and the last chunk of a document may be short. Empty documents have no chunks.
 
     Args:
         corpus: the tokens.
         documents: which of its documents, ascending.
         seq_length: positions of a row.
-        sep_id: a [SEP] that preprocessing appended to a document is not content; it is left away here and set again
-            when rows are made.
-        rule: how long documents are cut; see :class:`ChunkRule`.
-        all_closed: whether every document ends with ``sep_id``, or none does; None looks at each.
+        sep_id: a [SEP] that preprocessing appended to a document is not content: it is dropped here and added again
+            when batches are built.
+        rule: how long documents are cut.
+        all_closed: whether every document ends with ``sep_id``, or none does; None checks each.
         source: number of the corpus in the blend.
     """
     rule = rule or ChunkRule()
@@ -129,12 +126,12 @@ def cut_documents(
         sizes = ends - starts
         sizes -= _closed(corpus, sizes, ends, sep_id, all_closed)
         if rule.sentence_ends is None:
-            found, chunks, lost = cut_lengths(sizes, block, content, rule)
+            of_documents, of_chunks, of_block = cut_lengths(sizes, block, content, rule)
         else:
-            found, chunks, lost = cut_at_sentences(corpus.tokens, starts, sizes, block, content, rule)
-        counts.append(found.astype(np.int32))
-        lengths.append(chunks.astype(np.uint16 if narrow else np.int32))
-        dropped += lost
+            of_documents, of_chunks, of_block = cut_at_sentences(corpus.tokens, starts, sizes, block, content, rule)
+        counts.append(of_documents.astype(np.int32))
+        lengths.append(of_chunks.astype(np.uint16 if narrow else np.int32))
+        dropped += of_block
     total = sum(map(len, lengths))
     first_chunks: NDArray[Any] = np.zeros(len(documents) + 1, np.int32 if total <= np.iinfo(np.int32).max else np.int64)
     if counts:
@@ -144,22 +141,21 @@ def cut_documents(
 
 
 def _blocks(documents: Documents, corpus: IndexedTokens, rule: ChunkRule) -> Sequence[Documents]:
-    """Return the documents in stretches that can be worked on in memory."""
+    """Return the documents in blocks that fit in memory."""
     if rule.sentence_ends is None or len(documents) == 0:
         return [documents[at : at + _BLOCK_DOCUMENTS] for at in range(0, len(documents), _BLOCK_DOCUMENTS)]
-    borders, begin = [], 0
-    while begin < len(documents):
-        borders.append(begin)
-        step = min(_BLOCK_DOCUMENTS, len(documents) - begin)
-        # Where tokens are looked at, a block holds so many of them, or one document.
-        offsets = corpus.document_starts[np.asarray(documents[begin : begin + step])]
-        begin += max(1, int(np.searchsorted(offsets, offsets[0] + _BLOCK_TOKENS)))
+    borders, start = [], 0
+    while start < len(documents):
+        borders.append(start)
+        # Cutting reads the tokens: a block has at most _BLOCK_TOKENS of them, or one document.
+        offsets = corpus.document_starts[np.asarray(documents[start : start + _BLOCK_DOCUMENTS])]
+        start += max(1, int(np.searchsorted(offsets, offsets[0] + _BLOCK_TOKENS)))
     borders.append(len(documents))
-    return [documents[one:other] for one, other in pairwise(borders)]
+    return [documents[start:stop] for start, stop in pairwise(borders)]
 
 
 def document_bounds(corpus: IndexedTokens, block: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where some documents begin and end."""
+    """Return the start and end of each document of a block, in tokens."""
     if isinstance(block, range):
         bounds = corpus.document_starts[block.start : block.stop + 1]
         return bounds[:-1], bounds[1:]

@@ -1,4 +1,7 @@
-"""What decides which tokens a sample number means, so that a resumed run can tell that it still means the same."""
+"""Fingerprint of the training order: the inputs that decide which tokens a sample number refers to.
+
+It is stored with each checkpoint, so that a resumed run can detect a changed order and name the cause.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ _SAMPLED_BLOCKS = 256
 _BLOCK_BYTES = 2**14
 
 ROW_SETTINGS = ("seq_length", "packing", "split", "split_by", "chunk_size", "chunk_min_size", "chunk_skip_size")
-"""Settings of the data section that decide rows and their order; where sentences end, the tokenizer decides as well."""
+"""Settings of the data section that decide rows and their order."""
 
 
 def order_fingerprint(config: RunConfig, tokenizer: TokenizerFiles) -> dict[str, Any]:
-    """Return what decides the training order, one entry a cause, ready for JSON.
+    """Return what decides the training order, one entry per cause, ready for JSON.
 
-    The paths of the files do not matter, only their content; of large files evenly spread blocks stand for the whole.
+    Only the contents of files matter, not their paths; a large file is represented by evenly spaced blocks.
     """
     sources = config.data.data_path.requests
     return {
@@ -37,20 +40,20 @@ def order_fingerprint(config: RunConfig, tokenizer: TokenizerFiles) -> dict[str,
 
 
 def changed_causes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what differs between two fingerprints, each with both values."""
+    """Return the causes that differ between two fingerprints, each with both values."""
     names = [*before, *(name for name in now if name not in before)]
     return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
 
 
 def file_fingerprint(path: str) -> str:
-    """Return the size of a file and a checksum of it, or of blocks spread evenly over it."""
+    """Return the size of a file and a checksum of it, or of blocks evenly spaced over it."""
     size = Path(path).stat().st_size
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         if size <= _SAMPLED_BLOCKS * _BLOCK_BYTES:
             digest.update(file.read())
         else:
-            for begin in np.linspace(0, size - _BLOCK_BYTES, _SAMPLED_BLOCKS).astype(np.int64).tolist():
-                file.seek(begin)
+            for offset in np.linspace(0, size - _BLOCK_BYTES, _SAMPLED_BLOCKS).astype(np.int64).tolist():
+                file.seek(offset)
                 digest.update(file.read(_BLOCK_BYTES))
     return f"{size}:{digest.hexdigest()[:32]}"

@@ -1,4 +1,4 @@
-"""Which tokens masked language modelling hides, and what stands in their place (BERT, arXiv 1810.04805, 3.1)."""
+"""Masking for masked language modelling: which tokens are hidden, and by what (BERT, arXiv 1810.04805, 3.1)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def chunk_generators(seed: int, chunks: Sequence[tuple[int, int]]) -> Generators
 
 
 class Masker:
-    """Chooses tokens and replaces them: 80% by [MASK], 10% by a random token, 10% by themselves.
+    """Chooses tokens and replaces 80% of them with [MASK] and 10% with a random token; 10% stay.
 
-    Each ordinary token is chosen with the same probability, whether tokens are chosen one by one, by whole words, or by
+    Every ordinary token is chosen with the same probability, whether tokens are chosen singly, by whole words or by
     spans.
     """
 
@@ -49,9 +49,9 @@ class Masker:
 
         Args:
             mask_id: the [MASK] token.
-            special_ids: are neither chosen nor drawn as a random replacement.
-            num_tokens: size of the tokenizer; rows of the embedding beyond it stand for nothing and are not drawn.
-            word_starts: which token ids begin a word, to choose whole words.
+            special_ids: tokens that are neither chosen nor drawn as a replacement.
+            num_tokens: size of the tokenizer; padding rows of the embedding are never drawn.
+            word_starts: which token ids start a word, to choose whole words.
             span_length: mean tokens of a span, to choose spans; 0 for single tokens.
         """
         assert word_starts is None or not span_length
@@ -71,27 +71,27 @@ class Masker:
         generators: Sequence[np.random.Generator],
         probability: float,
     ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Return which tokens are scored, and ``tokens`` with these replaced; each group is drawn for by itself.
+        """Return which tokens are scored, and ``tokens`` with these replaced; each group has its own generator.
 
         Args:
             tokens: token ids of all groups.
-            content: False at [CLS] and [SEP] that were added, which end words and spans. A group begins with one.
-            starts: where each group begins, and behind the last entry the end.
-            generators: of each group.
-            probability: share to choose.
+            content: False at the [CLS] and [SEP] that were added, which end words and spans. A group starts with one.
+            starts: start of each group, and the end of the last.
+            generators: one per group.
+            probability: of a token to be chosen.
         """
         bounds = list(pairwise(starts.tolist()))
         draws = np.empty(len(tokens))
-        for rng, (begin, end) in zip(generators, bounds, strict=True):
-            rng.random(out=draws[begin:end])
+        for rng, (start, stop) in zip(generators, bounds, strict=True):
+            rng.random(out=draws[start:stop])
         chosen = self._chosen(tokens, content, probability, draws, bounds)
         places = np.flatnonzero(chosen)
         ends = places.searchsorted(starts).tolist()
         fate = np.empty(len(places))
         drawn = np.empty(len(places), np.int64)
-        for rng, (begin, end) in zip(generators, pairwise(ends), strict=True):
-            rng.random(out=fate[begin:end])
-            drawn[begin:end] = rng.integers(0, len(self._ordinary_ids), end - begin)
+        for rng, (start, stop) in zip(generators, pairwise(ends), strict=True):
+            rng.random(out=fate[start:stop])
+            drawn[start:stop] = rng.integers(0, len(self._ordinary_ids), stop - start)
         old = tokens[places]
         kept_or_drawn = np.where(fate < MASKED_SHARE + RANDOM_SHARE, self._ordinary_ids[drawn], old)
         replaced = tokens.copy()
@@ -106,7 +106,7 @@ class Masker:
         draws: NDArray[np.float64],
         bounds: Sequence[tuple[int, int]],
     ) -> NDArray[np.bool_]:
-        """Return which tokens are scored: each ordinary content token with ``probability``, at least one of a group."""
+        """Return which tokens are scored: each ordinary content token with ``probability``, at least one per group."""
         maskable = content & self._is_ordinary[tokens]
         if self._span_length:
             chosen = maskable & _in_spans(draws, ~maskable, probability, self._span_length)
@@ -114,52 +114,53 @@ class Masker:
             if self._word_starts is not None:
                 draws = _first_of_word(draws, maskable, self._word_starts[tokens])
             chosen = maskable & (draws < probability)
-        for begin, end in bounds:
-            if not chosen[begin:end].any() and maskable[begin:end].any():
-                # All of the word that was nearest to be chosen.
-                inside = draws[begin:end]
-                chosen[begin:end] = maskable[begin:end] & (inside == inside[maskable[begin:end]].min())
+        for start, stop in bounds:
+            if not chosen[start:stop].any() and maskable[start:stop].any():
+                # The token, or the whole word, with the lowest draw.
+                group = draws[start:stop]
+                chosen[start:stop] = maskable[start:stop] & (group == group[maskable[start:stop]].min())
         return chosen
 
 
 def _first_of_word(
-    draws: NDArray[np.float64], maskable: NDArray[np.bool_], begins_word: NDArray[np.bool_]
+    draws: NDArray[np.float64], maskable: NDArray[np.bool_], starts_word: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Give every token the draw of its word's first one."""
-    begins = begins_word | ~maskable
-    begins[1:] |= ~maskable[:-1]
-    begins[:1] = True
-    return draws[np.maximum.accumulate(np.where(begins, np.arange(len(draws)), 0))]
+    """Give every token the draw of the first token of its word."""
+    starts = starts_word | ~maskable
+    starts[1:] |= ~maskable[:-1]
+    starts[:1] = True
+    return draws[np.maximum.accumulate(np.where(starts, np.arange(len(draws)), 0))]
 
 
 def _in_spans(
     draws: NDArray[np.float64], breaks: NDArray[np.bool_], probability: float, mean_length: float
 ) -> NDArray[np.bool_]:
-    """Return which positions lie in spans of a geometric length, each with ``probability``.
+    """Return which positions lie in spans of geometric length, each position with ``probability``.
 
-    A chain of two states: a span goes on with probability 1 - 1 / ``mean_length``, one begins with that which makes
-    ``probability`` the share in the long run. Behind a break the chain begins anew, in its long-run state.
+    The spans are a two-state Markov chain: a span continues with probability 1 - 1 / ``mean_length``, and one starts
+    with the probability that makes ``probability`` the stationary share. After a break the chain restarts in its
+    stationary distribution.
 
     Args:
-        draws: uniform, one a position.
-        breaks: positions that no span goes over.
+        draws: uniform, one per position.
+        breaks: positions that no span contains or crosses.
         probability: share of positions in spans.
-        mean_length: tokens of a span, cut short by breaks.
+        mean_length: tokens of a span, before breaks cut it.
     """
-    goes_on = 1 - 1 / mean_length
-    begins = probability / (mean_length * (1 - probability)) if probability < 1 else 1.0
-    assert begins <= 1 or probability == 1
+    continues = 1 - 1 / mean_length
+    starts = probability / (mean_length * (1 - probability)) if probability < 1 else 1.0
+    assert starts <= 1 or probability == 1
     fresh = breaks.copy()
     fresh[1:] |= breaks[:-1]
     fresh[:1] = True
-    # A draw below both thresholds leads into a span and one above both out of it, from either state; one between them
-    # keeps the state (a span is likelier to go on than to begin) or turns it.
-    low, high = min(begins, goes_on), max(begins, goes_on)
+    # A draw below both thresholds enters a span and one above both leaves it, from either state. One between them keeps
+    # the state if a span is likelier to continue than to start, and flips it otherwise.
+    low, high = min(starts, continues), max(starts, continues)
     settled = fresh | (draws < low) | (draws >= high)
     state = np.where(fresh, draws < probability, draws < low)
     latest = np.maximum.accumulate(np.where(settled, np.arange(len(draws)), 0))
-    found: NDArray[np.bool_] = state[latest]
-    if begins > goes_on:
-        turns = (np.arange(len(draws)) - latest) % 2 == 1
-        found = found ^ turns
-    return found
+    in_span: NDArray[np.bool_] = state[latest]
+    if starts > continues:
+        flips = (np.arange(len(draws)) - latest) % 2 == 1
+        in_span = in_span ^ flips
+    return in_span

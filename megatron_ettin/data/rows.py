@@ -1,17 +1,16 @@
-"""Rows of one corpus by number."""
+"""Rows of one corpus by number: chunks packed into rows, and the order of rows in each epoch."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped
-from megatron_ettin.data.chunks import SEARCH_STEP, SPECIAL_POSITIONS, Chunk, ChunkTable, cut_documents
+from megatron_ettin.data.chunk_lengths import SPECIAL_POSITIONS, ChunkRule, Dropped
+from megatron_ettin.data.chunks import SEARCH_STEP, Chunk, ChunkTable, cut_documents
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.index_cache import Arrays, IndexCache
 from megatron_ettin.data.packing import RowTable, one_row_each, pack_best_fit
@@ -21,24 +20,24 @@ from megatron_ettin.data.splits import Documents
 Row = tuple[Chunk, ...]
 
 _KEPT_EPOCHS = 2
-"""Orders that are held: a step may reach into the next epoch."""
+"""Orders kept in memory: a step may extend into the next epoch."""
 _AT_ONCE = 2**20
-"""Rows that are counted at a time."""
+"""Rows whose tokens are counted at a time."""
 LARGE_ORDER = 2**20
-"""Orders of so many rows are kept on disk; a shorter one is made in milliseconds, and a small source needs many."""
+"""Rows from which an order is cached on disk. A shorter one is drawn in milliseconds, and a small source needs many."""
 
 
 class RowDataset:
     """The rows of some documents of a corpus, and their order over epochs.
 
-    Which chunks share a row depends on the documents and the row length only, so both objectives see the same rows in
-    the same order.
+    Which chunks share a row depends on the documents and the row length only, so all objectives train on the same rows
+    in the same order.
 
     Attributes:
         source: number of the corpus in its blend.
-        fill_rate: share of the rows' positions that hold a token, by an encoder's count ([SEP] behind every chunk).
-        dropped: what chunking left out.
-        num_positions: tokens of an epoch, by an encoder's count.
+        fill_rate: fraction of the rows' positions that contain a token, with a [SEP] after every chunk.
+        dropped: what chunking dropped.
+        num_positions: tokens of an epoch, with a [SEP] after every chunk.
     """
 
     def __init__(
@@ -63,11 +62,11 @@ class RowDataset:
             seq_length: positions of a row.
             sep_id: see :func:`cut_documents`.
             seed: of the order.
-            packing: ``best-fit`` fills rows with whole chunks, ``none`` gives each chunk its own.
+            packing: ``best-fit`` packs whole chunks into rows, ``none`` gives each chunk its own row.
             rule: how long documents are cut.
             source: number of the corpus in its blend.
-            all_closed: tells what :func:`cut_documents` takes; asked only where something is built.
-            cache: keeps the tables on disk; its facts tell of the documents and of all else given here.
+            all_closed: returns the ``all_closed`` of :func:`cut_documents`; called only if the tables are built.
+            cache: keeps the tables on disk; its facts cover all other arguments.
         """
         self._corpus = corpus
         self._seed = seed
@@ -78,17 +77,13 @@ class RowDataset:
         def build() -> Arrays:
             closed = all_closed() if all_closed is not None else None
             chunks = cut_documents(corpus, documents, seq_length, sep_id, rule, all_closed=closed)
-            # Of a large corpus the first order takes as long as a part of the packing.
-            with ThreadPoolExecutor(1) as pool:
-                return _tables(chunks, seq_length, packing, lambda num_rows: pool.submit(self._order_ahead, num_rows))
+            return _tables(chunks, seq_length, packing)
 
         tables = cache.get(build) if cache is not None else build()
-        lost = [int(figure) for figure in tables["totals"]]
-        self.dropped = Dropped(*lost[:3])
-        self.num_positions = lost[3]
-        columns = (tables["first_pieces"], tables["lengths"])
+        *dropped, self.num_positions = tables["totals"].tolist()
+        self.dropped = Dropped(*dropped)
         coarse = tables["coarse"] if cache is not None else None
-        self._chunks = ChunkTable(documents, *columns, self.dropped, source, coarse)
+        self._chunks = ChunkTable(documents, tables["first_pieces"], tables["lengths"], self.dropped, source, coarse)
         self._rows = RowTable(tables["row_pieces"], tables["row_starts"])
         self.fill_rate = self.num_positions / max(1, len(self._rows) * seq_length)
 
@@ -98,15 +93,15 @@ class RowDataset:
         return len(self._rows)
 
     def row(self, number: int) -> Row:
-        """Return a row by its number in training, which counts on over epochs."""
+        """Return a row by its training number, which continues over epochs."""
         return self.rows([number])[0]
 
     def rows(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[Row]:
-        """Return rows by their numbers in training."""
+        """Return rows by their training numbers."""
         return self.stored_rows(self.stored_numbers(np.asarray(numbers, dtype=np.int64)))
 
     def stored_numbers(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which rows, by their numbers before any shuffling, these numbers in training stand for."""
+        """Return the stored numbers, those before shuffling, of rows given by their training numbers."""
         epochs, places = np.divmod(numbers, max(1, self.num_rows))
         stored = np.empty(len(numbers), np.int64)
         for epoch in np.unique(epochs).tolist():
@@ -115,81 +110,76 @@ class RowDataset:
         return stored
 
     def stored_row(self, number: int) -> Row:
-        """Return a row by its number before any shuffling."""
+        """Return a row by its stored number."""
         return self.stored_rows(np.array([number]))[0]
 
     def stored_rows(self, numbers: NDArray[np.integer]) -> list[Row]:
-        """Return rows by their numbers before any shuffling."""
-        numbers, counts = self._chunk_numbers(numbers)
-        chunks = self._chunks.chunks(numbers, self._corpus)
+        """Return rows by their stored numbers."""
+        chunk_numbers, counts = self._chunk_numbers(numbers)
+        chunks = self._chunks.chunks(chunk_numbers, self._corpus)
         ends = np.cumsum(counts).tolist()
         return [tuple(chunks[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
     def row_tokens(self, numbers: NDArray[np.integer], *, close_every_chunk: bool) -> NDArray[np.int64]:
-        """Return the tokens of rows (by their stored numbers), [CLS] and [SEP] counted; reads none of them.
+        """Return the number of tokens of rows, including [CLS] and [SEP], without reading them.
 
         Args:
-            numbers: of the rows.
+            numbers: stored numbers of the rows.
             close_every_chunk: see :func:`assemble`.
         """
-        numbers, counts = self._chunk_numbers(numbers)
-        closed = 1 if close_every_chunk else self._chunks.ends_document(numbers)
-        sizes = self._chunks.lengths[numbers].astype(np.int64) + 1 + closed
+        chunks, counts = self._chunk_numbers(numbers)
+        closed = 1 if close_every_chunk else self._chunks.ends_document(chunks)
+        sizes = self._chunks.lengths[chunks].astype(np.int64) + 1 + closed
         sums = np.concatenate(([0], np.cumsum(sizes)))
         ends = np.cumsum(counts)
         return sums[ends] - sums[ends - counts]
 
     def tokens_before(self, number: int, *, close_every_chunk: bool) -> int:
-        """Return the tokens of all rows before ``number`` in training; reads lengths only."""
+        """Return the number of tokens of all rows before training number ``number``, without reading them."""
         epochs, place = divmod(number, max(1, self.num_rows))
-        total = 0
+        tokens = self._sum_tokens(self._order(epochs)[:place], close_every_chunk=close_every_chunk)
         if epochs:
-            every = self._sum_tokens(np.arange(self.num_rows), close_every_chunk=close_every_chunk)
-            total = epochs * every
-        return total + self._sum_tokens(self._order(epochs)[:place], close_every_chunk=close_every_chunk)
+            tokens += epochs * self._sum_tokens(np.arange(self.num_rows), close_every_chunk=close_every_chunk)
+        return tokens
 
     def _sum_tokens(self, numbers: NDArray[np.integer], *, close_every_chunk: bool) -> int:
-        parts = (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
+        parts = (numbers[start : start + _AT_ONCE] for start in range(0, len(numbers), _AT_ONCE))
         return sum(int(self.row_tokens(part, close_every_chunk=close_every_chunk).sum()) for part in parts)
 
     def _chunk_numbers(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """Return the chunks of rows one after the other, and how many each has."""
+        """Return the chunk numbers of rows, one row after the other, and the number of chunks of each row."""
         starts = self._rows.starts[rows].astype(np.int64)
         counts = self._rows.starts[rows + 1] - starts
-        begins = np.cumsum(counts) - counts
-        places = np.arange(int(counts.sum())) + np.repeat(starts - begins, counts)
+        offsets = np.cumsum(counts) - counts
+        places = np.arange(int(counts.sum())) + np.repeat(starts - offsets, counts)
         return self._rows.chunks[places], counts
 
-    def _order_ahead(self, num_rows: int) -> None:
-        """Make the order of the first epoch while rows are still being packed."""
-        self._orders[0] = self._make_order(0, num_rows)
-
     def _order(self, epoch: int) -> NDArray[np.integer]:
-        """Return the rows in the order of an epoch."""
+        """Return the stored numbers of the rows in the order of an epoch."""
         if epoch not in self._orders:
-            self._orders[epoch] = self._make_order(epoch, self.num_rows)
+            self._orders[epoch] = self._make_order(epoch)
             while len(self._orders) > _KEPT_EPOCHS:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 
-    def _make_order(self, epoch: int, num_rows: int) -> NDArray[np.integer]:
+    def _make_order(self, epoch: int) -> NDArray[np.integer]:
         def build() -> Arrays:
-            return {"order": epoch_order(num_rows, self._seed, epoch, self.source)}
+            return {"order": epoch_order(self.num_rows, self._seed, epoch, self.source)}
 
-        if self._cache is None or num_rows < LARGE_ORDER:
+        if self._cache is None or self.num_rows < LARGE_ORDER:
             return build()["order"]
-        told = {"seed": self._seed, "epoch": epoch, "source": self.source}
-        return self._cache.knowing(order=told).get(build)["order"]
+        order = {"seed": self._seed, "epoch": epoch, "source": self.source}
+        return self._cache.with_facts(order=order).get(build)["order"]
 
 
-def _tables(chunks: ChunkTable, seq_length: int, packing: str, on_rows: Callable[[int], object]) -> Arrays:
-    """Return the tables of a set of rows as arrays that can be kept."""
+def _tables(chunks: ChunkTable, seq_length: int, packing: str) -> Arrays:
+    """Pack chunks into rows, and return the tables of both as arrays for the cache."""
     size_type: type[np.integer] = np.uint16 if seq_length <= np.iinfo(np.uint16).max else np.int32
     sizes: NDArray[Any] = chunks.lengths.astype(size_type, copy=False) + size_type(SPECIAL_POSITIONS)
-    table = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length, on_rows)
+    table = one_row_each(len(sizes)) if packing == "none" else pack_best_fit(sizes, seq_length)
     kind = np.int32 if len(sizes) <= np.iinfo(np.int32).max else np.int64
-    lost = chunks.dropped
-    totals = [lost.chunks, lost.tokens, lost.of_tokens, int(sizes.sum(dtype=np.int64))]
+    dropped = chunks.dropped
+    totals = [dropped.chunks, dropped.tokens, dropped.of_tokens, int(sizes.sum(dtype=np.int64))]
     return {
         "first_pieces": chunks.first_chunks,
         "coarse": chunks.first_chunks[::SEARCH_STEP],
@@ -201,8 +191,8 @@ def _tables(chunks: ChunkTable, seq_length: int, packing: str, on_rows: Callable
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int, source: int = 0) -> NDArray[np.integer]:
-    """Return the rows of a source in the order in which ``epoch`` trains them."""
-    # Halving the numbers leaves the shuffle as it is.
+    """Return the row numbers of a source in their training order in ``epoch``."""
+    # The shuffle does not depend on the type of the numbers.
     kind: type[np.signedinteger] = np.int32 if num_rows <= np.iinfo(np.int32).max else np.int64
     order: NDArray[np.integer] = np.arange(num_rows, dtype=kind)
     random_stream(seed, Purpose.ROW_ORDER, epoch, source).shuffle(order)
@@ -212,16 +202,16 @@ def epoch_order(num_rows: int, seed: int, epoch: int, source: int = 0) -> NDArra
 class EvaluationRows(Sequence[Row]):
     """Every chunk of some documents of one source exactly once, packed into rows.
 
-    Scores do not depend on which chunks share a row: attention stays inside a chunk, and masks are keyed by document
+    Scores do not depend on which chunks share a row: attention stays within a chunk, and masks are keyed by document
     and chunk.
     """
 
     def __init__(self, rows: RowDataset, name: str = "") -> None:
-        """Show the rows of a source in their stored order.
+        """Wrap the rows of a source, in their stored order.
 
         Args:
             rows: of the source.
-            name: of the source, for figures of its own.
+            name: of the source, for its own metrics.
         """
         self._rows = rows
         self.name = name
@@ -241,5 +231,5 @@ class EvaluationRows(Sequence[Row]):
 def evaluation_rows(
     corpus: IndexedTokens, documents: Documents, seq_length: int, *, sep_id: int | None, source: int = 0
 ) -> EvaluationRows:
-    """Return all chunks of ``documents``, nothing dropped."""
+    """Return all chunks of ``documents``, with nothing dropped."""
     return EvaluationRows(RowDataset(corpus, documents, seq_length, sep_id=sep_id, source=source))

@@ -1,4 +1,4 @@
-"""Which documents are for training, validation and test."""
+"""Splits of a corpus into training, validation and test documents."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from megatron_ettin.config.value_types import Split
 from megatron_ettin.data.rng import uniform_of
 
+Documents = range | NDArray[np.integer]
+"""Numbers of documents, ascending."""
+
 SPLIT_NAMES = ("training", "validation", "test")
 
 _HASHED_AT_ONCE = 2**22
@@ -21,42 +24,37 @@ def split_documents(num_documents: int, split: Split) -> tuple[range, range, ran
 
     Args:
         num_documents: documents in the corpus.
-        split: parts of the whole.
+        split: the proportions.
     """
-    # Summed and rounded in this order: a document at a border is on the side where megatron-core has it.
+    # Summed and rounded in this order, a document at a border gets the side that megatron-core gives it.
     ends = [round(end * num_documents) for end in accumulate(split.shares)]
     return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
 
 
-Documents = range | NDArray[np.integer]
-"""Numbers of documents, ascending."""
-
-
 def split_by_hash(num_documents: int, split: Split, shard: str) -> tuple[Documents, Documents, Documents]:
-    """Deal the documents out by a hash of the shard's name and their numbers in it.
+    """Assign each document by a hash of the shard's name and its number in the shard.
 
-    Where a document belongs depends on nothing else: it stays there when documents are appended to the shard or other
-    shards are added.
+    Nothing else decides its split: a document stays there when others are appended or further shards are added.
 
     Args:
         num_documents: documents in the shard.
-        split: parts of the whole, as in :func:`split_documents`.
+        split: the proportions.
         shard: its name, without a folder.
     """
     borders = np.cumsum(split.shares)[:-1]
     kind: type[np.integer] = np.int32 if num_documents <= np.iinfo(np.int32).max else np.int64
-    found: list[list[NDArray[np.integer]]] = [[], [], []]
-    for begin in range(0, num_documents, _HASHED_AT_ONCE):
-        numbers = np.arange(begin, min(begin + _HASHED_AT_ONCE, num_documents))
-        part = np.searchsorted(borders, uniform_of(f"split {shard}", numbers), side="right")
-        for place, kept in enumerate(found):
-            kept.append(numbers[part == place].astype(kind))
-    training, validation, test = (np.concatenate(kept) if kept else np.zeros(0, kind) for kept in found)
+    splits: list[list[NDArray[np.integer]]] = [[np.zeros(0, kind)] for _ in SPLIT_NAMES]
+    for start in range(0, num_documents, _HASHED_AT_ONCE):
+        numbers = np.arange(start, min(start + _HASHED_AT_ONCE, num_documents))
+        split_of = np.searchsorted(borders, uniform_of(f"split {shard}", numbers), side="right")
+        for index, blocks in enumerate(splits):
+            blocks.append(numbers[split_of == index].astype(kind))
+    training, validation, test = map(np.concatenate, splits)
     return training, validation, test
 
 
 def split_corpus(num_documents: int, split: Split, split_by: str, prefix: str) -> dict[str, Documents]:
-    """Return the documents of each split by its name, as ``--split`` and ``--split-by`` say."""
+    """Return the documents of each split by its name, according to ``--split`` and ``--split-by``."""
     if split_by == "hash":
         parts: tuple[Documents, ...] = split_by_hash(num_documents, split, PurePath(prefix).name)
     else:

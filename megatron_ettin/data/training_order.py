@@ -1,11 +1,10 @@
-"""The training order on disk: every chunk of a document, in the order in which it was trained, as parquet.
+"""The training order on disk: every chunk in the order in which it was trained, as parquet.
 
-    DIR/steps_0000000-0000100/part-00000.parquet    one folder a checkpoint interval: steps 0 to 99
-    DIR/steps_.../_order.json                       its figures, written last
+    DIR/steps_0000000-0000100/part-00000.parquet    one folder per checkpoint interval: steps 0 to 99
+    DIR/steps_.../_order.json                       its totals, written last
 
-A record is one chunk: the step (0-based), the row (its number in the training order), where the chunk begins in its
-row, source and document, the chunk's number in its document, and its tokens as they were before any masking, [CLS] and
-[SEP] counted.
+A record is one chunk: its step and row (both from 0), its position in the row, its source and document, its number in
+the document, and its tokens before masking, including [CLS] and [SEP].
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from megatron_ettin.data.training_rows import TrainingRows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FIGURES_FILE = "_order.json"
-"""Readers of parquet folders pass over names with such a begin."""
+TOTALS_FILE = "_order.json"
+"""Readers of parquet folders skip names that start with an underscore."""
 ROWS_AT_A_TIME = 1024
-"""Rows of a row group: what is held in memory."""
+"""Rows of a row group, which is kept in memory."""
 _ROW_GROUPS_IN_A_FILE = 256
 
 
@@ -40,20 +39,20 @@ class Interval:
 
     first_step: int
     last_step: int
-    """Not in it."""
+    """Exclusive."""
     first_row: int
     last_row: int
-    """Not in it."""
+    """Exclusive."""
 
     @property
     def folder_name(self) -> str:
-        """Return the folder's name; names sort as steps do."""
+        """Name of the interval's folder; names sort like steps."""
         return f"steps_{self.first_step:07d}-{self.last_step:07d}"
 
 
 @dataclass(frozen=True)
-class SpecialTokens:
-    """How chunks were closed."""
+class ChunkDelimiters:
+    """The special tokens around chunks."""
 
     cls_id: int
     sep_id: int
@@ -61,7 +60,7 @@ class SpecialTokens:
 
 
 def schema() -> pa.Schema:
-    """Return the columns of a file."""
+    """Return the schema of the files."""
     import pyarrow as pa
 
     numbers = [("step", pa.int64()), ("row", pa.int64()), ("position", pa.int32())]
@@ -70,26 +69,26 @@ def schema() -> pa.Schema:
 
 
 def written_intervals(folder: Path) -> dict[int, tuple[Interval, int]]:
-    """Return the intervals that are there with their tokens, by their first step; where two share it, the shortest."""
-    found: dict[int, tuple[Interval, int]] = {}
-    for path in sorted(folder.glob(f"steps_*/{FIGURES_FILE}"), reverse=True):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        interval = Interval(**{field.name: told[field.name] for field in fields(Interval)})
-        found[interval.first_step] = (interval, told["tokens"])
-    return found
+    """Return the intervals in ``folder`` with their tokens, by first step; the shortest of those that share one."""
+    intervals: dict[int, tuple[Interval, int]] = {}
+    for path in sorted(folder.glob(f"steps_*/{TOTALS_FILE}"), reverse=True):
+        totals = json.loads(path.read_text(encoding="utf-8"))
+        interval = Interval(**{field.name: totals[field.name] for field in fields(Interval)})
+        intervals[interval.first_step] = (interval, totals["tokens"])
+    return intervals
 
 
 def write_interval(
-    interval: Interval, plan: StepPlan, rows: TrainingRows, special: SpecialTokens, folder: Path
+    interval: Interval, plan: StepPlan, rows: TrainingRows, delimiters: ChunkDelimiters, folder: Path
 ) -> Path:
-    """Write the chunks of an interval; the folder has its name when it is whole.
+    """Write the chunks of an interval; its folder is renamed to its final name when it is complete.
 
     Args:
-        interval: which steps.
-        plan: tells the rows of each.
-        rows: gives them.
-        special: what was set around chunks.
-        folder: of all intervals.
+        interval: the steps to write.
+        plan: the rows of each step.
+        rows: their contents.
+        delimiters: special tokens around chunks.
+        folder: parent folder of all intervals.
     """
     import pyarrow.parquet as pq
 
@@ -99,7 +98,7 @@ def write_interval(
     part.mkdir(parents=True)
     chunks = tokens = 0
     writer: Any = None
-    for number, table in enumerate(_tables(interval, plan, rows, special)):
+    for number, table in enumerate(_tables(interval, plan, rows, delimiters)):
         if number % _ROW_GROUPS_IN_A_FILE == 0:
             if writer is not None:
                 writer.close()
@@ -110,35 +109,35 @@ def write_interval(
         tokens += len(table.column("input_ids").combine_chunks().values)
     if writer is not None:
         writer.close()
-    figures = {**asdict(interval), "pieces": chunks, "tokens": tokens}
-    (part / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    totals = {**asdict(interval), "pieces": chunks, "tokens": tokens}
+    (part / TOTALS_FILE).write_text(json.dumps(totals, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
     return target
 
 
-def _tables(interval: Interval, plan: StepPlan, rows: TrainingRows, special: SpecialTokens) -> Iterator[pa.Table]:
+def _tables(interval: Interval, plan: StepPlan, rows: TrainingRows, delimiters: ChunkDelimiters) -> Iterator[pa.Table]:
     for step in range(interval.first_step, interval.last_step):
-        whole = plan.of(step)
-        for begin in range(whole.start, whole.stop, ROWS_AT_A_TIME):
-            end = min(begin + ROWS_AT_A_TIME, whole.stop)
-            yield _table(step, begin, rows.rows(begin, end), rows.names, special)
+        of_step = plan.of(step)
+        for start in range(of_step.start, of_step.stop, ROWS_AT_A_TIME):
+            stop = min(start + ROWS_AT_A_TIME, of_step.stop)
+            yield _table(step, start, rows.rows(start, stop), rows.names, delimiters)
 
 
-def _table(step: int, first_row: int, rows: list[Row], names: dict[int, str], special: SpecialTokens) -> pa.Table:
+def _table(step: int, first_row: int, rows: list[Row], names: dict[int, str], delimiters: ChunkDelimiters) -> pa.Table:
     import pyarrow as pa
 
     chunks = [chunk for row in rows for chunk in row]
-    packed = assemble(chunks, cls_id=special.cls_id, sep_id=special.sep_id, close_every_chunk=special.close_every_chunk)
+    packed = assemble(chunks, **asdict(delimiters))
     counts = np.array([len(row) for row in rows])
-    begins = packed.cu_seqlens[:-1]
-    first_of_row = np.repeat(begins[np.cumsum(counts) - counts], counts)
+    starts = packed.cu_seqlens[:-1]
+    row_starts = np.repeat(starts[np.cumsum(counts) - counts], counts)
     numbers = np.arange(first_row, first_row + len(rows))
     sources = pa.array([names[chunk.source] for chunk in chunks], pa.string()).cast(schema().field("source").type)
     columns = {
         "step": pa.array(np.full(len(chunks), step)),
         "row": pa.array(np.repeat(numbers, counts)),
-        "position": pa.array((begins - first_of_row).astype(np.int32)),
+        "position": pa.array((starts - row_starts).astype(np.int32)),
         "source": sources,
         "document": pa.array([chunk.document for chunk in chunks], pa.int64()),
         "piece": pa.array([chunk.index for chunk in chunks], pa.int32()),

@@ -1,4 +1,4 @@
-"""The rows of all sources in the order in which they are trained."""
+"""The rows of all sources of a blend in training order."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from megatron_ettin.data.rows import Row, RowDataset
 
 @dataclass(frozen=True)
 class Realised:
-    """What a source has given to a run so far."""
+    """What a source contributed to a run so far, next to what was requested."""
 
     name: str
     requested: float
     """Share of the rows."""
     requested_tokens: int | None
-    """The target, where one was given in tokens."""
+    """The target in tokens, if one was given."""
     rows: int
     tokens: int
     epochs: float
 
 
 class TrainingRows:
-    """Rows by global sample number: the same on any rank, at any place, whatever was asked for before.
+    """Rows by global sample number, identical on all ranks and in any order of access.
 
     Attributes:
         names: of the sources, by their numbers in the blend.
@@ -39,7 +39,7 @@ class TrainingRows:
         """Blend sources.
 
         Args:
-            requests: how much of each is wanted.
+            requests: the requested amount of each source.
             sources: their rows.
         """
         self.requests = tuple(requests)
@@ -54,7 +54,7 @@ class TrainingRows:
 
     @property
     def fill_rate(self) -> float:
-        """Share of the positions of all rows that hold a token, an epoch of each source counted."""
+        """Fraction of the positions of all rows that contain a token, over one epoch of each source."""
         full = sum(source.num_positions / source.fill_rate for source in self.sources if source.fill_rate)
         return sum(source.num_positions for source in self.sources) / max(1.0, full)
 
@@ -67,26 +67,26 @@ class TrainingRows:
         if len(self.sources) == 1:
             return self.sources[0].rows(np.arange(start, stop))
         sources, numbers = self.blend.sources(start, stop)
-        found: list[Row] = [()] * (stop - start)
+        rows: list[Row] = [()] * (stop - start)
         for source in np.unique(sources).tolist():
             mine = np.flatnonzero(sources == source)
             for place, row in zip(mine.tolist(), self.sources[source].rows(numbers[mine]), strict=True):
-                found[place] = row
-        return found
+                rows[place] = row
+        return rows
 
     def tokens(self, start: int, stop: int, *, close_every_chunk: bool) -> NDArray[np.int64]:
-        """Return the tokens of rows, [CLS] and [SEP] counted; reads none of them."""
+        """Return the number of tokens of rows, including [CLS] and [SEP], without reading them."""
         sources, numbers = self.blend.sources(start, stop)
-        found = np.empty(stop - start, np.int64)
+        tokens = np.empty(stop - start, np.int64)
         for source in np.unique(sources).tolist():
             mine = sources == source
             rows = self.sources[source]
             stored = rows.stored_numbers(numbers[mine])
-            found[mine] = rows.row_tokens(stored, close_every_chunk=close_every_chunk)
-        return found
+            tokens[mine] = rows.row_tokens(stored, close_every_chunk=close_every_chunk)
+        return tokens
 
     def realised(self, samples: int, *, close_every_chunk: bool) -> list[Realised]:
-        """Return what the first ``samples`` rows took from each source."""
+        """Return what each source contributed to the first ``samples`` rows."""
         shares, counts = self.blend.shares, self.blend.counts(samples)
         return [
             Realised(
@@ -102,7 +102,7 @@ class TrainingRows:
 
 
 def _row_weight(request: SourceRequest, rows: RowDataset) -> Fraction:
-    """Return the weight of a source in rows: a target in tokens is met by fewer rows where these hold more."""
+    """Return the weight of a source in rows; a target in tokens is divided by the mean tokens of its rows."""
     if request.weight is not None:
         return request.weight
     if request.tokens is not None:

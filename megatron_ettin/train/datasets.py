@@ -135,7 +135,7 @@ def _source_rows(
     if data.data_cache_path or source.tokens.is_large:
         facts = {name: plain_value(getattr(data, name)) for name in ROW_SETTINGS}
         facts["sentences"] = tokenizer.fingerprint if data.chunk_at_sentences else ""
-        cache = IndexCache.of_corpus(path, data.data_cache_path).knowing(**facts, sep_id=tokenizer.sep_id)
+        cache = IndexCache.of_corpus(path, data.data_cache_path).with_facts(**facts, sep_id=tokenizer.sep_id)
     return RowDataset(
         source.tokens,
         source.documents["training"],

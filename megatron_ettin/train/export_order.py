@@ -12,7 +12,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch_plan import StepPlan
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.fingerprint import changed_causes, order_fingerprint
-from megatron_ettin.data.training_order import Interval, SpecialTokens, write_interval, written_intervals
+from megatron_ettin.data.training_order import ChunkDelimiters, Interval, write_interval, written_intervals
 from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.objectives.objective import close_every_chunk
@@ -115,8 +115,8 @@ def _write(
             f"they take {end}: batches were changed between checkpoints that are gone"
         )
     plan = StepPlan(rule, known.rows, step=before.step, sample=before.row, tokens=before.tokens)
-    special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, closes)
-    return write_interval(interval, plan, known.rows, special, output)
+    delimiters = ChunkDelimiters(tokenizer.cls_id, tokenizer.sep_id, closes)
+    return write_interval(interval, plan, known.rows, delimiters, output)
 
 
 def _end_of(plan: StepPlan, interval: Interval) -> int:

@@ -29,7 +29,7 @@ def plan_steps(
     """Return which rows the steps from a state on train; without one from the beginning."""
     state = state or TrainingState()
     if state.source_rows:
-        rows.blend.remember(state.consumed_samples, state.source_rows)
+        rows.blend.start_at(state.consumed_samples, state.source_rows)
     return StepPlan(
         batch_rule(config, close_every_chunk=objective.close_every_chunk),
         rows,

@@ -74,7 +74,7 @@ def test_a_far_place_is_reached_at_once() -> None:
 def test_a_source_of_a_billionth_comes_once_in_a_billion_rows() -> None:
     weights = [Fraction(1), Fraction(1, 10**9)]
     blend = Blend(weights)
-    blend.remember(10**9 - 1000, [10**9 - 1000, 0])
+    blend.start_at(10**9 - 1000, [10**9 - 1000, 0])
     sources, numbers = blend.sources(10**9 - 1000, 10**9 + 1000)
     assert sources.sum() == 1
     assert numbers[sources == 1].tolist() == [0]
@@ -82,8 +82,8 @@ def test_a_source_of_a_billionth_comes_once_in_a_billion_rows() -> None:
 
 def test_a_state_that_cannot_be_is_not_remembered() -> None:
     blend = Blend([1, 1])
-    blend.remember(10, [9, 1])
-    blend.remember(10, [5])
+    blend.start_at(10, [9, 1])
+    blend.start_at(10, [5])
     assert blend.counts(10) == [5, 5]
 
 

@@ -20,7 +20,7 @@ SEP = 2
 
 
 def dataset(prefix: str, folder: Path, **settings: Any) -> RowDataset:
-    cache = IndexCache.of_corpus(prefix, str(folder)).knowing(seq_length=64)
+    cache = IndexCache.of_corpus(prefix, str(folder)).with_facts(seq_length=64)
     return RowDataset(IndexedTokens(prefix), range(40), 64, sep_id=SEP, seed=1, cache=cache, **settings)
 
 

@@ -15,7 +15,7 @@ from megatron_ettin.data import training_order
 from megatron_ettin.data.batch_plan import BatchRule, StepPlan
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.rows import RowDataset
-from megatron_ettin.data.training_order import FIGURES_FILE, Interval, SpecialTokens, write_interval
+from megatron_ettin.data.training_order import TOTALS_FILE, ChunkDelimiters, Interval, write_interval
 from megatron_ettin.data.training_rows import TrainingRows
 from tests.helpers.corpora import babble, write_corpus
 
@@ -41,7 +41,7 @@ def write(rows: TrainingRows, folder: Path, closes: bool) -> list[list[dict[str,
     written = []
     for interval in INTERVALS:
         plan = StepPlan(BatchRule(rows=7, micro_rows=2), rows, step=interval.first_step, sample=interval.first_row)
-        place = write_interval(interval, plan, rows, SpecialTokens(CLS, SEP, closes), folder)
+        place = write_interval(interval, plan, rows, ChunkDelimiters(CLS, SEP, closes), folder)
         written.append(pq.read_table(place).to_pylist())
     return written
 
@@ -69,7 +69,7 @@ def test_records_are_the_chunks_of_the_rows(tmp_path: Path, packing: str, closes
         ends[record["row"]] = record["position"] + len(record["input_ids"])
     assert max(ends.values()) <= LENGTH
     assert (packing == "none") == (len(records) == 63)
-    figures = [json.loads((tmp_path / "order" / each.folder_name / FIGURES_FILE).read_text()) for each in INTERVALS]
+    figures = [json.loads((tmp_path / "order" / each.folder_name / TOTALS_FILE).read_text()) for each in INTERVALS]
     assert [told["pieces"] for told in figures] == [len(first), len(second)]
     assert sum(told["tokens"] for told in figures) == sum(ends.values())
 

@@ -15,7 +15,7 @@ import pytest
 from megatron_ettin.checkpoint.folder.layout import read_run_json, resolve_checkpoint
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
-from megatron_ettin.data.training_order import FIGURES_FILE
+from megatron_ettin.data.training_order import TOTALS_FILE
 from megatron_ettin.errors import ConfigError
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.distributed import run_ranks
@@ -195,8 +195,8 @@ def test_the_exported_order_replays_the_run(
     export_training_order(save, output, lines.append)
     assert lines == [f"{folder}: was there before" for folder in folders]
     assert sorted(path.name for path in output.iterdir()) == folders
-    figures = json.loads((output / folders[1] / FIGURES_FILE).read_text())
-    (output / folders[1] / FIGURES_FILE).write_text(json.dumps(figures | {"last_row": figures["last_row"] + 1}))
+    figures = json.loads((output / folders[1] / TOTALS_FILE).read_text())
+    (output / folders[1] / TOTALS_FILE).write_text(json.dumps(figures | {"last_row": figures["last_row"] + 1}))
     with pytest.raises(ConfigError, match=r"--output .*training_order: holds the order of another run up to step 8"):
         export_training_order(save, output, lines.append)
 

@@ -99,7 +99,7 @@ def _refuse_unknown_tokens(
         return {"largest": np.array([largest_token(corpus)])}
 
     if corpus.is_large:
-        cache = IndexCache.of_corpus(prefix, config.data.data_cache_path).knowing(looked_at=SCANNED_TOKENS)
+        cache = IndexCache.of_corpus(prefix, config.data.data_cache_path).with_facts(looked_at=SCANNED_TOKENS)
         largest = int(cache.get(look)["largest"][0])
     else:
         largest = largest_token(corpus)
