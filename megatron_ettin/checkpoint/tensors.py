@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -22,6 +23,7 @@ from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace, n
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
@@ -77,7 +79,9 @@ def load_training_entries(
 
     dict_list_map_inplace(take, nested)
     set_nested_steps(nested, steps)
-    single_optimizer(optimizer).load_state_dict(nested)
+    single = single_optimizer(optimizer)
+    with _fp32_parameters_listed(single):
+        single.load_state_dict(nested)
     copy_weights(weights, loaded)
     return loaded
 
@@ -110,7 +114,8 @@ def copy_weights(weights: Entries, loaded: dict[str, Tensor]) -> None:
 
 def _nested_state(optimizer: MegatronOptimizer, weights: Entries, *, is_loading: bool) -> dict[str, Any]:
     # On loading, without is_loading the target tensors are missing and later losses are silently wrong.
-    with _padding_counted(single_optimizer(optimizer)):
+    single = single_optimizer(optimizer)
+    with _padding_counted(single), _fp32_parameters_listed(single):
         state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_FORMAT)
     assert isinstance(state, dict)
     return state
@@ -135,6 +140,27 @@ def _padding_counted(optimizer: MegatronOptimizer) -> Iterator[None]:
     finally:
         for part, size in sized:
             part.numel_unpadded = size
+
+
+@contextmanager
+def _fp32_parameters_listed(optimizer: MegatronOptimizer) -> Iterator[None]:
+    """List fp32 parameters of a bf16 model among those with an fp32 copy, each as its own copy.
+
+    megatron-core 0.16.1 steps such parameters but leaves them out of the optimizer's state in a checkpoint, and pairs
+    the others by position in groups that it expects to have one type.
+    """
+    if not isinstance(optimizer, Float16OptimizerWithFloat16Params):
+        yield
+        return
+    listed = optimizer.float16_groups, optimizer.fp32_from_float16_groups
+    weight_of = dict(zip(chain.from_iterable(listed[1]), chain.from_iterable(listed[0]), strict=True))
+    copies = [group["params"] for group in optimizer.optimizer.param_groups]
+    try:
+        optimizer.fp32_from_float16_groups = copies
+        optimizer.float16_groups = [[weight_of.get(copy, copy) for copy in group] for group in copies]
+        yield
+    finally:
+        optimizer.float16_groups, optimizer.fp32_from_float16_groups = listed
 
 
 def _by_name(nested: dict[str, Any]) -> Entries:

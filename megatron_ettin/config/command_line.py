@@ -56,6 +56,10 @@ class Command:
         origin = self.given[name]
         return f"{spelled} (from {origin})" if origin else spelled
 
+    def is_from_preset(self, name: str) -> bool:
+        """Whether the preset, and nothing that the user wrote, sets a field."""
+        return bool(self.preset) and self.given.get(name) == f"--preset {self.preset}"
+
     def going_on_from(self, objective: str, phase: str) -> Command:
         """Return the command with its preset read for what a checkpoint was, where the user named no other."""
         preset_origin = f"--preset {self.preset}"

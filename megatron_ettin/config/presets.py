@@ -92,6 +92,7 @@ _COMMON: Mapping[str, Value] = MappingProxyType(
         "adam_beta2": 0.98,
         "adam_eps": 1e-6,
         "clip_grad": 0.0,
+        "fp32_residual_connection": True,
     }
 )
 

@@ -96,7 +96,17 @@ class TrainingConfig:
     )
     seed: int = option(21, "seed of weights, order, masks and dropout", at_least=0)
     bf16: bool = option(False, "compute in bfloat16 with fp32 master weights")
+    fp32_residual_connection: bool = option(
+        False,
+        "with --bf16, keep the residual stream and the norms in fp32, as fp32 weights under autocast do; without "
+        "--bf16 everything is fp32",
+    )
     device: str = option("auto", "where to run; auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+
+    @property
+    def widens_residual(self) -> bool:
+        """Whether the residual stream has a wider type than the matrix products."""
+        return self.bf16 and self.fp32_residual_connection
 
 
 @dataclass(frozen=True)

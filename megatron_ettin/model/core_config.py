@@ -51,7 +51,8 @@ def build_core_config(config: RunConfig) -> TransformerConfig:
         moe_token_dispatcher_type="alltoall",  # core checks it against the line above, experts or not
         sequence_parallel=parallel.sequence_parallel,
         params_dtype=dtype,
-        pipeline_dtype=dtype,
+        pipeline_dtype=torch.float32 if config.training.widens_residual else dtype,
+        fp32_residual_connection=config.training.widens_residual,
         bf16=config.training.bf16,
         deterministic_mode=backend.deterministic,
         **_recompute_settings(config),

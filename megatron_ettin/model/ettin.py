@@ -28,7 +28,7 @@ from megatron_ettin.config.parallel import ParallelConfig, padded_vocab_size, st
 from megatron_ettin.model.compiled import fused
 from megatron_ettin.model.cross_entropy import scored_cross_entropy
 from megatron_ettin.model.layers import block_spec
-from megatron_ettin.model.norm import BiasFreeLayerNorm
+from megatron_ettin.model.norm import BiasFreeLayerNorm, residual_dtype
 from megatron_ettin.model.packed_layout import PackedLayout
 
 
@@ -52,7 +52,9 @@ class EttinEmbedding(MegatronModule):
             config=config,
             tp_group=groups.tp,
         )
-        self.norm = BiasFreeLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
+        self.norm = BiasFreeLayerNorm(
+            config, config.hidden_size, config.layernorm_epsilon, output_dtype=residual_dtype(config)
+        )
 
     def forward(self, tokens_T: Tensor) -> Tensor:
         """Return [T, 1, H] ([T / TP, 1, H] under sequence parallelism)."""
@@ -83,7 +85,8 @@ class PredictionHead(MegatronModule):
 @fused
 def activate_and_normalize(hidden_KH: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Exact GELU, then the head's norm."""
-    return F.layer_norm(F.gelu(hidden_KH), weight.shape, weight, None, eps)
+    activated = F.gelu(hidden_KH).to(weight.dtype)
+    return F.layer_norm(activated, weight.shape, weight, None, eps).to(hidden_KH.dtype)
 
 
 def build_output_layer(
@@ -155,7 +158,13 @@ class EttinModel(LanguageModule):
         layers = range(sum(counts[:pp_rank]), sum(counts[: pp_rank + 1]))
         self.transformer = TransformerBlock(
             config,
-            block_spec(transformer_impl, layer_pattern(model, mask_kind), layers, mask_kind),
+            block_spec(
+                transformer_impl,
+                layer_pattern(model, mask_kind),
+                layers,
+                mask_kind,
+                fp32_residual=config.fp32_residual_connection,
+            ),
             pre_process=self.pre_process,
             post_process=self.post_process,
             pg_collection=self.pg_collection,

@@ -18,7 +18,7 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE
@@ -26,7 +26,7 @@ from megatron_ettin.config.layer_pattern import LayerAttention
 from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.model.attention import PackedDotProductAttention, PackedSelfAttention
 from megatron_ettin.model.compiled import fused
-from megatron_ettin.model.norm import BiasFreeLayerNorm
+from megatron_ettin.model.norm import BiasFreeLayerNorm, NarrowingIdentity
 
 
 @fused
@@ -72,7 +72,12 @@ _CORE_MASK = {"bidirectional": AttnMaskType.no_mask, "causal": AttnMaskType.caus
 
 
 def block_spec(
-    transformer_impl: str, pattern: Sequence[LayerAttention], layers: range, mask_kind: MaskKind
+    transformer_impl: str,
+    pattern: Sequence[LayerAttention],
+    layers: range,
+    mask_kind: MaskKind,
+    *,
+    fp32_residual: bool = False,
 ) -> TransformerBlockSubmodules:
     """Return the spec of one pipeline stage.
 
@@ -81,13 +86,16 @@ def block_spec(
         pattern: attention of every layer of the model.
         layers: the layers (0-based) that this stage holds.
         mask_kind: the objective's mask.
+        fp32_residual: whether the residual stream is wider than the matrix products.
     """
     layer_spec = engine_layer_spec if transformer_impl == TRANSFORMER_ENGINE else local_layer_spec
-    specs = [layer_spec(pattern[index], mask_kind, first=index == 0) for index in layers]
+    specs = [layer_spec(pattern[index], mask_kind, first=index == 0, fp32_residual=fp32_residual) for index in layers]
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=BiasFreeLayerNorm)
 
 
-def local_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: bool) -> ModuleSpec:
+def local_layer_spec(
+    attention: LayerAttention, mask_kind: MaskKind, *, first: bool, fp32_residual: bool = False
+) -> ModuleSpec:
     """Return the spec of a layer built from PyTorch and megatron-core's parallel matrices.
 
     The model's first layer has no norm before its attention.
@@ -95,7 +103,7 @@ def local_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: b
     return _layer_spec(
         attention,
         mask_kind,
-        input_layernorm=IdentityOp if first else BiasFreeLayerNorm,
+        input_layernorm=_input_norm(first, fp32_residual),
         linear_qkv=ColumnParallelLinear,
         core_attention=partial(PackedDotProductAttention, window=attention.window),
         linear_proj=RowParallelLinear,
@@ -106,10 +114,13 @@ def local_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: b
     )
 
 
-def engine_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: bool) -> ModuleSpec:
+def engine_layer_spec(
+    attention: LayerAttention, mask_kind: MaskKind, *, first: bool, fp32_residual: bool = False
+) -> ModuleSpec:
     """Return the spec of a layer built from Transformer Engine, which must be importable.
 
-    Norms are part of the matrices behind them.
+    Norms are fused with the matrices that follow, unless the residual stream is fp32: Transformer Engine's fused norm
+    computes in the type of its matrix.
     """
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
@@ -118,18 +129,27 @@ def engine_layer_spec(attention: LayerAttention, mask_kind: MaskKind, *, first: 
     return _layer_spec(
         attention,
         mask_kind,
-        input_layernorm=IdentityOp,
-        linear_qkv=TEColumnParallelLinear if first else NormedColumnParallelLinear,
+        input_layernorm=_input_norm(first, fp32_residual) if fp32_residual else IdentityOp,
+        linear_qkv=TEColumnParallelLinear if first or fp32_residual else NormedColumnParallelLinear,
         core_attention=engine_attention(attention, mask_kind),
         linear_proj=TERowParallelLinear,
-        pre_mlp_layernorm=IdentityOp,
-        linear_fc1=NormedColumnParallelLinear,
+        pre_mlp_layernorm=BiasFreeLayerNorm if fp32_residual else IdentityOp,
+        linear_fc1=TEColumnParallelLinear if fp32_residual else NormedColumnParallelLinear,
         linear_fc2=TERowParallelLinear,
-        canonical_names={
+        canonical_names={}
+        if fp32_residual
+        else {
             "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
             "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
         },
     )
+
+
+def _input_norm(first: bool, fp32_residual: bool) -> type[nn.Module]:
+    """Return what precedes a layer's attention: the model's first layer has no norm there."""
+    if not first:
+        return BiasFreeLayerNorm
+    return NarrowingIdentity if fp32_residual else IdentityOp
 
 
 def _layer_spec(

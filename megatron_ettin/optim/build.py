@@ -41,7 +41,7 @@ def build_optimizer(config: RunConfig, model_chunks: list[DistributedDataParalle
     optimizer = get_megatron_optimizer(
         core_optimizer_config(config),
         model_chunks,
-        config_overrides=_overrides(config.optimizer.optimizer),
+        config_overrides=_overrides(config.optimizer.optimizer, mixed_types=config.training.widens_residual),
         use_gloo_process_groups=False,
     )
     single = single_optimizer(optimizer)
@@ -85,13 +85,23 @@ def _build_inner(config: RunConfig, optimizer: MegatronOptimizer, stage: Distrib
     return inner
 
 
-def _overrides(optimizer: str) -> dict[ParamKey, ParamGroupOverride]:
-    """Return what sets parameter groups apart.
+def _overrides(optimizer: str, *, mixed_types: bool) -> dict[ParamKey, ParamGroupOverride]:
+    """Return the settings that differ between parameter groups.
 
-    Norm weights and the output bias do not decay; every matrix does, the tied embedding too. Groups must differ in one
-    of the four settings by which megatron-core knows them again; "decoupled lr" is its word for embedding and output.
+    Norm weights and the output bias do not decay; every matrix does, the tied embedding too. megatron-core identifies
+    groups by four settings, so two groups must differ in one of them; "decoupled lr" is its name for embedding and
+    output.
+
+    Args:
+        optimizer: as --optimizer names it.
+        mixed_types: norm weights are fp32 beside bf16 parameters. megatron-core 0.16.1 orders the parameters of a group
+            by type when it steps them and not when it saves them, so a group must have one type.
     """
     overrides = {_of("vector"): ParamGroupOverride(wd_mult=0.0)}
+    if mixed_types:
+        overrides[_of("output bias")] = ParamGroupOverride(wd_mult=0.0, is_decoupled_lr=True)
+    else:
+        overrides[_of("output bias")] = ParamGroupOverride(wd_mult=0.0)
     if optimizer == "muon":
         overrides[_of("vocabulary")] = ParamGroupOverride(is_decoupled_lr=True)
         overrides[_of("matrix")] = ParamGroupOverride(muon=True)
@@ -103,7 +113,7 @@ def _of(kind: str) -> ParamKey:
 
 
 def _kind(parameter: torch.nn.Parameter, name: str) -> str:
-    """Return vector, vocabulary (a matrix with a row for each token) or matrix."""
+    """Return vector (a norm's weight), output bias, vocabulary (a matrix with a row for each token) or matrix."""
     if parameter.dim() < 2:
-        return "vector"
+        return "output bias" if is_of_vocabulary(name) else "vector"
     return "vocabulary" if is_of_vocabulary(name) else "matrix"

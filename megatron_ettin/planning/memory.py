@@ -15,7 +15,7 @@ from megatron_ettin.config.layer_pattern import LayerAttention, layer_pattern
 from megatron_ettin.config.objectives import MaskKind
 from megatron_ettin.config.parallel import data_parallel_size, padded_vocab_size, stage_layers
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.planning.model_size import count_rank_matrices, count_rank_parameters
+from megatron_ettin.planning.model_size import count_rank_matrices, count_rank_norms, count_rank_parameters
 
 _FP32_BYTES = 4
 _SMALLEST_BAND = 16
@@ -43,14 +43,16 @@ def estimate_memory(config: RunConfig, world_size: int, mask_kind: MaskKind) -> 
     Gradients are summed in fp32.
     """
     dp = data_parallel_size(config.parallel, world_size)
+    counts = count_rank_parameters(config.model, config.parallel)
+    norms = count_rank_norms(config.model, config.parallel)
     return tuple(
         MemoryEstimate(
-            parameters=count * _value_bytes(config),
+            parameters=(count - norms[stage]) * _value_bytes(config) + norms[stage] * _residual_bytes(config),
             gradients=count * _FP32_BYTES,
             optimizer_state=_optimizer_state(config, dp, stage, count),
             activations=_stage_activations(config, dp, mask_kind, stage),
         )
-        for stage, count in enumerate(count_rank_parameters(config.model, config.parallel))
+        for stage, count in enumerate(counts)
     )
 
 
@@ -60,7 +62,11 @@ def _optimizer_state(config: RunConfig, dp: int, stage: int, count: int) -> int:
     AdamW and StableAdamW keep two fp32 moments, Muon one of the matrices it steps, and all an fp32 master copy under
     bf16; the distributed optimizer spreads these over the data-parallel ranks.
     """
-    values = count * (3 if config.training.bf16 else 2)
+    values = 2 * count
+    if config.training.bf16:
+        values += count
+    if config.training.widens_residual:
+        values -= count_rank_norms(config.model, config.parallel)[stage]  # fp32 already
     if config.optimizer.optimizer == "muon":
         values -= count_rank_matrices(config.model, config.parallel)[stage]
     shards = dp if config.parallel.use_distributed_optimizer else 1
@@ -78,7 +84,7 @@ def _stage_activations(config: RunConfig, dp: int, mask_kind: MaskKind, stage: i
     kept = positions * sum(_kept_bytes(config, layer, index) for index, layer in enumerate(layers))
     kept += positions * _band_bytes(config, layers)
     if stage == 0:
-        kept += positions * config.model.hidden_size * _value_bytes(config) // _sequence_shards(config)
+        kept += positions * config.model.hidden_size * _residual_bytes(config) // _sequence_shards(config)
     head = _head_bytes(config, positions, mask_kind) if stage == stages - 1 else 0
     # What is computed again lies there for one layer at a time, when the head's is gone.
     again = positions * max(
@@ -99,7 +105,7 @@ def _kept_bytes(config: RunConfig, layer: LayerAttention, index: int) -> int:
     """Bytes that a stage's layer keeps for one position until its backward pass begins."""
     backend, value = config.backend, _value_bytes(config)
     if backend.recompute_granularity == "full" and index < (backend.recompute_num_layers or index + 1):
-        return config.model.hidden_size * value // _sequence_shards(config)
+        return config.model.hidden_size * _residual_bytes(config) // _sequence_shards(config)
     whole = _layer_bytes(config, layer)
     if backend.recompute_granularity == "selective":
         return whole - 4 * config.model.ffn_hidden_size * value // config.parallel.tensor_model_parallel_size
@@ -117,7 +123,8 @@ def _layer_bytes(config: RunConfig, layer: LayerAttention) -> int:
     hidden, ffn, value = config.model.hidden_size, config.model.ffn_hidden_size, _value_bytes(config)
     attention = 7 if layer.window is None else 2 + 2 * _key_blocks(layer.window)
     split = (attention * hidden + 4 * ffn) * value // config.parallel.tensor_model_parallel_size
-    return 5 * hidden * value // _sequence_shards(config) + split
+    whole = (2 * _residual_bytes(config) + 3 * value) * hidden
+    return whole // _sequence_shards(config) + split
 
 
 def _band_bytes(config: RunConfig, layers: tuple[LayerAttention, ...]) -> int:
@@ -146,12 +153,18 @@ def _head_bytes(config: RunConfig, positions: int, mask_kind: MaskKind) -> int:
         scored * vocabulary_rows * value, LOGITS_CHUNK_BYTES["cpu" if config.training.device == "cpu" else "cuda"]
     )
     gradients = scored * hidden * value + vocabulary_rows * (hidden + 1) * _FP32_BYTES
-    kept = positions * hidden * value // _sequence_shards(config) + scored * 3 * hidden * value
+    residual = _residual_bytes(config)
+    kept = positions * hidden * residual // _sequence_shards(config) + scored * hidden * (2 * value + residual)
     return kept + gradients + (2 * chunk if config.training.bf16 else chunk)
 
 
 def _value_bytes(config: RunConfig) -> int:
     return 2 if config.training.bf16 else _FP32_BYTES
+
+
+def _residual_bytes(config: RunConfig) -> int:
+    """Bytes of a value of the residual stream, which the inputs of norms and norms' weights share."""
+    return _FP32_BYTES if config.training.widens_residual else _value_bytes(config)
 
 
 def _sequence_shards(config: RunConfig) -> int:

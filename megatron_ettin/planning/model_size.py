@@ -79,6 +79,14 @@ def count_rank_matrices(model: ModelConfig, parallel: ParallelConfig) -> tuple[i
     return tuple(counts)
 
 
+def count_rank_norms(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
+    """Count what of :func:`count_rank_parameters` are weights of norms."""
+    hidden = model.hidden_size
+    counts = [2 * layers * hidden for layers in stage_layers(model.num_layers, parallel.pipeline_model_parallel_size)]
+    counts[-1] += 2 * hidden
+    return tuple(counts)
+
+
 def _attention_weights(model: ModelConfig) -> int:
     return 4 * model.hidden_size**2
 

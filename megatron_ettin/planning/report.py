@@ -67,6 +67,7 @@ def _work_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     layout = plan.layout
     tp, pp, dp = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size, layout.data_parallel_size
     yield "ranks", f"{layout.world_size} = {tp} tensor x {pp} pipeline x {dp} data parallel"
+    yield "precision", _precision(plan)
     yield "layers of each stage", ", ".join(map(str, layout.layers_per_stage))
     yield "rows of a step", _rows_of_a_step(plan)
     yield "tokens of a step", _tokens_of_a_step(plan)
@@ -76,6 +77,17 @@ def _work_rows(plan: Plan) -> Iterator[tuple[str, str]]:
         ratio = f", mask ratio {moment.mask_ratio:g}" if moment.mask_ratio is not None else ""
         yield "learning rate", f"{moment.learning_rate:.4g} at {_time(plan, moment)}{ratio}"
     yield "checkpoints", _checkpoints(plan)
+
+
+def _precision(plan: Plan) -> str:
+    training, parallel = plan.config.training, plan.config.parallel
+    width = 4 if training.widens_residual or not training.bf16 else 2
+    types = "fp32"
+    if training.bf16:
+        types = f"bf16, residual stream and norms in {'fp32' if training.widens_residual else 'bf16'}"
+    if parallel.pipeline_model_parallel_size > 1:
+        types += f"; {width * plan.config.model.hidden_size:,} bytes per token between pipeline stages"
+    return types
 
 
 def _checkpoints(plan: Plan) -> str:

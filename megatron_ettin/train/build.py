@@ -15,6 +15,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.core_config import build_core_config
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialization import initialize_weights
+from megatron_ettin.model.norm import restore_norm_types
 from megatron_ettin.optim.build import build_optimizer
 from megatron_ettin.optim.gradients import GradientFinalizer
 from megatron_ettin.runtime.device import Device
@@ -64,7 +65,7 @@ def build_training(config: RunConfig, mask_kind: MaskKind, device: Device, ranks
             overlap_param_gather=config.parallel.overlap_param_gather,
             fp8_param_gather=config.backend.fp8_param_gather,
         ),
-        module=Float16Module(core_config, model) if config.training.bf16 else model,
+        module=_in_half_precision(core_config, model) if config.training.bf16 else model,
     )
     optimizer = build_optimizer(config, [wrapped])
     stopwatch = Stopwatch(device)
@@ -74,6 +75,13 @@ def build_training(config: RunConfig, mask_kind: MaskKind, device: Device, ranks
         core_config.no_sync_func = wrapped.no_sync
     core_config.grad_scale_func = optimizer.scale_loss
     return Training(config, device, ranks, core_config, model, wrapped, optimizer, stopwatch)
+
+
+def _in_half_precision(core_config: TransformerConfig, model: EttinModel) -> Float16Module:
+    """Return the model in bf16, its norms in the type of the residual stream."""
+    module = Float16Module(core_config, model)
+    restore_norm_types(model, core_config)
+    return module
 
 
 def build_model(

@@ -25,6 +25,7 @@ TP2 = (("tensor_model_parallel_size", 2),)
 PP2 = (("pipeline_model_parallel_size", 2),)
 DISTRIBUTED = (("use_distributed_optimizer", True),)
 BF16 = (("bf16", True),)
+RESIDUAL = (*BF16, ("fp32_residual_connection", True))
 STABLE = (("optimizer", "stable_adamw"),)
 MUON = (("optimizer", "muon"),)
 SEQUENCE = (*TP2, ("sequence_parallel", True))
@@ -56,6 +57,10 @@ def told(value: Any) -> str:
         ("mlm", 2, MUON),
         ("clm", 2, (*MUON, *PP2)),
         ("clm", 1, (*MUON, *BF16)),
+        ("mlm", 2, (*STABLE, *PP2, *RESIDUAL)),
+        ("clm", 2, (*STABLE, *SEQUENCE, *RESIDUAL)),
+        ("mlm", 2, (*STABLE, *DISTRIBUTED, *RESIDUAL)),
+        ("clm", 1, (*MUON, *RESIDUAL)),
     ],
     ids=told,
 )

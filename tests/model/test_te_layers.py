@@ -175,11 +175,12 @@ def test_first_and_last_layers_stay_in_bf16(found: dict[str, Any], recipe: str) 
 
 @pytest.mark.parametrize("way", TRAINED)
 def test_training_goes_as_with_local_layers(found: dict[str, Any], local: dict[str, Any], way: str) -> None:
-    trained = found["trained"][way]
-    assert trained["losses"] == pytest.approx(local["losses"], rel=1e-5)
+    """With the fp32 residual stream, products are in bf16 and norms are modules of their own, without a bias."""
+    trained, in_bf16 = found["trained"][way], way == "fp32 residual stream"
+    assert trained["losses"] == pytest.approx(local["losses"], rel=1e-3 if in_bf16 else 1e-5)
     assert trained["losses"][-1] < 0.8 * trained["losses"][0]
     biases = [value for name, value in trained["weights"].items() if name.endswith("layer_norm_bias")]
-    assert len(biases) == 7
+    assert len(biases) == (0 if in_bf16 else 7)
     assert not np.any(biases)
 
 

@@ -38,6 +38,7 @@ TRAINED: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "distributed optimizer": (("use_distributed_optimizer", True),),
     "MLPs recomputed": (("recompute_granularity", "selective"),),
     "layers recomputed": (("recompute_granularity", "full"),),
+    "fp32 residual stream": (("bf16", True), ("fp32_residual_connection", True)),
 }
 """Ways to train on one rank."""
 SHARED: Mapping[str, tuple[tuple[str, Any], ...]] = {

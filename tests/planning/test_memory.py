@@ -54,8 +54,10 @@ def kept_bytes(config: RunConfig) -> int:
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_activations_equal_what_a_model_keeps(objective: str) -> None:
-    config = tiny_run(objective, model=replace(SHAPE, attention_output_dropout=0.1), seq_length=512, micro_batch_size=2)
+@pytest.mark.parametrize("precision", [{}, {"bf16": True, "fp32_residual_connection": True}], ids=["fp32", "residual"])
+def test_activations_equal_what_a_model_keeps(objective: str, precision: dict[str, Any]) -> None:
+    model = replace(SHAPE, attention_output_dropout=0.1)
+    config = tiny_run(objective, model=model, seq_length=512, micro_batch_size=2, **precision)
     [measured] = run_ranks(1, kept_bytes, config)
     scored = 1024 * (0.3 if objective == "mlm" else 1.0)
     logits = scored * 512 * 4  # all at a time: they take less than a chunk may

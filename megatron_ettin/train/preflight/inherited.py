@@ -44,8 +44,12 @@ INHERITED = (
     "seed",
     "objective",
     "phase",
+    "fp32_residual_connection",
 )
 """Inherited unless given; a later phase may change them."""
+
+KEPT_ON_RESUME = ("fp32_residual_connection",)
+"""Settings that presets gained later: a resumed phase keeps the checkpoint's unless a flag or a file sets another."""
 
 
 def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
@@ -60,7 +64,12 @@ def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]
     config = command.config
     for name in FIXED:
         _refuse_another(command, name, trained[name], folder)
-    inherited: dict[str, Value] = {name: value for name, value in trained.items() if not _is_given(command, name)}
+    resumes = (config.training.objective, config.training.phase) == (trained["objective"], trained["phase"])
+    inherited: dict[str, Value] = {
+        name: value
+        for name, value in trained.items()
+        if not _is_given(command, name) or (resumes and name in KEPT_ON_RESUME and command.is_from_preset(name))
+    }
     if not config.data.tokenizer_model:
         inherited["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
     flags = " ".join(run_options()[name].spell(value) for name, value in inherited.items())

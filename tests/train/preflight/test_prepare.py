@@ -225,6 +225,19 @@ class TestLoading:
         assert f"--hidden-size 128 (from --config {config}): " in refusal({**flags, "--config": str(config)})
         assert "--hidden-size 192 (from --preset nano): " in refusal({**flags, "--preset": "nano"})
 
+    def test_a_resumed_phase_keeps_the_residual_type_that_its_preset_did_not_set_then(
+        self, files: dict[str, str], tmp_path: Path
+    ) -> None:
+        """Without the setting in its run.json, or with its default, a checkpoint has a bf16 residual stream."""
+        write_checkpoint(tmp_path / "old")
+        shape = {"--num-layers": "4", "--hidden-size": "64", "--ffn-hidden-size": "96", "--num-attention-heads": "4"}
+        flags = {**files, **shape, "--vocab-size": "128", "--preset": "ettin-17m", "--load": str(tmp_path / "old")}
+        resumed = prepare(flags, "--bf16")
+        assert not resumed.config.training.widens_residual
+        assert any("--no-fp32-residual-connection" in note for note in resumed.notes)
+        assert prepare(flags, "--bf16", "--fp32-residual-connection").config.training.widens_residual
+        assert prepare({**flags, "--phase": "extend"}, "--bf16").config.training.widens_residual
+
     def test_a_later_phase_may_change_what_is_no_shape(self, files: dict[str, str], tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "old")
         changes = {"--rope-global-base": "160000", "--seq-length": "512"}
