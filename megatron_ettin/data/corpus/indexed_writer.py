@@ -20,15 +20,15 @@ _LARGEST_UINT16_VOCAB = 65_500
 
 
 def token_dtype(vocab_size: int) -> type[np.integer]:
-    """Return the type Megatron stores ids of such a vocabulary in."""
+    """Return the type in which Megatron stores the ids of a vocabulary."""
     return np.uint16 if vocab_size < _LARGEST_UINT16_VOCAB else np.int32
 
 
 def check_output_prefix(prefix: str) -> None:
-    """Refuse a name for new pairs whose folder is not there.
+    """Check that the folder of ``--output-prefix`` exists.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: it does not.
     """
     folder = Path(f"{prefix}.bin").absolute().parent
     if not folder.is_dir():
@@ -36,13 +36,13 @@ def check_output_prefix(prefix: str) -> None:
 
 
 class IndexedWriter:
-    """Writes a pair; the files appear under their names when the block ends without an exception.
+    """Writes a pair; the files get their names when the block ends without an exception.
 
     Use as ``with IndexedWriter(prefix, np.uint16) as writer: writer.add_document(ids)``.
     """
 
     def __init__(self, prefix: str | Path, dtype: DTypeLike, *, tag: str = "") -> None:
-        """Begin ``prefix``.bin under a temporary name, which ``tag`` keeps apart from another writer's."""
+        """Open ``prefix``.bin under a temporary name; ``tag`` keeps it apart from another writer's."""
         self._final = {suffix: Path(f"{prefix}{suffix}") for suffix in (".bin", ".idx")}
         self._parts = {suffix: path.with_name(f"{path.name}{tag}.part") for suffix, path in self._final.items()}
         self._dtype: np.dtype[Any] = np.dtype(dtype)
@@ -65,12 +65,12 @@ class IndexedWriter:
         lengths: NDArray[np.integer],
         counts: NDArray[np.integer] | None = None,
     ) -> None:
-        """Append many documents at once. An empty sequence is left out, as Megatron's tool does.
+        """Append many documents at once. Empty sequences are omitted, as by Megatron's tool.
 
         Args:
             tokens: of all documents, one after the other.
             lengths: tokens of each sequence.
-            counts: sequences of each document, empty ones left out; by default each sequence is a document.
+            counts: non-empty sequences of each document; by default each sequence is a document.
         """
         assert lengths.sum() == len(tokens)
         marks = len(self._lengths) + np.cumsum(lengths > 0 if counts is None else counts, dtype=np.int64)
@@ -80,13 +80,13 @@ class IndexedWriter:
         assert counts is None or self._marks[-1] == len(self._lengths)
 
     def summary(self) -> Part:
-        """Return what has been written so far, for a manifest."""
+        """Return the sizes and the checksum of what has been written so far, for a manifest."""
         num_bytes = self._tokens.tell()
         tokens = num_bytes // self._dtype.itemsize
         return Part(len(self._marks) - 1, len(self._lengths), tokens, num_bytes, self._checksum.hexdigest())
 
     def _write(self, tokens: NDArray[np.integer]) -> None:
-        # numpy would wrap a larger id around without a word.
+        # numpy would silently wrap a larger id.
         assert len(tokens) == 0 or self._range.min <= tokens.min() <= tokens.max() <= self._range.max
         data = np.ascontiguousarray(tokens, dtype=self._dtype).data
         self._tokens.write(data)
@@ -108,7 +108,7 @@ class IndexedWriter:
                 part.unlink(missing_ok=True)
 
     def _publish(self) -> None:
-        # The index comes last and an older one goes first: whenever this is interrupted, no index fits other tokens.
+        # An older index is removed first and the new one moved last: an interruption leaves no index of other tokens.
         self._final[".idx"].unlink(missing_ok=True)
         for suffix in (".bin", ".idx"):
             self._parts[suffix].replace(self._final[suffix])

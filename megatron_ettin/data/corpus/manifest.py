@@ -1,4 +1,4 @@
-"""What is known of a pair beside the pair itself: how it was made, and sizes and checksums of its parts."""
+"""Manifest of a .bin/.idx pair: how it was made, and the sizes and checksums of its parts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import atomic_file
 
+_INDEX, _COUNT = "--shard-index", "--num-shards"
+
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a pair that was written as one."""
+    """A contiguous part of a pair, written by one writer."""
 
     documents: int
     sequences: int
@@ -27,31 +29,31 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Of one pair."""
+    """Manifest of one pair."""
 
     tokenizer_fingerprint: str
     """See :attr:`TokenizerFiles.encoding_fingerprint`."""
     tokenizer_file_sha256: str
     vocab_size: int
-    """One more than the largest id the tokenizer gives."""
+    """One more than the largest token id of the tokenizer."""
     encoder: str
     settings: dict[str, Any]
-    """Flags that decide what is written."""
+    """Flags that decide the content of the pair."""
     inputs: list[list[Any]]
-    """Path and bytes of each file that was read."""
+    """Path and size in bytes of each input file."""
     skipped: int
-    """Records left out by --on-error skip."""
+    """Records skipped by --on-error skip."""
     index_sha256: str
     parts: list[Part]
 
     @property
     def documents(self) -> int:
-        """Documents of the pair."""
+        """Number of documents."""
         return sum(part.documents for part in self.parts)
 
     @property
     def tokens(self) -> int:
-        """Tokens of the pair."""
+        """Number of tokens."""
         return sum(part.tokens for part in self.parts)
 
     def to_json(self) -> str:
@@ -66,39 +68,36 @@ class Manifest:
 
     @classmethod
     def load(cls, prefix: str | Path) -> Manifest | None:
-        """Return the manifest of a pair, None where it has none, as one made by another tool.
+        """Return the manifest of a pair; None if it has none, as a pair made by another tool.
 
         Raises:
-            ConfigError: the file is no manifest.
+            ConfigError: the file is not a manifest.
         """
         path = manifest_path(prefix)
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_bytes())
-            if found.pop("format") != 1:
+            content = json.loads(path.read_bytes())
+            if content.pop("format") != 1:
                 raise ValueError
-            del found["documents"], found["tokens"]
-            return cls(**{**found, "parts": [Part(**part) for part in found["parts"]]})
+            del content["documents"], content["tokens"]
+            return cls(**{**content, "parts": [Part(**part) for part in content["parts"]]})
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigError(f"{path}: is no manifest of this version; delete it to go without") from None
+            raise ConfigError(f"{path}: is not a manifest of this version; delete it to go without") from None
 
 
 def manifest_path(prefix: str | Path) -> Path:
-    """Return where the manifest of a pair lies."""
+    """Return the path of the manifest of a pair."""
     return Path(f"{prefix}.manifest.json")
 
 
-_INDEX, _COUNT = "--shard-index", "--num-shards"
-
-
 def join_manifests(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> Manifest:
-    """Return the manifest of pairs laid end to end, but for the checksum of its index.
+    """Return the manifest of concatenated pairs, without the checksum of the index.
 
-    A setting in which they differ becomes None.
+    Settings that differ become None.
 
     Raises:
-        ConfigError: they were made with different tokenizers.
+        ConfigError: the pairs were made with different tokenizers.
     """
     first = manifests[0]
     for manifest, prefix in zip(manifests, prefixes, strict=True):
@@ -118,41 +117,41 @@ def join_manifests(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> Ma
 
 
 def missing_shares(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> list[str]:
-    """Return in words what lacks where some pairs are shares of one run (``--num-shards``), and what is there twice."""
-    told = []
+    """Describe missing and duplicate shares, where pairs are shares of one run (``--num-shards``)."""
+    problems = []
     for members in _runs(manifests):
         indices = [manifests[member].settings[_INDEX] for member in members]
         count = manifests[members[0]].settings[_COUNT]
         missing = [index for index in range(count) if index not in indices]
         if missing:
             numbers = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-            told.append(f"{prefixes[members[0]]} is one of {count} shares; of them not there (from 0): {numbers}")
-        told += [
-            f"{prefixes[member]} is share {index} once more"
+            problems.append(f"{prefixes[members[0]]} is one of {count} shares; missing (from 0): {numbers}")
+        problems += [
+            f"{prefixes[member]} duplicates share {index}"
             for place, (member, index) in enumerate(zip(members, indices, strict=True))
             if index in indices[:place]
         ]
-    return told
+    return problems
 
 
 def _runs(manifests: Sequence[Manifest]) -> list[list[int]]:
-    """Return the places of the shares of each run; shares of one differ in their number alone."""
-    found: dict[str, list[int]] = {}
+    """Return the positions of the shares of each run; shares of a run differ in their index alone."""
+    runs: dict[str, list[int]] = {}
     for place, manifest in enumerate(manifests):
         if isinstance(manifest.settings.get(_INDEX), int) and isinstance(manifest.settings.get(_COUNT), int):
             others = {name: value for name, value in manifest.settings.items() if name != _INDEX}
             key = json.dumps([others, manifest.inputs], sort_keys=True)
-            found.setdefault(key, []).append(place)
-    return [members for members in found.values() if manifests[members[0]].settings[_COUNT] > 1]
+            runs.setdefault(key, []).append(place)
+    return [members for members in runs.values() if manifests[members[0]].settings[_COUNT] > 1]
 
 
 def _common_settings(manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """Return what the settings have in common; all shares of a run are that run."""
+    """Return the settings that all pairs share; all shares of a run together count as the run."""
     settings = [dict(manifest.settings) for manifest in manifests]
     for members in _runs(manifests):
         if {settings[member][_INDEX] for member in members} == set(range(settings[members[0]][_COUNT])):
             for member in members:
                 settings[member] |= {_INDEX: 0, _COUNT: 1}
     names = dict.fromkeys(name for each in settings for name in each)
-    told = {name: [each.get(name) for each in settings] for name in names}
-    return {name: values[0] if all(value == values[0] for value in values) else None for name, values in told.items()}
+    values_of = {name: [each.get(name) for each in settings] for name in names}
+    return {name: values[0] if values.count(values[0]) == len(values) else None for name, values in values_of.items()}

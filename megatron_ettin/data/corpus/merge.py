@@ -1,4 +1,4 @@
-"""Pairs laid end to end, in a stream: memory is bounded and offsets have 64 bits whatever the size."""
+"""Concatenation of pairs as a stream: memory is bounded and offsets have 64 bits, whatever the size."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from megatron_ettin.data.corpus.manifest import Manifest, join_manifests, manife
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import file_sha256, flush_to_disk
 
-_CHUNK = 1 << 20
-"""Entries of an index table held at a time."""
+_ENTRIES_AT_ONCE = 1 << 20
+"""Entries of an index table that are in memory at a time."""
 
 
 def merge_pairs(prefixes: Sequence[str], output_prefix: str, *, partial: bool = False) -> IndexHeader:
-    """Write the pair that holds the documents of all ``prefixes`` in this order, and its manifest where each has one.
+    """Write a pair with the documents of all ``prefixes`` in this order, and its manifest if each has one.
 
     Args:
         prefixes: of the pairs.
         output_prefix: of the pair to write.
-        partial: take some shares of a run without the others.
+        partial: merge some shares of a run without the others.
 
     Returns:
-        The header of what was written.
+        The header of the index that was written.
 
     Raises:
         ConfigError: a pair or a share of a run is missing, a pair is damaged, pairs differ in token type or tokenizer,
@@ -47,7 +47,7 @@ def merge_pairs(prefixes: Sequence[str], output_prefix: str, *, partial: bool = 
                 append_file(Path(f"{prefix}.bin"), target)
         written = write_joined_index([Path(f"{prefix}.idx") for prefix in prefixes], header.dtype, parts[".idx"])
         for part in parts.values():
-            flush_to_disk(part)  # what was merged may be deleted next
+            flush_to_disk(part)  # the inputs may be deleted next
         final[".idx"].unlink(missing_ok=True)
         manifest_path(output_prefix).unlink(missing_ok=True)
         for suffix in (".bin", ".idx"):
@@ -62,12 +62,12 @@ def merge_pairs(prefixes: Sequence[str], output_prefix: str, *, partial: bool = 
 
 
 def _common_header(prefixes: Sequence[str], output_prefix: str) -> IndexHeader:
-    """Return the first pair's header, when all can be laid behind it."""
+    """Return the header of the first pair after checking that all others can be appended to it."""
     check_output_prefix(output_prefix)
     headers = [_checked_header(prefix) for prefix in prefixes]
     for prefix, header in zip(prefixes, headers, strict=True):
         if header.dtype != headers[0].dtype:
-            rule = f"holds {header.dtype} tokens and {prefixes[0]} {headers[0].dtype}: their vocabularies differ"
+            rule = f"has {header.dtype} tokens and {prefixes[0]} {headers[0].dtype}: their vocabularies differ"
             raise ConfigError(f"--input {prefix}: {rule}")
         if Path(f"{prefix}.bin").absolute() == Path(f"{output_prefix}.bin").absolute():
             raise ConfigError(f"--output-prefix {output_prefix}: is one of the inputs")
@@ -75,14 +75,13 @@ def _common_header(prefixes: Sequence[str], output_prefix: str) -> IndexHeader:
 
 
 def _joined_manifest(prefixes: Sequence[str], *, partial: bool) -> Manifest | None:
-    """Return the manifest of all but for its index's checksum, None where some pair has none."""
-    known = [(Manifest.load(prefix), prefix) for prefix in prefixes]
-    found = [(manifest, prefix) for manifest, prefix in known if manifest is not None]
-    there, names = [manifest for manifest, _ in found], [prefix for _, prefix in found]
-    missing = missing_shares(there, names)
+    """Return the manifest of all pairs without its index's checksum; None if a pair has no manifest."""
+    loaded = [(manifest, prefix) for prefix in prefixes if (manifest := Manifest.load(prefix)) is not None]
+    manifests, names = [manifest for manifest, _ in loaded], [prefix for _, prefix in loaded]
+    missing = missing_shares(manifests, names)
     if missing and not partial:
-        raise ConfigError(f"--input: {'; '.join(missing)}; --partial merges all the same")
-    return join_manifests(there, names) if len(there) == len(prefixes) else None
+        raise ConfigError(f"--input: {'; '.join(missing)}; --partial merges anyway")
+    return join_manifests(manifests, names) if len(manifests) == len(prefixes) else None
 
 
 def pairs_in(folder: Path) -> list[str]:
@@ -91,7 +90,7 @@ def pairs_in(folder: Path) -> list[str]:
 
 
 def append_file(source: Path, target: BinaryIO) -> None:
-    """Append a whole file to an open one inside the kernel; holes stay holes."""
+    """Append a file to an open one inside the kernel; holes of sparse files stay holes."""
     target.flush()
     end = target.tell()
     size = source.stat().st_size
@@ -112,7 +111,7 @@ def append_file(source: Path, target: BinaryIO) -> None:
 
 
 def _copy(source: int, target: int, num_bytes: int) -> None:
-    """Copy from where both descriptors stand, inside the kernel where the file systems can."""
+    """Copy from the current offsets of both descriptors, inside the kernel if the file systems support it."""
     try:
         while num_bytes and (copied := os.copy_file_range(source, target, min(num_bytes, 1 << 30))):
             num_bytes -= copied
@@ -128,7 +127,7 @@ def _copy(source: int, target: int, num_bytes: int) -> None:
 
 
 def write_joined_index(indices: Sequence[Path], dtype: np.dtype[np.integer], target: Path) -> IndexHeader:
-    """Write the index of pairs laid end to end; memory does not grow with their size."""
+    """Write the index of concatenated pairs; memory does not grow with their size."""
     headers = [IndexHeader.read(path) for path in indices]
     whole = IndexHeader(
         np.dtype(dtype),
@@ -156,17 +155,17 @@ def write_joined_index(indices: Sequence[Path], dtype: np.dtype[np.integer], tar
 
 
 def read_table(path: Path, offset: int, dtype: type[np.integer], count: int) -> Iterator[NDArray[np.integer]]:
-    """Yield the entries of a table in a file, some at a time."""
+    """Yield the entries of a table in a file, a bounded number at a time."""
     with path.open("rb") as file:
         file.seek(offset)
         while count:
-            found = np.fromfile(file, dtype, min(count, _CHUNK))
-            yield found
-            count -= len(found)
+            entries = np.fromfile(file, dtype, min(count, _ENTRIES_AT_ONCE))
+            yield entries
+            count -= len(entries)
 
 
 def _checked_header(prefix: str) -> IndexHeader:
-    """Return the header of a pair whose .bin is as long as the index says."""
+    """Return the header of a pair after checking the size of its .bin."""
     index, tokens = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     for path in (index, tokens):
         if not path.is_file():
@@ -174,7 +173,7 @@ def _checked_header(prefix: str) -> IndexHeader:
     header = IndexHeader.read(index)
     lengths = read_table(index, header.lengths_at, np.int32, header.num_sequences)
     expected = sum(int(part.sum(dtype=np.int64)) for part in lengths) * header.dtype.itemsize
-    found = tokens.stat().st_size
-    if found != expected:
-        raise ConfigError(f"--input {prefix}: {tokens} has {found} bytes, its index says {expected}")
+    size = tokens.stat().st_size
+    if size != expected:
+        raise ConfigError(f"--input {prefix}: {tokens} has {size} bytes, its index says {expected}")
     return header

@@ -1,6 +1,6 @@
-"""A tokenizer folder: what training needs to know of it, and the encoder itself.
+"""A tokenizer folder: the ids and properties that training needs, and the encoder.
 
-Training reads ids and names out of the JSON and never loads the encoder.
+Training reads tokenizer.json only and never loads the encoder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer.json and the files beside it."""
+    """A tokenizer.json and its companion files."""
 
     path: Path
     """The tokenizer.json."""
@@ -50,7 +50,7 @@ class TokenizerFiles:
             model: a folder with tokenizer.json, or that file.
 
         Raises:
-            ConfigError: there is none, or it is no tokenizer.
+            ConfigError: there is none, or it is not a tokenizer.
         """
         path = Path(model)
         path = path / TOKENIZER_FILE if path.is_dir() else path
@@ -58,9 +58,11 @@ class TokenizerFiles:
             raise ConfigError(f"--tokenizer-model {model}: there is no {path}; give a folder with {TOKENIZER_FILE}")
         files = cls(path, path.read_bytes())
         try:
-            files.size, files.special_ids  # noqa: B018  (parse now, so that a broken file is refused here)
+            files.size, files.special_ids  # noqa: B018  (parse now, so that a damaged file is refused here)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigError(f"--tokenizer-model {model}: {path} is no tokenizer of the tokenizers library") from None
+            raise ConfigError(
+                f"--tokenizer-model {model}: {path} is not a tokenizer of the tokenizers library"
+            ) from None
         return files
 
     @cached_property
@@ -78,27 +80,27 @@ class TokenizerFiles:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of all tokens that the tokenizer marks as special."""
+        """Ids of all tokens marked as special."""
         return frozenset(added["id"] for added in self._json["added_tokens"] if added["special"])
 
     @property
     def cls_id(self) -> int | None:
-        """Id of [CLS], None where there is none."""
+        """Id of [CLS], or None."""
         return self._ids.get("[CLS]")
 
     @property
     def sep_id(self) -> int | None:
-        """Id of [SEP], None where there is none."""
+        """Id of [SEP], or None."""
         return self._ids.get("[SEP]")
 
     @property
     def pad_id(self) -> int | None:
-        """Id of [PAD], None where there is none."""
+        """Id of [PAD], or None."""
         return self._ids.get("[PAD]")
 
     @property
     def mask_id(self) -> int | None:
-        """Id of [MASK], None where there is none."""
+        """Id of [MASK], or None."""
         return self._ids.get("[MASK]")
 
     @property
@@ -108,19 +110,19 @@ class TokenizerFiles:
 
     @cached_property
     def added_tokens(self) -> tuple[str, ...]:
-        """Tokens that are looked for in a text before it is split into words."""
+        """Added tokens: matched in a text before it is split into words."""
         return tuple(added["content"] for added in self._json["added_tokens"])
 
     @cached_property
     def swallowing_tokens(self) -> tuple[str, ...]:
-        """Those of the added tokens that take the white space beside them along."""
+        """Added tokens that include adjacent white space."""
         return tuple(added["content"] for added in self._json["added_tokens"] if added["lstrip"] or added["rstrip"])
 
     @cached_property
     def encoding_fingerprint(self) -> str:
-        """SHA-256 of what decides the ids of a text: two files of the same are the same tokenizer for a corpus.
+        """SHA-256 of what decides the ids of a text: with equal ones, two tokenizers encode a corpus identically.
 
-        Left out are the parts that preprocessing never uses: special tokens around a text, cutting, filling, decoding.
+        It excludes what preprocessing never uses: special tokens around a text, truncation, padding and decoding.
         """
         used = {name: self._json.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
         return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()
@@ -133,7 +135,7 @@ class TokenizerFiles:
 
     @cached_property
     def encoder(self) -> Tokenizer:
-        """The encoder itself, whole texts in and no filling out.
+        """The encoder of the tokenizers library, without truncation and padding.
 
         Raises:
             ConfigError: the tokenizers library does not accept the file.
@@ -144,15 +146,15 @@ class TokenizerFiles:
             encoder = Tokenizer.from_buffer(self.content)
         except Exception as error:  # the library raises plain Exception
             raise ConfigError(f"--tokenizer-model {self.path}: the tokenizers library says {error}") from None
-        # A tokenizer saved after use as a model's front end may cut and fill texts; documents are neither.
+        # A tokenizer saved with a model may be set to truncate and pad texts, which corpora never do.
         encoder.no_truncation()
         encoder.no_padding()
         return encoder
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text; no special tokens are added."""
+        """Return the ids of each text, without special tokens around it."""
         return [encoding.ids for encoding in self.encoder.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of ids, special tokens left out."""
+        """Return the text of ids, without special tokens."""
         return str(self.encoder.decode(ids))

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer of one's own, with ModernBERT's special tokens."""
+"""Training of a byte-level BPE tokenizer with ModernBERT's special tokens."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _BYTES = 256
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learn merges from ``texts``.
 
-    Spaces are part of the token that follows them, and none is put before a text: decoding gives the text back as it
-    was. An encoded text stands between [CLS] and [SEP] where special tokens are asked for.
+    A space is part of the token that follows it, and none is added before a text, so decoding restores the text
+    exactly. With special tokens, an encoded text is [CLS] text [SEP].
 
     Raises:
-        ConfigError: the vocabulary cannot hold the special tokens and the bytes, or the texts are too few to fill it.
+        ConfigError: the vocabulary is too small for the special tokens and the bytes, or the texts are too few to fill
+            it.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -32,7 +33,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # [MASK] takes the space before it, as the word does that it stands for.
+    # [MASK] includes the space before it, as the word that it replaces does.
     special = [AddedToken(token, special=True, lstrip=token == "[MASK]") for token in SPECIAL_TOKENS]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -42,8 +43,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
-        found = tokenizer.get_vocab_size()
-        raise ConfigError(f"--vocab-size {vocab_size}: the text yields {found} tokens only; take more text or fewer")
+        learned = tokenizer.get_vocab_size()
+        raise ConfigError(f"--vocab-size {vocab_size}: the text yields only {learned} tokens; use more text, or fewer")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B [SEP]",
@@ -53,7 +54,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a folder that transformers' AutoTokenizer loads too."""
+    """Write a tokenizer folder, which transformers' AutoTokenizer loads too."""
     folder.mkdir(parents=True, exist_ok=True)
     roles = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
     config = {

@@ -1,4 +1,4 @@
-"""Is a pair whole, does it fit its manifest, and is every token one of the vocabulary."""
+"""Verification of a pair: complete, consistent with its manifest, and with token ids of the vocabulary only."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from megatron_ettin.data.corpus.merge import read_table
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import file_sha256
 
-_CHUNK_BYTES = 8 << 20
+_BLOCK_BYTES = 8 << 20
 
 
 class BadPair(ValueError):
-    """The first bad place of a pair."""
+    """The first error in a pair, with its position."""
 
 
 def verify_pair(prefix: str, vocab_size: int | None = None) -> str:
-    """Read a pair whole; memory stays small.
+    """Read and check a complete pair in bounded memory.
 
     Args:
         prefix: of the pair.
-        vocab_size: every token id must be below; by default the manifest tells.
+        vocab_size: upper bound of the token ids, exclusive; by default that of the manifest.
 
     Returns:
-        What was looked at, in a line.
+        A summary in one line.
 
     Raises:
-        BadPair: the first bad place.
+        BadPair: the first error.
     """
     index, tokens = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     try:
@@ -61,18 +61,18 @@ def verify_pair(prefix: str, vocab_size: int | None = None) -> str:
 
 
 def _check_sequences(index: Path, header: IndexHeader) -> int:
-    """Check lengths and pointers against each other, and return the number of tokens."""
+    """Check the lengths against the pointers, and return the number of tokens."""
     lengths = read_table(index, header.lengths_at, np.int32, header.num_sequences)
     pointers = read_table(index, header.pointers_at, np.int64, header.num_sequences)
     end = number = 0
-    for part, places in zip(lengths, pointers, strict=True):
+    for part, offsets in zip(lengths, pointers, strict=True):
         if part.min() < 0:
             raise BadPair(f"{index}: sequence {number + int((part < 0).argmax())} has a negative length")
         ends = end + np.cumsum(part, dtype=np.int64) * header.dtype.itemsize
         expected = np.concatenate(([end], ends[:-1]))
-        if (places != expected).any():
-            wrong = int((places != expected).argmax())
-            rule = f"begins at byte {places[wrong]}, the lengths before it say {expected[wrong]}"
+        if (offsets != expected).any():
+            wrong = int((offsets != expected).argmax())
+            rule = f"starts at byte {offsets[wrong]}, the lengths before it say {expected[wrong]}"
             raise BadPair(f"{index}: sequence {number + wrong} {rule}")
         end = int(ends[-1])
         number += len(part)
@@ -80,28 +80,26 @@ def _check_sequences(index: Path, header: IndexHeader) -> int:
 
 
 def _check_marks(index: Path, header: IndexHeader) -> None:
-    before = number = 0
+    previous = number = 0
     for part in read_table(index, header.marks_at, np.int64, header.num_marks):
-        steps = np.diff(part, prepend=before)
+        steps = np.diff(part, prepend=previous)
         if (steps < 0).any() or (number == 0 and part[0] != 0):
-            raise BadPair(
-                f"{index}: document {number + int((steps < 0).argmax())} begins before the one in front of it"
-            )
-        before = int(part[-1])
+            raise BadPair(f"{index}: document {number + int((steps < 0).argmax())} starts before the previous one")
+        previous = int(part[-1])
         number += len(part)
-    if number == 0 or before != header.num_sequences:
-        raise BadPair(f"{index}: its documents end at sequence {before}, there are {header.num_sequences}")
+    if number == 0 or previous != header.num_sequences:
+        raise BadPair(f"{index}: its documents end at sequence {previous}, there are {header.num_sequences}")
 
 
 def _check_manifest(prefix: str, manifest: Manifest, header: IndexHeader, num_tokens: int) -> None:
-    for name, found, expected in (
+    for name, actual, expected in (
         ("documents", header.num_marks - 1, manifest.documents),
         ("tokens", num_tokens, manifest.tokens),
     ):
-        if found != expected:
-            raise BadPair(f"{prefix}: has {found:,} {name}, its manifest says {expected:,}")
+        if actual != expected:
+            raise BadPair(f"{prefix}: has {actual:,} {name}, its manifest says {expected:,}")
     if file_sha256(Path(f"{prefix}.idx")) != manifest.index_sha256:
-        raise BadPair(f"{prefix}.idx: its checksum is not that of the manifest")
+        raise BadPair(f"{prefix}.idx: its checksum differs from the manifest")
 
 
 def _check_tokens(path: Path, header: IndexHeader, vocab_size: int | None, parts: list[Part] | None) -> None:
@@ -109,11 +107,11 @@ def _check_tokens(path: Path, header: IndexHeader, vocab_size: int | None, parts
         for part in parts or [Part(0, 0, 0, path.stat().st_size, "")]:
             start = file.tell()
             checksum = hashlib.sha256()
-            for data in _chunks(file, part.bytes):
+            for data in _blocks(file, part.bytes):
                 _check_ids(path, np.frombuffer(data, header.dtype), file.tell() - len(data), vocab_size)
                 checksum.update(data)
             if part.sha256 and checksum.hexdigest() != part.sha256:
-                raise BadPair(f"{path}: bytes {start} to {file.tell()} have not the checksum of the manifest")
+                raise BadPair(f"{path}: the checksum of bytes {start} to {file.tell()} differs from the manifest")
 
 
 def _check_ids(path: Path, ids: NDArray[np.integer], offset: int, vocab_size: int | None) -> None:
@@ -121,12 +119,13 @@ def _check_ids(path: Path, ids: NDArray[np.integer], offset: int, vocab_size: in
     if vocab_size is not None:
         bad |= ids >= vocab_size
     if bad.any():
-        place = int(bad.argmax())
-        token = offset // ids.itemsize + place
-        raise BadPair(f"{path}: token {token} is {ids[place]}, which is no id of a vocabulary of {vocab_size}")
+        first = int(bad.argmax())
+        token = offset // ids.itemsize + first
+        rule = "which is negative" if vocab_size is None else f"outside the vocabulary of {vocab_size}"
+        raise BadPair(f"{path}: token {token} is {ids[first]}, {rule}")
 
 
-def _chunks(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
-    while num_bytes and (data := file.read(min(num_bytes, _CHUNK_BYTES))):
+def _blocks(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
+    while num_bytes and (data := file.read(min(num_bytes, _BLOCK_BYTES))):
         yield data
         num_bytes -= len(data)

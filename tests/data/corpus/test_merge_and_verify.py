@@ -96,11 +96,9 @@ def test_a_run_is_not_merged_without_one_of_its_shares(tmp_path: Path) -> None:
     shares = [share(tmp_path / f"s{index}", index, 4) for index in range(4)]
     alone = share(tmp_path / "alone", 0, 1)
     out = str(tmp_path / "out")
-    with pytest.raises(
-        ConfigError, match=r"--input: .*s0 is one of 4 shares; of them not there \(from 0\): 1, 3; --part"
-    ):
+    with pytest.raises(ConfigError, match=r"--input: .*s0 is one of 4 shares; missing \(from 0\): 1, 3; --part"):
         merge_pairs([shares[0], alone, shares[2]], out)
-    with pytest.raises(ConfigError, match=r"--input: .*s1 is share 1 once more; --partial merges all the same"):
+    with pytest.raises(ConfigError, match=r"--input: .*s1 duplicates share 1; --partial merges anyway"):
         merge_pairs([*shares, shares[1]], out)
     assert not list(tmp_path.glob("out*"))
     tool = [sys.executable, str(TOOLS / "merge_datasets.py"), "--output-prefix", out, "--input", *shares[:2]]
@@ -134,7 +132,7 @@ def test_what_cannot_be_merged(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     for prefixes, told in (
         ([first, other], "--input .*b: was made with another tokenizer than .*a"),
-        ([first, str(tmp_path / "wide")], "--input .*wide: holds int32 tokens and .*a uint16"),
+        ([first, str(tmp_path / "wide")], "--input .*wide: has int32 tokens and .*a uint16"),
         ([first, str(tmp_path / "none")], r"--input .*none: there is no file .*none\.idx"),
     ):
         with pytest.raises(ConfigError, match=told):
@@ -156,18 +154,22 @@ DOCUMENTS = [[5, 6, 7], [], [8, 9]]
     ("suffix", "damage", "told"),
     [
         (".bin", lambda data: data[:-2], r"c\.bin: has 8 bytes, its index says 10"),
-        (".bin", lambda data: data[:4] + b"\xff\xff" + data[6:], r"c\.bin: token 2 is 65535, which is no id of a voc"),
-        (".bin", lambda data: data[:4] + b"\x01\x00" + data[6:], r"c\.bin: bytes 0 to 10 have not the checksum"),
+        (
+            ".bin",
+            lambda data: data[:4] + b"\xff\xff" + data[6:],
+            r"c\.bin: token 2 is 65535, outside the vocabulary of 65000",
+        ),
+        (".bin", lambda data: data[:4] + b"\x01\x00" + data[6:], r"c\.bin: the checksum of bytes 0 to 10 differs from"),
         (".idx", lambda data: data[:-1], r"c\.idx has \d+ bytes, its header says \d+: it is cut off"),
         (".idx", lambda data: data + b"\0", r"c\.idx: has 91 bytes, its header says 90"),
         (".idx", lambda data: data[:8] + b"x" + data[9:], r"is not an index"),
-        (".idx", lambda data: data[:34] + b"\x04" + data[35:], r"c\.idx: sequence 1 begins at byte 6, the lengths.* 8"),
+        (".idx", lambda data: data[:34] + b"\x04" + data[35:], r"c\.idx: sequence 1 starts at byte 6, the lengths.* 8"),
         (".idx", lambda data: data[:37] + b"\x80" + data[38:], r"c\.idx: sequence 0 has a negative length"),
-        (".idx", lambda data: data[:66] + b"\x02" + data[67:], r"c\.idx: document 2 begins before the one in front"),
+        (".idx", lambda data: data[:66] + b"\x02" + data[67:], r"c\.idx: document 2 starts before the previous one"),
         (".idx", lambda data: data[:-8] + b"\x03" + data[-7:], r"c\.idx: its documents end at sequence 3, there are 2"),
-        (".idx", lambda data: data[:66] + b"\x00" + data[67:], r"c\.idx: its checksum is not that of the manifest"),
+        (".idx", lambda data: data[:66] + b"\x00" + data[67:], r"c\.idx: its checksum differs from the manifest"),
         (".manifest.json", lambda data: data.replace(b'"documents": 3', b'"documents": 4'), r"c: has 3 documents, its"),
-        (".manifest.json", lambda data: data[:-9], r"c\.manifest\.json: is no manifest"),
+        (".manifest.json", lambda data: data[:-9], r"c\.manifest\.json: is not a manifest"),
     ],
 )
 def test_the_first_bad_place_is_told(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], told: str) -> None:
@@ -188,7 +190,7 @@ def test_the_tool_has_an_exit_code(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1].endswith("5 tokens, no vocabulary size given, no manifest, so no checksums")
     done = subprocess.run([*tool, plain, "--tokenizer-model", tokenizer], capture_output=True, text=True, check=False)
-    told = f"bad: {plain}.bin: token 3 is 8, which is no id of a vocabulary of 8\n"
+    told = f"bad: {plain}.bin: token 3 is 8, outside the vocabulary of 8\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
     by_index = subprocess.run([*tool, f"{good}.idx"], capture_output=True, text=True, check=False)
     assert by_index.stdout.startswith(f"{good}: 3 documents")

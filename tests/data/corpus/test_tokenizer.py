@@ -78,7 +78,7 @@ def test_files_of_the_folder(folder: Path) -> None:
 )
 def test_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"--tokenizer-model .*tokenizer\.json is no tokenizer"):
+    with pytest.raises(ConfigError, match=r"--tokenizer-model .*tokenizer\.json is not a tokenizer"):
         TokenizerFiles.load(tmp_path)
 
 
