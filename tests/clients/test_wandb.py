@@ -56,7 +56,7 @@ def stored(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         record = Record()
         record.ParseFromString(message)
         if record.HasField("run"):
-            config |= {item.key: json.loads(item.value_json) for item in record.config.config.update if item.key}
+            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key}
         if record.HasField("history"):
             items = record.history.item
             history.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
