@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from multiprocessing import parent_process
 from typing import NoReturn, TextIO
 
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, os_error_line
 
 
 class ToolParser(argparse.ArgumentParser):
@@ -105,9 +105,7 @@ def run_tool(main: Callable[[Sequence[str]], int]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         code = 2
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or str(error)
-        sys.stderr.write(f"error: {where}{' '.join(reason.split())}\n")
+        sys.stderr.write(f"error: {os_error_line(error)}\n")
         code = 2
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT

@@ -29,3 +29,9 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def os_error_line(error: OSError) -> str:
+    """Return ``FILE: reason`` on one line, without the file if the error has none."""
+    where = f"{error.filename}: " if error.filename else ""
+    return where + " ".join((error.strerror or str(error)).split())

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
-from megatron_ettin.errors import ConfigError, one_line
+from megatron_ettin.errors import ConfigError, one_line, os_error_line
 from megatron_ettin.evaluation.console import ProgressConsole
 from megatron_ettin.evaluation.models.subject import Subject, open_subject
 from megatron_ettin.evaluation.results import Measure, TaskResult
@@ -157,9 +157,7 @@ def _reason(error: Exception) -> str:
         # transformers names the missing package in the message only.
         package = f"the package {error.name}" if error.name else f"a package ({one_line(error)})"
         return f"needs {package}: pip install 'megatron_ettin[eval]'"
-    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(f"{where}{text}".split()) or type(error).__name__
+    return os_error_line(error) if isinstance(error, OSError) else one_line(error)
 
 
 def library_versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -72,10 +73,9 @@ class FineTuningProtocol:
             "schedule": f"linear, warm-up over {self.warmup_share:.0%} of the steps, then to 0",
         }
 
-    def trainer_arguments(self, folder: str, learning_rate: float, seed: int) -> dict[str, Any]:
+    def trainer_arguments(self, learning_rate: float, seed: int) -> dict[str, Any]:
         """Return the training arguments that all suites have in common: nothing is saved, logged or reported."""
         return {
-            "output_dir": folder,
             "learning_rate": learning_rate,
             "num_train_epochs": self.epochs,
             "lr_scheduler_type": "linear",
@@ -126,12 +126,15 @@ class RateSelection:
         return -math.inf if score is None else score
 
 
-def run_trainer(trainer_class: type[Any], arguments: Any, progress: Progress, **parts: Any) -> None:
+def run_trainer(
+    trainer_class: type[Any], arguments_class: type[Any], arguments: Mapping[str, Any], progress: Progress, **parts: Any
+) -> None:
     """Train with a Trainer of transformers on one device, without its console output.
 
     Args:
         trainer_class: ``transformers.Trainer`` or a subclass.
-        arguments: its ``TrainingArguments``.
+        arguments_class: ``transformers.TrainingArguments`` or a subclass.
+        arguments: the training arguments.
         progress: called after every step.
         parts: further arguments of the trainer, such as the model and the training data.
     """
@@ -144,13 +147,15 @@ def run_trainer(trainer_class: type[Any], arguments: Any, progress: Progress, **
             """Report a finished step."""
             progress(state.global_step, state.max_steps)
 
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # with several GPUs the Trainer would multiply the batch size
-    trainer = trainer_class(args=arguments, callbacks=[StepReporter()], **parts)
-    trainer.remove_callback(PrinterCallback)
-    # The Trainer runs the garbage collector, which would visit all objects of all loaded libraries: a quarter of a
-    # second per training, as much as a tiny model needs to train.
-    gc.freeze()
-    try:
-        trainer.train()
-    finally:
-        gc.unfreeze()
+    with tempfile.TemporaryDirectory() as folder:  # the Trainer requires one, though nothing is saved
+        training = arguments_class(output_dir=folder, **arguments)
+        training._n_gpu = min(training.n_gpu, 1)  # with several GPUs the Trainer would multiply the batch size
+        trainer = trainer_class(args=training, callbacks=[StepReporter()], **parts)
+        trainer.remove_callback(PrinterCallback)
+        # The Trainer runs the garbage collector, which would visit all objects of all loaded libraries: a quarter of a
+        # second per training, as long as a tiny model trains.
+        gc.freeze()
+        try:
+            trainer.train()
+        finally:
+            gc.unfreeze()

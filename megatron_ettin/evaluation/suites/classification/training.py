@@ -5,7 +5,6 @@ Shape suffixes: N items, C outputs, B inputs of a batch, S positions.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,10 +23,9 @@ PREDICTED_TOKENS = 8192
 
 def fine_tune(
     classifier: SequenceClassifier,
-    inputs: Sequence[Sequence[int]],
-    targets_N: NDArray[Any],
-    *,
+    items: Sequence[Mapping[str, Any]],
     protocol: ClassificationProtocol,
+    *,
     learning_rate: float,
     seed: int,
     progress: Progress,
@@ -36,22 +34,24 @@ def fine_tune(
 
     Args:
         classifier: the model.
-        inputs: token ids of each item.
-        targets_N: class numbers (int), or regression targets (float).
+        items: ``input_ids`` and ``labels`` of each item: token ids, and a class number (int) or target (float).
         protocol: epochs, batch size, weight decay and device.
         learning_rate: peak learning rate.
         seed: seed of the item order and of dropout.
         progress: called after every step.
     """
-    items = [{"input_ids": tokens, "labels": target} for tokens, target in zip(inputs, targets_N.tolist(), strict=True)]
-    with tempfile.TemporaryDirectory() as folder:  # required by the Trainer, which saves nothing
-        arguments = TrainingArguments(
-            **protocol.trainer_arguments(folder, learning_rate, seed),
-            per_device_train_batch_size=protocol.train_batch_size, train_sampling_strategy="group_by_length",
-            weight_decay=protocol.weight_decay, adam_beta1=BETAS[0], adam_beta2=BETAS[1], adam_epsilon=EPSILON,
-            remove_unused_columns=False,
-        )  # fmt: skip
-        run_trainer(Trainer, arguments, progress, model=classifier, train_dataset=items, data_collator=collate)
+    arguments = {
+        **protocol.trainer_arguments(learning_rate, seed),
+        "per_device_train_batch_size": protocol.train_batch_size,
+        "train_sampling_strategy": "group_by_length",
+        "weight_decay": protocol.weight_decay,
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
+        "adam_epsilon": EPSILON,
+        "remove_unused_columns": False,
+    }
+    parts = {"model": classifier, "train_dataset": items, "data_collator": collate}
+    run_trainer(Trainer, TrainingArguments, arguments, progress, **parts)
 
 
 def predict(classifier: SequenceClassifier, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -64,16 +64,10 @@ class TrialRunner:
         classes, purposes = self.task.classes, self.task.purposes
         scale = Standardization.fit(purposes.train) if classes is None else None
         targets_N = purposes.train.targets_N if scale is None else scale.apply(purposes.train.targets_N)
+        pairs = zip(self._inputs["train"], targets_N.tolist(), strict=True)
+        items = [{"input_ids": tokens, "labels": target} for tokens, target in pairs]
         classifier = load_classifier(self.subject, self.pooling, len(classes or "1"), seed)
-        fine_tune(
-            classifier,
-            self._inputs["train"],
-            targets_N,
-            protocol=self.protocol,
-            learning_rate=learning_rate,
-            seed=seed,
-            progress=progress,
-        )
+        fine_tune(classifier, items, self.protocol, learning_rate=learning_rate, seed=seed, progress=progress)
 
         def predictions(name: str) -> NDArray[Any]:
             logits_NC = predict(classifier, self._inputs[name])

@@ -5,7 +5,6 @@ Shape suffixes: N texts, Q queries, D dimensions.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -67,15 +66,14 @@ def fine_tune(
         seed: seed of the order of the pairs and of dropout.
         progress: called after every step.
     """
-    with tempfile.TemporaryDirectory() as folder:  # required by the trainer, which saves nothing
-        arguments = SentenceTransformerTrainingArguments(
-            **protocol.trainer_arguments(folder, learning_rate, seed),
-            per_device_train_batch_size=protocol.batch_pairs,
-            batch_sampler=BatchSamplers.NO_DUPLICATES,
-            weight_decay=0.0,
-        )
-        loss = _build_loss(embedder, protocol)
-        run_trainer(_Trainer, arguments, progress, model=embedder, train_dataset=train, loss=loss)
+    arguments = {
+        **protocol.trainer_arguments(learning_rate, seed),
+        "per_device_train_batch_size": protocol.batch_pairs,
+        "batch_sampler": BatchSamplers.NO_DUPLICATES,
+        "weight_decay": 0.0,
+    }
+    parts = {"model": embedder, "train_dataset": train, "loss": _build_loss(embedder, protocol)}
+    run_trainer(_Trainer, SentenceTransformerTrainingArguments, arguments, progress, **parts)
 
 
 def _build_loss(embedder: SentenceTransformer, protocol: RetrievalProtocol) -> torch.nn.Module:
