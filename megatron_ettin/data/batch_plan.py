@@ -65,8 +65,8 @@ def warmed_up_size(first: int, full: int, tokens: int, warmup_tokens: int) -> in
     >>> [warmed_up_size(1, 4, tokens, 60) for tokens in (0, 9, 10, 29, 30, 59)]
     [1, 1, 2, 2, 3, 3]
     """
-    whole = full * (full - 1) - first * (first - 1)
-    spent = first * (first - 1) + whole * tokens // warmup_tokens
+    total = full * (full - 1) - first * (first - 1)
+    spent = first * (first - 1) + total * tokens // warmup_tokens
     # The largest b with b (b - 1) <= spent.
     return max(first, min(full - 1, (1 + math.isqrt(1 + 4 * spent)) // 2))
 

@@ -51,9 +51,9 @@ class Blend:
         assert weights
         assert all(weight > 0 for weight in weights)
         common = math.lcm(*(Fraction(weight).denominator for weight in weights))
-        whole = [int(weight * common) for weight in weights]
-        divisor = math.gcd(*whole)
-        self._weights = [weight // divisor for weight in whole]
+        integers = [int(weight * common) for weight in weights]
+        divisor = math.gcd(*integers)
+        self._weights = [weight // divisor for weight in integers]
         self._total = sum(self._weights)
         # No window may contain two block boundaries.
         self._block = max(smallest_block, 2 * -(-self._total // min(self._weights)))

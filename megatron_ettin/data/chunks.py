@@ -86,11 +86,11 @@ class ChunkTable:
         """Return for each key the last entry of ``first_chunks`` that is not above it."""
         if self.coarse is None:
             return self.first_chunks.searchsorted(keys, side="right") - 1
-        begins = (self.coarse.searchsorted(keys, side="right") - 1) * SEARCH_STEP
-        places = begins[:, None] + np.arange(SEARCH_STEP)
+        starts = (self.coarse.searchsorted(keys, side="right") - 1) * SEARCH_STEP
+        places = starts[:, None] + np.arange(SEARCH_STEP)
         inside = places < len(self.first_chunks)
         not_above = self.first_chunks[np.where(inside, places, 0)] <= keys[:, None]
-        return begins + (not_above & inside).sum(axis=1) - 1
+        return starts + (not_above & inside).sum(axis=1) - 1
 
 
 def cut_documents(

@@ -118,7 +118,7 @@ class RowDataset:
         chunk_numbers, counts = self._chunk_numbers(numbers)
         chunks = self._chunks.chunks(chunk_numbers, self._corpus)
         ends = np.cumsum(counts).tolist()
-        return [tuple(chunks[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+        return [tuple(chunks[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
 
     def row_tokens(self, numbers: NDArray[np.integer], *, close_every_chunk: bool) -> NDArray[np.int64]:
         """Return the number of tokens of rows, including [CLS] and [SEP], without reading them.

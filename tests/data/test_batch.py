@@ -1,4 +1,4 @@
-"""Chunks with their special tokens, end to end."""
+"""Packed batches: special tokens, targets and padding."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def test_encoder_closes_every_chunk() -> None:
     assert packed.tokens_T[packed.content_T].tolist() == [10, 11, 12, 13, 14]
 
 
-def test_decoder_closes_real_ends_only_and_predicts_within_a_chunk() -> None:
+def test_decoder_closes_document_ends_only_and_predicts_within_chunks() -> None:
     packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_chunk=False)
     assert packed.tokens_T.tolist() == [CLS, 10, 11, CLS, 12, SEP, CLS, 13, 14, SEP]
     scored, labels = next_token_targets(packed, {CLS, PAD, 13})
     assert packed.tokens_T[scored].tolist() == [CLS, 10, CLS, 12, 13, 14]
-    assert labels.tolist() == [10, 11, 12, SEP, 14, SEP], "13 was not to be predicted"
+    assert labels.tolist() == [10, 11, 12, SEP, 14, SEP], "13 is never a target"
 
 
-def test_filling_is_a_chunk_of_its_own() -> None:
+def test_padding_is_a_chunk() -> None:
     packed = assemble(CHUNKS, cls_id=CLS, sep_id=SEP, close_every_chunk=False)
     none = np.zeros(0, dtype=np.int64)
     batch = make_batch(packed, inputs_T=packed.tokens_T, scored_K=none, labels_K=none, pad_id=PAD, pad_multiple=4)
@@ -44,7 +44,7 @@ def test_filling_is_a_chunk_of_its_own() -> None:
     assert full.cu_seqlens.tolist() == [0, 3, 6, 10]
 
 
-def test_no_chunks_leave_one_fill() -> None:
+def test_a_batch_without_chunks_is_padding() -> None:
     none = np.zeros(0, dtype=np.int64)
     packed = assemble([], cls_id=CLS, sep_id=SEP, close_every_chunk=True)
     batch = make_batch(packed, inputs_T=none, scored_K=none, labels_K=none, pad_id=PAD, pad_multiple=2)

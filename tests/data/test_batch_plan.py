@@ -1,4 +1,4 @@
-"""Which rows a step takes, and how ranks share them."""
+"""The rows of each step, and their distribution over ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_ettin.data.batch_plan import BatchRule, StepPlan, warmed_up_size
 
 
 class Rows:
-    """Rows whose sizes repeat."""
+    """Rows with periodic sizes."""
 
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = np.array(sizes)
@@ -22,7 +22,7 @@ class Rows:
 
 
 @given(st.integers(0, 5), st.sampled_from([(8, 1), (8, 2), (24, 3), (12, 4)]), st.sampled_from([1, 2, 4]))
-def test_ranks_share_a_step_without_overlap(step: int, sizes: tuple[int, int], ranks: int) -> None:
+def test_ranks_partition_a_step(step: int, sizes: tuple[int, int], ranks: int) -> None:
     global_batch, micro_batch = sizes[0] * ranks, sizes[1]
     plan = StepPlan(BatchRule(rows=global_batch, micro_rows=micro_batch), Rows([1]))
     per_rank = [plan.micro_batches(step, rank, ranks) for rank in range(ranks)]
@@ -45,7 +45,7 @@ rules = st.builds(
 
 @settings(deadline=None)
 @given(rules, st.lists(st.integers(2, 50), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 11))
-def test_steps_follow_each_other_on_any_ranks_and_after_a_resume(
+def test_steps_are_contiguous_on_any_ranks_and_after_a_resume(
     rule: BatchRule, sizes: list[int], ranks: int, resumed: int
 ) -> None:
     rows = Rows(sizes)
@@ -59,16 +59,16 @@ def test_steps_follow_each_other_on_any_ranks_and_after_a_resume(
         tokens += int(rows.tokens(step.start, step.stop, close_every_chunk=rule.close_every_chunk).sum())
         per_rank = [plan.micro_batches(number, rank, ranks) for rank in range(ranks)]
         assert len({len(batches) for batches in per_rank}) == 1, "all ranks make the same number of passes"
-        told = [batch for batches in zip(*per_rank, strict=True) for batch in batches if len(batch)]
-        assert [row for batch in told for row in batch] == list(range(step.start, step.stop))
-        for batch in told:
-            held = rows.tokens(batch.start, batch.stop, close_every_chunk=True).sum()
-            assert held <= rule.micro_tokens if rule.micro_tokens else len(batch) <= rule.micro_rows
+        batches = [batch for batches in zip(*per_rank, strict=True) for batch in batches if len(batch)]
+        assert [row for batch in batches for row in batch] == list(range(step.start, step.stop))
+        for batch in batches:
+            tokens_of_batch = rows.tokens(batch.start, batch.stop, close_every_chunk=True).sum()
+            assert tokens_of_batch <= rule.micro_tokens if rule.micro_tokens else len(batch) <= rule.micro_rows
         size = rule.size_after(step.tokens_before)
         if rule.tokens:
             more = rows.tokens(step.start, step.stop + 1, close_every_chunk=True)
             assert more[:-1].sum() <= size or len(step) == 1
-            assert more.sum() > size, "one row more would not have fitted"
+            assert more.sum() > size, "one more row would not fit"
         else:
             assert len(step) == size
     later = steps[resumed]
@@ -79,14 +79,14 @@ def test_steps_follow_each_other_on_any_ranks_and_after_a_resume(
 @pytest.mark.parametrize(
     ("first", "full", "warmup"), [(1, 8, 1000), (24, 1152, 50_000), (3, 4, 10), (576, 4608, 10**9)]
 )
-def test_warm_up_spends_on_each_size_what_the_size_says(first: int, full: int, warmup: int) -> None:
-    whole = sum(range(first, full))
-    # The size grows to b where the sizes before b have had their shares.
+def test_warm_up_spends_tokens_in_proportion_to_the_size(first: int, full: int, warmup: int) -> None:
+    total = sum(range(first, full))
+    # The size reaches b once all smaller sizes have received their tokens.
     for size in {first, first + 1, (first + full) // 2, full - 1} & set(range(first, full)):
-        begins = sum(range(first, size)) * warmup / whole
-        ends = sum(range(first, size + 1)) * warmup / whole
-        for tokens in np.unique(np.linspace(np.ceil(begins), np.ceil(ends) - 1, 5).astype(int)).tolist():
-            if begins <= tokens < ends:
+        start = sum(range(first, size)) * warmup / total
+        stop = sum(range(first, size + 1)) * warmup / total
+        for tokens in np.unique(np.linspace(np.ceil(start), np.ceil(stop) - 1, 5).astype(int)).tolist():
+            if start <= tokens < stop:
                 assert warmed_up_size(first, full, tokens, warmup) == size
     rule = BatchRule(rows=full, micro_rows=1, first_size=first, warmup_tokens=warmup)
     assert rule.size_after(0) == first

@@ -1,4 +1,4 @@
-"""Chunks of long documents: nothing doubled, nothing over two documents, short ends filled up or left out."""
+"""Chunks of long documents: no token twice, none across documents, short ends filled up or dropped."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ lengths_of_documents = st.lists(st.integers(0, 300), min_size=1, max_size=25)
 
 
 def chunks_of(table: ChunkTable, corpus: IndexedTokens) -> list[list[list[int]]]:
-    """The tokens of each document's chunks."""
-    found: list[list[list[int]]] = [[] for _ in range(corpus.num_documents)]
+    """Return the tokens of each chunk of each document."""
+    tokens: list[list[list[int]]] = [[] for _ in range(corpus.num_documents)]
     for chunk in table.chunks(np.arange(len(table)), corpus):
-        found[chunk.document].append(chunk.tokens.tolist())
-    return found
+        tokens[chunk.document].append(chunk.tokens.tolist())
+    return tokens
 
 
-def check_chunks(documents: list[list[int]], found: list[list[list[int]]], rule: ChunkRule) -> int:
-    """Check what holds of any cut, and return the tokens that were dropped."""
+def check_chunks(documents: list[list[int]], chunks_of_documents: list[list[list[int]]], rule: ChunkRule) -> int:
+    """Check the invariants of chunking, and return the number of dropped tokens."""
     content, least, skipped = rule.size - 2, max(0, rule.min_size - 2), max(0, rule.skip_size - 2)
     dropped = 0
-    for document, chunks in zip(documents, found, strict=True):
+    for document, chunks in zip(documents, chunks_of_documents, strict=True):
         joined = [token for chunk in chunks for token in chunk]
         lost = len(document) - len(joined)
-        assert joined == document[: len(joined)], "in order, nothing twice, nothing of another document"
-        assert lost == 0 or (0 < lost < skipped and chunks), "only a short end is left out, never a whole document"
+        assert joined == document[: len(joined)], "in order, without duplicates or tokens of other documents"
+        assert lost == 0 or (0 < lost < skipped and chunks), "only a short end is dropped, never a document"
         assert all(0 < len(chunk) <= content for chunk in chunks)
         assert all(len(chunk) >= least for chunk in chunks) or len(chunks) == 1
         dropped += lost
@@ -53,30 +53,30 @@ def test_chunks_of_any_documents(lengths: list[int], size: int, data: st.DataObj
     assert bool(table.dropped.chunks) == bool(dropped)
 
 
-def test_the_recipes_chunks() -> None:
+def test_chunks_of_the_recipe() -> None:
     rule = ChunkRule(1024, 512, 128)
     content = 1022
     lengths = [100, 1022, 1022 + 125, 1022 + 126, 1022 + 509, 1022 + 510, 2 * 1022 + 300]
     corpus = open_corpus(numbered_documents(lengths))
-    found = [
+    cut = [
         [len(chunk) for chunk in chunks]
         for chunks in chunks_of(cut_documents(corpus, range(7), 1024, SEP, rule), corpus)
     ]
-    assert found[:3] == [[100], [content], [content]], "a first chunk is kept however short, an end of 125 is left out"
-    assert sum(found[3]) == content + 126
-    assert min(found[3]) >= 510, "both have at least the smallest size after tokens were moved"
-    assert found[5] == [content, 510]
-    assert found[6][0] == content
-    assert sum(found[6]) == 2 * content + 300
+    assert cut[:3] == [[100], [content], [content]], "a first chunk is always kept, an end of 125 is dropped"
+    assert sum(cut[3]) == content + 126
+    assert min(cut[3]) >= 510, "both have the minimum size after tokens were moved"
+    assert cut[5] == [content, 510]
+    assert cut[6][0] == content
+    assert sum(cut[6]) == 2 * content + 300
 
 
-def test_what_is_moved_differs_between_documents_and_not_between_runs() -> None:
+def test_moved_tokens_depend_on_the_document_alone() -> None:
     rule = ChunkRule(64, 30, 0)
     corpus = open_corpus(numbered_documents([62 + 5] * 300))
     moved = [cut_documents(corpus, range(300), 64, SEP, rule).lengths[1::2].tolist() for _ in range(2)]
     assert moved[0] == moved[1]
-    assert set(moved[0]) == set(range(28, 40)), "5 and 23 more, up to what leaves the first chunk at 28"
-    # A part of the corpus is cut as the whole is.
+    assert set(moved[0]) == set(range(28, 40)), "the second chunk has 28 to 39 tokens, and the first at least 28"
+    # A part of the corpus is cut like the whole corpus.
     part = cut_documents(corpus, range(100, 300), 64, SEP, rule)
     assert part.lengths[1::2].tolist() == moved[0][100:]
 
@@ -88,20 +88,20 @@ def test_cuts_at_sentence_ends(documents: list[list[int]], size: int, data: st.D
     ends[[11, 17, 23]] = True
     rule = ChunkRule(size, data.draw(st.integers(0, size // 4)), 0, ends)
     corpus = open_corpus(documents)
-    found = chunks_of(cut_documents(corpus, range(len(documents)), 64, SEP, rule), corpus)
-    for document, chunks in zip(documents, found, strict=True):
+    chunks_of_documents = chunks_of(cut_documents(corpus, range(len(documents)), 64, SEP, rule), corpus)
+    for document, chunks in zip(documents, chunks_of_documents, strict=True):
         assert [token for chunk in chunks for token in chunk] == document
         assert all(0 < len(chunk) <= size - 2 for chunk in chunks)
         if rule.min_size == 0:
-            for chunk, begin in zip(chunks[:-1], np.cumsum([0, *map(len, chunks)]), strict=False):
-                window = document[begin : begin + size - 2]
+            for chunk, start in zip(chunks[:-1], np.cumsum([0, *map(len, chunks)]), strict=False):
+                window = document[start : start + size - 2]
                 second_half = [
                     place for place, token in enumerate(window, 1) if ends[token] and place > len(window) // 2
                 ]
                 assert len(chunk) == (second_half[-1] if second_half else size - 2)
 
 
-def test_the_published_chunks_drop_little_of_real_lengths() -> None:
+def test_the_published_chunks_drop_few_tokens() -> None:
     lengths = np.random.default_rng(0).lognormal(6, 1, 3000).astype(int).clip(1)
     corpus = open_corpus([[7] * length for length in lengths])
     rows = RowDataset(corpus, range(3000), 1024, sep_id=SEP, rule=ChunkRule(1024, 512, 128), packing="none")
@@ -110,7 +110,7 @@ def test_the_published_chunks_drop_little_of_real_lengths() -> None:
 
 
 @pytest.mark.parametrize("packing", ["best-fit", "none"])
-def test_lengths_tell_what_batches_hold(packing: str) -> None:
+def test_row_tokens_equal_the_tokens_of_batches(packing: str) -> None:
     documents = numbered_documents([3, 0, 70, 31, 1, 200])
     rows = RowDataset(open_corpus(documents), range(6), 32, sep_id=SEP, seed=3, packing=packing)
     numbers = np.arange(rows.num_rows)

@@ -1,4 +1,4 @@
-"""Tables that are kept on disk: built once, shared by processes, and never read incomplete."""
+"""The index cache: built once, shared by processes, and never read incomplete."""
 
 from __future__ import annotations
 
@@ -29,21 +29,19 @@ def contents(rows: RowDataset) -> list[list[tuple[int, int, list[int]]]]:
     return [[(p.document, p.index, p.tokens.tolist()) for p in rows.row(number)] for number in numbers]
 
 
-class TestCache:
+class TestIndexCache:
     @pytest.fixture
     def prefix(self, tmp_path: Path) -> str:
         rng = np.random.default_rng(0)
         return write_corpus(tmp_path / "c", [rng.integers(5, 90, length) for length in rng.integers(1, 200, 40)])
 
-    def test_rows_are_those_built_anew(self, prefix: str, tmp_path: Path) -> None:
+    def test_cached_rows_equal_built_ones(self, prefix: str, tmp_path: Path) -> None:
         plain = RowDataset(IndexedTokens(prefix), range(40), 64, sep_id=SEP, seed=1)
         first, again = dataset(prefix, tmp_path / "cache"), dataset(prefix, tmp_path / "cache")
         assert contents(first) == contents(again) == contents(plain)
         assert first.fill_rate == again.fill_rate == plain.fill_rate
 
-    def test_the_next_start_cuts_and_packs_nothing(
-        self, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_next_start_builds_nothing(self, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("megatron_ettin.data.rows.LARGE_ORDER", 1)
         expected = contents(dataset(prefix, tmp_path / "cache"))
 
@@ -54,7 +52,7 @@ class TestCache:
             monkeypatch.setattr(f"megatron_ettin.data.rows.{name}", never)
         assert contents(dataset(prefix, tmp_path / "cache")) == expected
 
-    def test_the_orders_of_a_small_source_do_not_fill_the_disk(self, prefix: str, tmp_path: Path) -> None:
+    def test_orders_of_a_small_source_are_not_cached(self, prefix: str, tmp_path: Path) -> None:
         rows = dataset(prefix, tmp_path / "cache")
         assert len({rows.row(50 * epoch * rows.num_rows)[0].document for epoch in range(20)}) > 5
         assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
@@ -71,7 +69,7 @@ class TestCache:
         assert not list(folder.glob(".*.part"))
 
     @pytest.mark.parametrize("name", ["lengths.npy", FACTS_FILE])
-    def test_what_lost_its_content_is_built_anew(self, prefix: str, tmp_path: Path, name: str) -> None:
+    def test_a_file_without_content_is_rebuilt(self, prefix: str, tmp_path: Path, name: str) -> None:
         folder = tmp_path / "cache"
         expected = contents(dataset(prefix, folder))
         [table] = [path.parent for path in folder.glob("*/lengths.npy")]
@@ -79,16 +77,16 @@ class TestCache:
         assert contents(dataset(prefix, folder)) == expected
         assert (table / name).stat().st_size > 0
 
-    def test_another_corpus_under_the_name_is_built_anew(self, prefix: str, tmp_path: Path) -> None:
+    def test_a_replaced_corpus_is_rebuilt(self, prefix: str, tmp_path: Path) -> None:
         dataset(prefix, tmp_path / "cache")
         write_corpus(Path(prefix), [[33, 34, 35]] * 40)
         assert contents(dataset(prefix, tmp_path / "cache"))[0][0][2] == [33, 34, 35]
 
-    def test_a_folder_that_cannot_be_written_is_done_without(self, prefix: str, tmp_path: Path) -> None:
+    def test_an_unwritable_folder_is_skipped(self, prefix: str, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         assert dataset(prefix, tmp_path / "file" / "cache").num_rows
 
-    def test_a_full_disk_is_done_without(self, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_full_disk_is_tolerated(self, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*arguments: Any) -> None:
             raise OSError(28, "No space left on device")
 
@@ -99,8 +97,8 @@ class TestCache:
     def test_processes_share_one_build(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
         with context.Pool(3) as pool:
-            found = pool.map(_build_slowly, [str(tmp_path)] * 3)
-        assert found == [42] * 3
+            results = pool.map(_build_slowly, [str(tmp_path)] * 3)
+        assert results == [42] * 3
         assert len((tmp_path / "builds").read_text().splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Masking: the published shares, ordinary tokens only, and a function of seed and number."""
+"""Masking: the published shares, ordinary tokens only, a function of seed and sample number."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_shares(probability: float) -> None:
     np.testing.assert_array_equal(inputs[~chosen], tokens[~chosen])
     assert within_three_sigma(chosen.sum(), maskable.sum(), probability)
     old, new = tokens[chosen], inputs[chosen]
-    # A random token is the old one once in the 995 ordinary ones.
+    # A random token equals the old one with probability 1 / 995.
     assert within_three_sigma((new == MASK).sum(), len(old), 0.8)
     assert within_three_sigma((new == old).sum(), len(old), 0.1 + 0.1 / 995)
     drawn = new[(new != old) & (new != MASK)]
@@ -78,7 +78,7 @@ def test_lent_generators_draw_what_new_ones_draw() -> None:
         assert rng.random() == other.random() == drawn[0], "nested blocks share no generator"
 
 
-def test_samples_are_masked_together_as_each_alone() -> None:
+def test_masking_a_batch_equals_masking_each_sample() -> None:
     rng = np.random.default_rng(0)
     lengths = [40, 3, 1, 200]
     starts = np.cumsum([0, *lengths])
@@ -89,16 +89,16 @@ def test_samples_are_masked_together_as_each_alone() -> None:
         masker = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, **more)
         with sample_generators(1, range(4)) as generators:
             together = masker.mask(tokens, content, starts, generators, 0.3)
-        for sample, (begin, end) in enumerate(itertools.pairwise(starts)):
-            alone = mask(masker, tokens[begin:end], content[begin:end], 0.3, sample)
+        for sample, (start, stop) in enumerate(itertools.pairwise(starts)):
+            alone = mask(masker, tokens[start:stop], content[start:stop], 0.3, sample)
             for one, other in zip(together, alone, strict=True):
-                np.testing.assert_array_equal(one[begin:end], other)
+                np.testing.assert_array_equal(one[start:stop], other)
 
 
-def test_a_row_is_masked_anew_in_every_epoch() -> None:
+def test_a_row_has_a_new_mask_in_every_epoch() -> None:
     tokens = np.random.default_rng(0).integers(5, TOKENS, 20_000)
     content = np.ones(len(tokens), dtype=bool)
-    # Sample numbers count on over epochs: a row of 100 is samples 7, 107, 207, ...
+    # Sample numbers continue over epochs: with 100 rows, one row is samples 7, 107, 207, ...
     masks = [mask(MASKER, tokens, content, 0.3, 7 + 100 * epoch)[0] for epoch in range(3)]
     for one, other in itertools.combinations(masks, 2):
         assert within_three_sigma((one & other).sum(), len(tokens), 0.3 * 0.3), "chosen independently"
@@ -109,7 +109,7 @@ class TestWholeWords:
     MASKER = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, word_starts=STARTS)
 
     def words_of(self, tokens: np.ndarray, content: np.ndarray) -> list[list[int]]:
-        """Positions of each word, as the rule tells it one by one."""
+        """Return the positions of each word, found one token at a time."""
         words: list[list[int]] = []
         open_word = False
         for place, token in enumerate(tokens.tolist()):
@@ -124,7 +124,7 @@ class TestWholeWords:
 
     @settings(deadline=None)
     @given(st.lists(st.integers(0, 60), min_size=1, max_size=80), st.data())
-    def test_a_word_is_chosen_whole_or_not_at_all(self, ids: list[int], data: st.DataObject) -> None:
+    def test_words_are_chosen_entirely_or_not_at_all(self, ids: list[int], data: st.DataObject) -> None:
         tokens = np.array(ids)
         content = np.array(data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))))
         chosen, _ = mask(self.MASKER, tokens, content, 0.3, data.draw(st.integers(0, 99)))
@@ -150,12 +150,12 @@ class TestSpans:
         chosen, _ = mask(masker, tokens, np.ones(len(tokens), dtype=bool), probability, 2)
         edges = np.flatnonzero(np.diff(chosen.astype(int), prepend=0, append=0))
         lengths = edges[1::2] - edges[::2]
-        # Of a geometric law with mean m: P(length > k) = (1 - 1/m)^k.
+        # Geometric with mean m: P(length > k) = (1 - 1/m)^k.
         for more in range(6):
             assert within_three_sigma((lengths > more).sum(), len(lengths), (1 - 1 / mean) ** more)
-        # A chain of two states: the variance of its mean is that of single draws times (1 + r) / (1 - r).
-        begins = probability / (mean * (1 - probability))
-        correlation = 1 - 1 / mean - begins
+        # Two-state Markov chain: the variance of its mean is that of independent draws times (1 + r) / (1 - r).
+        starts = probability / (mean * (1 - probability))
+        correlation = 1 - 1 / mean - starts
         inflated = (1 + correlation) / (1 - correlation)
         sigma = math.sqrt(len(tokens) * probability * (1 - probability) * inflated)
         assert abs(chosen.sum() - probability * len(tokens)) <= 3 * sigma
@@ -169,7 +169,7 @@ class TestSpans:
         assert not chosen[~inside].any()
         assert chosen.any() == inside.any()
 
-    def test_what_is_behind_a_break_does_not_depend_on_what_is_before(self) -> None:
+    def test_masks_on_both_sides_of_a_break_are_independent(self) -> None:
         masker = Masker(mask_id=MASK, special_ids=SPECIAL, num_tokens=TOKENS, span_length=50.0)
         content = np.ones(40_000, dtype=bool)
         content[::2] = False
@@ -180,7 +180,7 @@ class TestSpans:
 @pytest.mark.slow
 @pytest.mark.parametrize("probability", [0.15, 0.3])
 def test_shares_over_ten_million_tokens(probability: float) -> None:
-    """As training draws them: a generator a row."""
+    """Drawn like in training: one generator per row."""
     rng = np.random.default_rng(0)
     scored = hidden = kept = maskable = 0
     for sample in range(10_000):

@@ -1,4 +1,4 @@
-"""Random numbers by what they are for."""
+"""Random streams are functions of their purpose and numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_stream_is_a_function_of_its_numbers() -> None:
         np.testing.assert_array_equal(first, again)
 
 
-def test_neighbours_share_no_number() -> None:
+def test_neighbouring_streams_share_no_numbers() -> None:
     names = itertools.product((0, 1), Purpose, (0, 1, 2, 2**32), (0, 1, 2))
     drawn = [
         random_stream(seed, purpose, first, second).integers(0, 2**63, 1000) for seed, purpose, first, second in names

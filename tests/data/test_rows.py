@@ -1,4 +1,4 @@
-"""From documents to rows: nothing lost, nothing doubled, nothing too long, the same order everywhere."""
+"""From documents to rows: every token once, no row too long, the same order everywhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_cutting_keeps_every_token_once(lengths: list[int], seq_length: int, clo
 
 
 @given(st.lists(st.integers(1, 50), max_size=200))
-def test_packing_places_every_chunk_once_and_fits(sizes: list[int]) -> None:
+def test_packing_places_every_chunk_once(sizes: list[int]) -> None:
     table = pack_best_fit(np.array(sizes, dtype=np.int64), 50)
     assert sorted(table.chunks.tolist()) == list(range(len(sizes)))
     filled = [sum(sizes[chunk] for chunk in row) for row in chunks_of_rows(table)]
@@ -57,7 +57,7 @@ def chunks_of_rows(table: RowTable) -> list[list[int]]:
 
 
 def rows_of_best_fit_decreasing(sizes: list[int], row_size: int) -> list[int]:
-    """How full the rows are, chunk by chunk as the books tell it."""
+    """Return the filled positions of each row, by the textbook algorithm."""
     rows: list[int] = []
     for size in sorted(sizes, reverse=True):
         fitting = [filled for filled in rows if filled + size <= row_size]
@@ -74,7 +74,7 @@ def test_packing_is_best_fit_decreasing(sizes: list[int]) -> None:
     assert sorted(filled) == rows_of_best_fit_decreasing(sizes, 50)
 
 
-def test_packing_is_the_same_every_time_and_mixes_the_corpus() -> None:
+def test_packing_is_deterministic_and_mixes_the_corpus() -> None:
     sizes = np.full(1000, 10, dtype=np.int64)
     table, again = pack_best_fit(sizes, 50), pack_best_fit(sizes, 50)
     np.testing.assert_array_equal(table.chunks, again.chunks)
@@ -85,9 +85,9 @@ def test_packing_is_the_same_every_time_and_mixes_the_corpus() -> None:
 
 def test_a_million_chunks_are_packed_in_seconds() -> None:
     sizes = np.random.default_rng(0).integers(3, 1025, 1_000_000)
-    begin = time.process_time()
+    start = time.process_time()
     table = pack_best_fit(sizes, 1024)
-    assert time.process_time() - begin < 8, "about half a second on a core of its own"
+    assert time.process_time() - start < 8, "about half a second on an idle core"
     assert sizes.sum() / (len(table) * 1024) > 0.995
     assert np.array_equal(np.sort(table.chunks), np.arange(len(sizes)))
     assert np.add.reduceat(sizes[table.chunks], table.starts[:-1]).max() <= 1024
@@ -95,7 +95,7 @@ def test_a_million_chunks_are_packed_in_seconds() -> None:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> IndexedTokens:
-    """Sources and docstrings of a part of the standard library, with a tokenizer learnt on them."""
+    """Sources and docstrings of a part of the standard library, with a tokenizer trained on them."""
     folder = tmp_path_factory.mktemp("library")
     package = Path(json.__file__).parents[1]
     files = sorted(package.glob("*.py"))[::4]
@@ -117,13 +117,13 @@ def test_rows_of_real_text_are_full(library: IndexedTokens, seq_length: int) -> 
     assert rows.fill_rate >= 0.98
 
 
-def test_the_published_chunks_of_real_text_drop_little_and_fill_rows(library: IndexedTokens) -> None:
+def test_the_published_chunks_of_real_text_drop_few_tokens_and_fill_rows(library: IndexedTokens) -> None:
     rows = RowDataset(library, range(library.num_documents), 1024, sep_id=SEP, rule=ChunkRule(1024, 512, 128))
     assert 0 < rows.dropped.share < 0.01
     assert rows.fill_rate >= 0.98
 
 
-def test_an_epoch_holds_every_chunk_once_and_the_next_is_ordered_anew() -> None:
+def test_every_epoch_has_every_chunk_once_in_a_new_order() -> None:
     documents = [document.tolist() for document in babble(60, 500)]
     dataset = RowDataset(open_corpus(documents), range(10, 60), 32, sep_id=SEP, seed=5)
     epochs = []
@@ -134,7 +134,7 @@ def test_an_epoch_holds_every_chunk_once_and_the_next_is_ordered_anew() -> None:
     assert sorted(epochs[0]) == sorted(epochs[1]) == expected
     assert epochs[0] != epochs[1]
     again = RowDataset(open_corpus(documents), range(10, 60), 32, sep_id=SEP, seed=5)
-    # Out of order, as after a resume in the second epoch.
+    # Out of order, like a resume in the second epoch.
     for sample in (dataset.num_rows + 3, 2, dataset.num_rows):
         ours, theirs = again.row(sample), dataset.row(sample)
         assert [(p.document, p.index) for p in ours] == [(p.document, p.index) for p in theirs]
@@ -146,7 +146,7 @@ def test_order_depends_on_seed_and_epoch() -> None:
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-def test_evaluation_holds_every_chunk_once() -> None:
+def test_evaluation_has_every_chunk_once() -> None:
     documents = numbered_documents([3, 0, 70, 31, 1])
     rows = evaluation_rows(open_corpus(documents), range(1, 5), 32, sep_id=SEP)
     tokens = sorted(token for row in rows for chunk in row for token in chunk.tokens)
@@ -157,8 +157,8 @@ def test_evaluation_holds_every_chunk_once() -> None:
 def test_without_packing_every_chunk_has_a_row() -> None:
     documents = numbered_documents([3, 0, 70, 31, 1])
     rows = RowDataset(open_corpus(documents), range(5), 32, sep_id=SEP, seed=3, packing="none")
-    told = [rows.row(sample) for sample in range(rows.num_rows)]
-    assert [len(row) for row in told] == [1] * 7
-    assert sorted((chunk.document, chunk.index) for (chunk,) in told) == [
+    chunks = [rows.row(sample) for sample in range(rows.num_rows)]
+    assert [len(row) for row in chunks] == [1] * 7
+    assert sorted((chunk.document, chunk.index) for (chunk,) in chunks) == [
         (0, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (4, 0)
     ]  # fmt: skip

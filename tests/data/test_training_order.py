@@ -1,4 +1,4 @@
-"""The order on disk: every chunk of every row, in order, with the tokens of its document."""
+"""The exported order: every chunk of every row, in order, with the tokens of its document."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERVALS = [Interval(0, 4, 0, 28), Interval(4, 9, 28, 63)]
 
 
 def build(folder: Path, packing: str) -> tuple[TrainingRows, list[list[np.ndarray]]]:
-    """Two corpora of the same name, blended."""
+    """Return the rows of two blended corpora with the same name, and their documents."""
     documents = [babble(30, 100, seed=seed) for seed in (1, 2)]
     for name, texts in zip("ab", documents, strict=True):
         (folder / name).mkdir()
@@ -59,29 +59,29 @@ def test_records_are_the_chunks_of_the_rows(tmp_path: Path, packing: str, closes
     assert {record["source"] for record in records} == {"text_0", "text_1"}
     ends: dict[int, int] = {}
     for record in records:
-        # In which document it is, tells what it must hold; chunks of a document are 30 tokens but for its last.
+        # The document determines the tokens: its chunks have 30 tokens, except the last one.
         text = documents[int(record["source"][-1])][record["document"]]
-        begin = record["piece"] * (LENGTH - 2)
-        content = text[begin : begin + LENGTH - 2].tolist()
-        is_last = begin + LENGTH - 2 >= len(text)
+        start = record["piece"] * (LENGTH - 2)
+        content = text[start : start + LENGTH - 2].tolist()
+        is_last = start + LENGTH - 2 >= len(text)
         assert record["input_ids"] == [CLS, *content, *([SEP] if closes or is_last else [])]
-        assert record["position"] == ends.get(record["row"], 0), "one chunk after the other"
+        assert record["position"] == ends.get(record["row"], 0), "chunks are contiguous in a row"
         ends[record["row"]] = record["position"] + len(record["input_ids"])
     assert max(ends.values()) <= LENGTH
     assert (packing == "none") == (len(records) == 63)
-    figures = [json.loads((tmp_path / "order" / each.folder_name / TOTALS_FILE).read_text()) for each in INTERVALS]
-    assert [told["pieces"] for told in figures] == [len(first), len(second)]
-    assert sum(told["tokens"] for told in figures) == sum(ends.values())
+    totals = [json.loads((tmp_path / "order" / each.folder_name / TOTALS_FILE).read_text()) for each in INTERVALS]
+    assert [each["pieces"] for each in totals] == [len(first), len(second)]
+    assert sum(each["tokens"] for each in totals) == sum(ends.values())
 
 
-def test_a_long_interval_is_written_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_interval_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, _ = build(tmp_path, "best-fit")
     whole = write(rows, tmp_path / "whole", closes=True)
     monkeypatch.setattr(training_order, "ROWS_AT_A_TIME", 2)
     monkeypatch.setattr(training_order, "_ROW_GROUPS_IN_A_FILE", 3)
     assert write(rows, tmp_path / "parts", closes=True) == whole
     files = sorted((tmp_path / "parts" / INTERVALS[0].folder_name).glob("*.parquet"))
-    assert len(files) == 6, "four steps of four groups, three to a file"
+    assert len(files) == 6, "four steps of four row groups, three per file"
     for file in files:
         groups = pq.ParquetFile(file)
         for number in range(groups.num_row_groups):

@@ -23,14 +23,14 @@ SEP = 2
 
 @pytest.fixture(scope="module")
 def prefixes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Corpora of which every token tells its source: books of 10s, web of 20s, code of 30s."""
+    """Corpora in which every token identifies its source: 10 is books, 20 web, 30 code."""
     folder = tmp_path_factory.mktemp("sources")
     rng = np.random.default_rng(0)
-    found = {}
+    written = {}
     for number, (name, documents, longest) in enumerate((("books", 30, 60), ("web", 200, 20), ("code", 1, 5)), 1):
         lengths = rng.integers(1, longest, documents)
-        found[name] = write_corpus(folder / name, [np.full(length, 10 * number) for length in lengths])
-    return found
+        written[name] = write_corpus(folder / name, [np.full(length, 10 * number) for length in lengths])
+    return written
 
 
 def build(data_path: str, packing: str = "best-fit", seed: int = 3) -> TrainingRows:
@@ -43,30 +43,29 @@ def build(data_path: str, packing: str = "best-fit", seed: int = 3) -> TrainingR
     return TrainingRows(requests, rows)
 
 
-def names(rows: TrainingRows, start: int, stop: int) -> list[int]:
-    """The source of each row, told by its tokens; a row holds one source."""
-    found = []
+def sources_of(rows: TrainingRows, start: int, stop: int) -> list[int]:
+    """Return the source of each row, known from its tokens; a row has one source."""
+    numbers = []
     for row in rows.rows(start, stop):
-        told = {int(token) // 10 - 1 for chunk in row for token in chunk.tokens}
-        assert told == {chunk.source for chunk in row}
-        assert len(told) == 1
-        found.append(told.pop())
-    return found
+        sources = {int(token) // 10 - 1 for chunk in row for token in chunk.tokens}
+        assert sources == {chunk.source for chunk in row}
+        assert len(sources) == 1
+        numbers.append(sources.pop())
+    return numbers
 
 
-def test_rows_of_a_source_come_by_whole_epochs_and_a_rest(prefixes: dict[str, str]) -> None:
+def test_a_source_is_read_epoch_by_epoch(prefixes: dict[str, str]) -> None:
     rows = build(f"0.5 {prefixes['books']} 0.3 {prefixes['web']} 0.2 {prefixes['code']}")
-    told = names(rows, 0, 500)
-    assert np.abs(np.bincount(told) - np.array([250, 150, 100])).max() < 1
+    assert np.abs(np.bincount(sources_of(rows, 0, 500)) - np.array([250, 150, 100])).max() < 1
     books = rows.sources[0]
     seen = [tuple((p.document, p.index) for p in row) for row in rows.rows(0, 500) if row[0].source == 0]
     epochs = [sorted(seen[at : at + books.num_rows]) for at in range(0, 250 - books.num_rows, books.num_rows)]
     assert len(epochs) > 2
-    assert all(epoch == epochs[0] for epoch in epochs), "every row once an epoch"
+    assert all(epoch == epochs[0] for epoch in epochs), "every row once per epoch"
     assert seen[: books.num_rows] != seen[books.num_rows : 2 * books.num_rows], "in another order"
 
 
-def test_any_stretch_is_that_of_the_whole(prefixes: dict[str, str]) -> None:
+def test_any_range_equals_the_full_order(prefixes: dict[str, str]) -> None:
     data_path = f"0.5 {prefixes['books']} 0.3 {prefixes['web']} 0.2 {prefixes['code']}"
     whole = [[(p.source, p.document, p.index) for p in row] for row in build(data_path).rows(0, 300)]
     other = build(data_path)
@@ -83,23 +82,23 @@ def test_targets_in_tokens_are_met_in_tokens(prefixes: dict[str, str]) -> None:
     for row in rows.rows(0, 2000):
         counted[row[0].source] += sum(len(chunk.tokens) + 2 for chunk in row)
     assert tokens == counted
-    assert [each.rows for each in realised] == np.bincount(names(rows, 0, 2000)).tolist()
+    assert [each.rows for each in realised] == np.bincount(sources_of(rows, 0, 2000)).tolist()
     np.testing.assert_array_equal(
         rows.tokens(5, 40, close_every_chunk=False),
         [sum(len(p.tokens) + 1 + p.ends_document for p in row) for row in rows.rows(5, 40)],
     )
 
 
-def test_sources_without_weights_give_each_row_once(prefixes: dict[str, str]) -> None:
+def test_sources_without_weights_are_read_once(prefixes: dict[str, str]) -> None:
     rows = build(f"{prefixes['books']} {prefixes['web']}")
-    told = [(row[0].source, row[0].document, row[0].index) for row in rows.rows(0, rows.num_rows)]
-    assert len(set(told)) == rows.num_rows
+    first_chunks = [(row[0].source, row[0].document, row[0].index) for row in rows.rows(0, rows.num_rows)]
+    assert len(set(first_chunks)) == rows.num_rows
     assert rows.blend.shares[0] == Fraction(rows.sources[0].num_rows, rows.num_rows)
 
 
-def test_a_source_of_a_billionth_and_one_of_a_single_row(prefixes: dict[str, str]) -> None:
+def test_a_share_of_a_billionth_and_a_source_of_a_single_row(prefixes: dict[str, str]) -> None:
     rows = build(f"1 {prefixes['books']} 1e-9 {prefixes['code']}")
-    assert names(rows, 0, 200) == [0] * 200
+    assert sources_of(rows, 0, 200) == [0] * 200
     turned = build(f"1e-9 {prefixes['books']} 1 {prefixes['code']}")
     assert {chunk.source for row in turned.rows(0, 50) for chunk in row} == {1}
 
@@ -133,16 +132,14 @@ class TestFingerprint:
         other = self.fingerprint(tmp_path, f"1 {prefixes['books']} 1 {prefixes['code']}")
         assert list(changed_causes(one, other)) == ["data files"]
 
-    def test_a_copy_elsewhere_is_the_same_and_launch_settings_do_not_matter(
-        self, tmp_path: Path, prefixes: dict[str, str]
-    ) -> None:
+    def test_paths_and_launch_settings_do_not_matter(self, tmp_path: Path, prefixes: dict[str, str]) -> None:
         copy = tmp_path / "copied"
         for suffix in (".bin", ".idx"):
             Path(f"{copy}{suffix}").write_bytes(Path(f"{prefixes['books']}{suffix}").read_bytes())
         before = self.fingerprint(tmp_path, prefixes["books"])
         assert self.fingerprint(tmp_path, str(copy), micro_batch_size=4, masking="span") == before
 
-    def test_a_large_file_is_told_by_its_size_and_parts(self, tmp_path: Path) -> None:
+    def test_a_large_file_is_fingerprinted_by_size_and_blocks(self, tmp_path: Path) -> None:
         path = tmp_path / "large"
         path.write_bytes(np.random.default_rng(0).bytes(8 << 20))
         before = file_fingerprint(str(path))

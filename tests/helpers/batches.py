@@ -1,4 +1,4 @@
-"""Small packed micro-batches made by hand, independent of the data room."""
+"""Small packed micro-batches, built without the data package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def packed_batch(
     """Pack chunks into one micro-batch.
 
     Causal: every token predicts the next one of its chunk. Bidirectional: about a third of each chunk, at least one
-    token, is replaced by ``mask_id`` and scored. What fills up to ``pad_multiple`` is a last chunk.
+    token, is replaced by ``mask_id`` and scored. Padding to ``pad_multiple`` is a last chunk.
     """
     rng = np.random.default_rng(seed)
     starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])

@@ -1,4 +1,4 @@
-"""Small corpora and tokenizers made by hand."""
+"""Small corpora and tokenizers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
 
 def write_word_tokenizer(folder: Path, words: Sequence[str]) -> Path:
-    """Write a tokenizer that knows whole words only: ids 0 to 4 are special, then ``words`` in order."""
+    """Write a tokenizer of whole words: ids 0 to 4 are special, followed by ``words`` in order."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {token: number for number, token in enumerate((*SPECIAL, *words))}
     added = [
@@ -50,7 +50,7 @@ def write_word_tokenizer(folder: Path, words: Sequence[str]) -> Path:
 
 
 def write_byte_tokenizer(folder: Path) -> Path:
-    """Write a byte-level BPE without merges: "a", "b", "c" and the space are 5 to 8, other bytes follow."""
+    """Write a byte-level BPE without merges: "a", "b", "c" and the space are 5 to 8, followed by the other bytes."""
     write_word_tokenizer(folder, [])
     content = json.loads((folder / "tokenizer.json").read_text())
     first = ["a", "b", "c", "Ġ"]
@@ -103,9 +103,9 @@ def numbered_documents(lengths: Sequence[int], *, sep_id: int | None = None) -> 
 
 
 def babble(num_documents: int, vocab_size: int, *, seed: int = 0) -> list[np.ndarray]:
-    """Return documents in which a token tells much about the next two, so that both objectives can learn.
+    """Return documents in which each token largely determines the next, so that all objectives can learn.
 
-    Each word is followed by one of three others that depend on it, mostly by the first.
+    Each word has three successors, of which the first is the most likely.
     """
     rng = np.random.default_rng(seed)
     followers = rng.integers(len(SPECIAL), vocab_size, (vocab_size, 3))

@@ -1,4 +1,4 @@
-"""Whole parameters from what each rank holds."""
+"""Full parameters from the shards of all ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Shard = tuple[str, tuple[int, ...], np.ndarray]
 
 
 def rank_shards(model: Any) -> list[Shard]:
-    """Return (global name, global offset, values) of every chunk of a parameter on this rank."""
+    """Return (global name, global offset, values) of every parameter shard of this rank."""
     from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
     shards = []
@@ -21,14 +21,14 @@ def rank_shards(model: Any) -> list[Shard]:
 
 
 def assemble(per_rank: list[list[Shard]]) -> dict[str, np.ndarray]:
-    """Put the ranks' chunks together by name."""
+    """Return the full parameters by name."""
     sizes: dict[str, np.ndarray] = {}
     for shards in per_rank:
         for name, offset, values in shards:
             end = np.array(offset) + values.shape
             sizes[name] = np.maximum(sizes.get(name, end), end)
-    whole = {name: np.full(size, np.nan, dtype=np.float32) for name, size in sizes.items()}
+    full = {name: np.full(size, np.nan, dtype=np.float32) for name, size in sizes.items()}
     for shards in per_rank:
         for name, offset, values in shards:
-            whole[name][tuple(slice(o, o + n) for o, n in zip(offset, values.shape, strict=True))] = values
-    return whole
+            full[name][tuple(slice(o, o + n) for o, n in zip(offset, values.shape, strict=True))] = values
+    return full

@@ -50,6 +50,7 @@ class IndexedWriter:
         self._lengths = array("i")
         self._marks = array("q", [0])
         self._checksum = hashlib.sha256()
+        self._num_bytes = 0
         self._tokens = self._parts[".bin"].open("wb")
 
     def add_document(self, *sequences: Sequence[int] | NDArray[np.integer]) -> None:
@@ -81,15 +82,15 @@ class IndexedWriter:
 
     def summary(self) -> Part:
         """Return the sizes and the checksum of what has been written so far, for a manifest."""
-        num_bytes = self._tokens.tell()
-        tokens = num_bytes // self._dtype.itemsize
-        return Part(len(self._marks) - 1, len(self._lengths), tokens, num_bytes, self._checksum.hexdigest())
+        tokens = self._num_bytes // self._dtype.itemsize
+        return Part(len(self._marks) - 1, len(self._lengths), tokens, self._num_bytes, self._checksum.hexdigest())
 
     def _write(self, tokens: NDArray[np.integer]) -> None:
         # numpy would silently wrap a larger id.
         assert len(tokens) == 0 or self._range.min <= tokens.min() <= tokens.max() <= self._range.max
         data = np.ascontiguousarray(tokens, dtype=self._dtype).data
         self._tokens.write(data)
+        self._num_bytes += data.nbytes
         self._checksum.update(data)
 
     def __enter__(self) -> IndexedWriter:

@@ -91,8 +91,7 @@ def pairs_in(folder: Path) -> list[str]:
 
 def append_file(source: Path, target: BinaryIO) -> None:
     """Append a file to an open one inside the kernel; holes of sparse files stay holes."""
-    target.flush()
-    end = target.tell()
+    end = target.seek(0, os.SEEK_END)
     size = source.stat().st_size
     with source.open("rb") as file:
         place = 0
@@ -129,20 +128,20 @@ def _copy(source: int, target: int, num_bytes: int) -> None:
 def write_joined_index(indices: Sequence[Path], dtype: np.dtype[np.integer], target: Path) -> IndexHeader:
     """Write the index of concatenated pairs; memory does not grow with their size."""
     headers = [IndexHeader.read(path) for path in indices]
-    whole = IndexHeader(
+    merged = IndexHeader(
         np.dtype(dtype),
         num_sequences=sum(header.num_sequences for header in headers),
         num_marks=sum(header.num_marks - 1 for header in headers) + 1,
     )
     with target.open("wb") as file:
-        file.write(whole.to_bytes())
+        file.write(merged.to_bytes())
         for path, header in zip(indices, headers, strict=True):
             for lengths in read_table(path, header.lengths_at, np.int32, header.num_sequences):
                 file.write(lengths.data)
         end = 0
         for path, header in zip(indices, headers, strict=True):
             for lengths in read_table(path, header.lengths_at, np.int32, header.num_sequences):
-                ends = end + np.cumsum(lengths, dtype=np.int64) * whole.dtype.itemsize
+                ends = end + np.cumsum(lengths, dtype=np.int64) * merged.dtype.itemsize
                 file.write(np.concatenate(([end], ends[:-1])).astype(np.int64).data)
                 end = int(ends[-1])
         file.write(np.zeros(1, np.int64).data)
@@ -151,7 +150,7 @@ def write_joined_index(indices: Sequence[Path], dtype: np.dtype[np.integer], tar
             for marks in read_table(path, header.marks_at + 8, np.int64, header.num_marks - 1):
                 file.write((marks + sequences).data)
             sequences += header.num_sequences
-    return whole
+    return merged
 
 
 def read_table(path: Path, offset: int, dtype: type[np.integer], count: int) -> Iterator[NDArray[np.integer]]:

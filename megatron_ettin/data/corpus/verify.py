@@ -103,15 +103,16 @@ def _check_manifest(prefix: str, manifest: Manifest, header: IndexHeader, num_to
 
 
 def _check_tokens(path: Path, header: IndexHeader, vocab_size: int | None, parts: list[Part] | None) -> None:
+    offset = 0
     with path.open("rb") as file:
         for part in parts or [Part(0, 0, 0, path.stat().st_size, "")]:
-            start = file.tell()
-            checksum = hashlib.sha256()
+            start, checksum = offset, hashlib.sha256()
             for data in _blocks(file, part.bytes):
-                _check_ids(path, np.frombuffer(data, header.dtype), file.tell() - len(data), vocab_size)
+                _check_ids(path, np.frombuffer(data, header.dtype), offset, vocab_size)
                 checksum.update(data)
+                offset += len(data)
             if part.sha256 and checksum.hexdigest() != part.sha256:
-                raise BadPair(f"{path}: the checksum of bytes {start} to {file.tell()} differs from the manifest")
+                raise BadPair(f"{path}: the checksum of bytes {start} to {offset} differs from the manifest")
 
 
 def _check_ids(path: Path, ids: NDArray[np.integer], offset: int, vocab_size: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The .bin/.idx pair is Megatron's, both ways; a damaged one is refused."""
+"""The .bin/.idx pair against megatron-core, in both directions, and damaged pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.distributed import run_ranks
 
 SEP = 2
 DOCUMENTS: list[list[list[int]]] = [[[5, 6, 7]], [[]], [[8], [9, 10]], [[65_000, 1]]]
-"""Sequences of each document: one, an empty one, two, one with the largest ids."""
+"""Sequences of each document: one, an empty one, two, and one with large ids."""
 
 
 def write_by_core(prefix: str, dtype: type[np.integer]) -> None:
@@ -77,7 +77,7 @@ def write_documents_by_core(prefix: str) -> None:
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-    for document in BULK:  # as Megatron-LM's preprocessing hands them over: no sequence for an empty document
+    for document in BULK:  # like Megatron-LM's preprocessing: no sequence for an empty document
         builder.add_document(torch.tensor(document, dtype=torch.int64), [len(document)] if document else [])
     builder.finalize(f"{prefix}.idx")
 
@@ -128,7 +128,7 @@ def test_empty_pair(tmp_path: Path) -> None:
     assert IndexedTokens(tmp_path / "c").num_documents == 0
 
 
-def test_an_id_that_does_not_fit_is_no_silent_other_id(tmp_path: Path) -> None:
+def test_an_id_beyond_the_token_type_is_refused(tmp_path: Path) -> None:
     def write_too_large() -> None:
         with IndexedWriter(tmp_path / "c", np.uint16) as writer:
             writer.add_document(np.array([65_536]))
@@ -138,13 +138,13 @@ def test_an_id_that_does_not_fit_is_no_silent_other_id(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_token_type_as_megatron() -> None:
+def test_token_type_is_megatrons() -> None:
     assert token_dtype(65_499) is np.uint16
     assert token_dtype(65_500) is np.int32
 
 
 @pytest.mark.parametrize(
-    ("suffix", "damage", "told"),
+    ("suffix", "damage", "message"),
     [
         (".bin", lambda data: data[:-2], r"c\.bin has 14 bytes, its index says 16"),
         (".bin", lambda data: data + b"xx", r"c\.bin has 18 bytes, its index says 16"),
@@ -157,11 +157,11 @@ def test_token_type_as_megatron() -> None:
         (".idx", lambda data: b"", r"is not an index"),
     ],
 )
-def test_damage_is_refused(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], told: str) -> None:
+def test_damage_is_refused(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], message: str) -> None:
     write_by_us(tmp_path / "c", np.uint16)
     file = tmp_path / f"c{suffix}"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         IndexedTokens(tmp_path / "c")
 
 
@@ -172,7 +172,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         IndexedTokens(tmp_path / "c")
 
 
-def test_nothing_stays_after_a_failure(tmp_path: Path) -> None:
+def test_a_failed_writer_leaves_no_files(tmp_path: Path) -> None:
     def fail_midway() -> None:
         with IndexedWriter(tmp_path / "c", np.uint16) as writer:
             writer.add_document([1, 2])
@@ -193,7 +193,7 @@ def write_sequences(prefix: Path, documents: list[list[int]]) -> str:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.integers(1, 20), max_size=3), min_size=1, max_size=20), st.booleans(), st.data())
-def test_any_documents_are_found(
+def test_any_slice_and_any_documents_are_read(
     tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], is_large: bool, data: st.DataObject
 ) -> None:
     prefix = write_sequences(tmp_path_factory.mktemp("mapped") / "c", documents)

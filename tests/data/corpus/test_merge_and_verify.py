@@ -1,4 +1,4 @@
-"""Pairs laid end to end are what one writer would have made; what is wrong with a pair is found."""
+"""Merging of pairs, which equals a single writer's output, and verification, which finds the first error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_with_manifest(prefix: Path, documents: list[list[int]], **changes: obj
     return str(prefix)
 
 
-def test_merged_is_what_one_writer_makes(tmp_path: Path) -> None:
+def test_merged_pairs_equal_one_writers_pair(tmp_path: Path) -> None:
     prefixes = [write_with_manifest(tmp_path / f"p{i}", documents) for i, documents in enumerate(CORPORA)]
     write_with_manifest(tmp_path / "whole", [document for documents in CORPORA for document in documents])
     merge_pairs(prefixes, str(tmp_path / "merged"))
@@ -88,11 +88,11 @@ def test_pointers_past_32_bits(tmp_path: Path) -> None:
 
 
 def share(prefix: Path, index: int, count: int, **settings: object) -> str:
-    told = {"--shard-index": index, "--num-shards": count, "key": "text", "--append-eod": True, **settings}
-    return write_with_manifest(prefix, [[5, 2]] * (index + 1), settings=told)
+    flags = {"--shard-index": index, "--num-shards": count, "key": "text", "--append-eod": True, **settings}
+    return write_with_manifest(prefix, [[5, 2]] * (index + 1), settings=flags)
 
 
-def test_a_run_is_not_merged_without_one_of_its_shares(tmp_path: Path) -> None:
+def test_missing_and_duplicate_shares_are_refused(tmp_path: Path) -> None:
     shares = [share(tmp_path / f"s{index}", index, 4) for index in range(4)]
     alone = share(tmp_path / "alone", 0, 1)
     out = str(tmp_path / "out")
@@ -113,7 +113,7 @@ def test_a_run_is_not_merged_without_one_of_its_shares(tmp_path: Path) -> None:
     assert whole.settings == {"--shard-index": 0, "--num-shards": 1, "key": "text", "--append-eod": True}
 
 
-def test_settings_in_which_pairs_differ_are_none_of_the_merged(tmp_path: Path) -> None:
+def test_settings_that_differ_become_none(tmp_path: Path) -> None:
     settings = [{"--append-eod": closed, "key": "text"} for closed in (True, False)]
     pairs = [
         write_with_manifest(tmp_path / f"p{i}", [[5]], settings=settings[i], encoder=f"e{i % 2}") for i in range(2)
@@ -124,18 +124,18 @@ def test_settings_in_which_pairs_differ_are_none_of_the_merged(tmp_path: Path) -
     assert (manifest.settings, manifest.encoder) == ({"--append-eod": None, "key": "text"}, "e0, e1")
 
 
-def test_what_cannot_be_merged(tmp_path: Path) -> None:
+def test_pairs_that_cannot_be_merged(tmp_path: Path) -> None:
     first = write_with_manifest(tmp_path / "a", [[5]])
     other = write_with_manifest(tmp_path / "b", [[5]], tokenizer_fingerprint="g")
     with IndexedWriter(tmp_path / "wide", np.int32) as writer:
         writer.add_document([5])
     out = str(tmp_path / "out")
-    for prefixes, told in (
+    for prefixes, message in (
         ([first, other], "--input .*b: was made with another tokenizer than .*a"),
         ([first, str(tmp_path / "wide")], "--input .*wide: has int32 tokens and .*a uint16"),
         ([first, str(tmp_path / "none")], r"--input .*none: there is no file .*none\.idx"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             merge_pairs(prefixes, out)
     with pytest.raises(ConfigError, match=r"--output-prefix .*out: there is no folder .*none"):
         merge_pairs([first], str(tmp_path / "none" / "out"))
@@ -151,7 +151,7 @@ DOCUMENTS = [[5, 6, 7], [], [8, 9]]
 
 
 @pytest.mark.parametrize(
-    ("suffix", "damage", "told"),
+    ("suffix", "damage", "message"),
     [
         (".bin", lambda data: data[:-2], r"c\.bin: has 8 bytes, its index says 10"),
         (
@@ -172,16 +172,16 @@ DOCUMENTS = [[5, 6, 7], [], [8, 9]]
         (".manifest.json", lambda data: data[:-9], r"c\.manifest\.json: is not a manifest"),
     ],
 )
-def test_the_first_bad_place_is_told(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], told: str) -> None:
+def test_the_first_error_is_named(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], message: str) -> None:
     prefix = write_with_manifest(tmp_path / "c", DOCUMENTS, vocab_size=65_000)
     file = tmp_path / f"c{suffix}"
     assert damage(file.read_bytes()) != file.read_bytes()
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(BadPair, match=told):
+    with pytest.raises(BadPair, match=message):
         verify_pair(prefix)
 
 
-def test_the_tool_has_an_exit_code(tmp_path: Path) -> None:
+def test_output_and_exit_code_of_the_tool(tmp_path: Path) -> None:
     good = write_with_manifest(tmp_path / "good", DOCUMENTS)
     plain = write_corpus(tmp_path / "plain", DOCUMENTS)
     tokenizer = write_word_tokenizer(tmp_path / "t", ["a", "b", "c"])
@@ -190,8 +190,8 @@ def test_the_tool_has_an_exit_code(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1].endswith("5 tokens, no vocabulary size given, no manifest, so no checksums")
     done = subprocess.run([*tool, plain, "--tokenizer-model", tokenizer], capture_output=True, text=True, check=False)
-    told = f"bad: {plain}.bin: token 3 is 8, outside the vocabulary of 8\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    expected = f"bad: {plain}.bin: token 3 is 8, outside the vocabulary of 8\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
     by_index = subprocess.run([*tool, f"{good}.idx"], capture_output=True, text=True, check=False)
     assert by_index.stdout.startswith(f"{good}: 3 documents")
     missing = subprocess.run([*tool, str(tmp_path / "no"), good], capture_output=True, text=True, check=False)
@@ -199,7 +199,7 @@ def test_the_tool_has_an_exit_code(tmp_path: Path) -> None:
     assert missing.stdout.startswith(good)
 
 
-def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_manifest_round_trips(tmp_path: Path) -> None:
     prefix = write_with_manifest(tmp_path / "c", DOCUMENTS)
     manifest = Manifest.load(prefix)
     assert manifest is not None

@@ -1,4 +1,4 @@
-"""The bytes of byte-level tokens, against the tokenizers library, and what words and sentences are by them."""
+"""Bytes of byte-level tokens, against the tokenizers library, and the words and sentences they form."""
 
 from __future__ import annotations
 
@@ -44,36 +44,36 @@ def test_tokens_spell_the_text(tokenizer: TokenizerFiles) -> None:
     assert all(known[number] is None for number in tokenizer.special_ids)
 
 
-def test_words_are_what_stands_between_white_space(tokenizer: TokenizerFiles) -> None:
+def test_words_are_separated_by_white_space(tokenizer: TokenizerFiles) -> None:
     starts, known = word_starts(tokenizer, "--flag"), token_bytes(tokenizer, "--flag")
     [ids] = tokenizer.encode_batch([TEXT])
     words: list[bytes] = []
     for place, number in enumerate(ids):
-        told = known[number]
-        assert told is not None
+        text = known[number]
+        assert text is not None
         if place == 0 or starts[number]:
             words.append(b"")
-        words[-1] += told
-    assert [word.decode().strip() for word in words if word.strip()] == TEXT.split(), "no character is torn apart"
+        words[-1] += text
+    assert [word.decode().strip() for word in words if word.strip()] == TEXT.split(), "no character is split"
 
 
-def test_every_single_byte_begins_a_word_only_as_white_space(tokenizer: TokenizerFiles) -> None:
+def test_only_white_space_bytes_start_a_word(tokenizer: TokenizerFiles) -> None:
     starts = word_starts(tokenizer, "--flag")
     known = token_bytes(tokenizer, "--flag")
-    single = {told[0]: number for number, told in enumerate(known) if told is not None and len(told) == 1}
+    single = {text[0]: number for number, text in enumerate(known) if text is not None and len(text) == 1}
     assert sorted(single) == list(range(256))
     assert {byte for byte, number in single.items() if starts[number]} == set(b" \t\n\r\v\f")
 
 
-def test_sentences_end_at_marks_and_lines(tokenizer: TokenizerFiles) -> None:
+def test_sentences_end_at_punctuation_and_line_breaks(tokenizer: TokenizerFiles) -> None:
     ends, known = sentence_ends(tokenizer, "--flag"), token_bytes(tokenizer, "--flag")
-    by_bytes = {told: bool(ends[number]) for number, told in enumerate(known) if told is not None}
-    for told, expected in ((b".", True), (b"!", True), (b"?", True), (b"\n", True), (b",", False), (b"a", False)):
-        assert by_bytes[told] is expected
+    by_bytes = {text: bool(ends[number]) for number, text in enumerate(known) if text is not None}
+    for text, expected in ((b".", True), (b"!", True), (b"?", True), (b"\n", True), (b",", False), (b"a", False)):
+        assert by_bytes[text] is expected
     assert not any(ends[number] for number in tokenizer.special_ids)
 
 
-def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_without_bytes_is_refused(tmp_path: Path) -> None:
     words = TokenizerFiles.load(write_word_tokenizer(tmp_path, ["a", "b"]))
     with pytest.raises(ConfigError, match="--masking whole-word: needs a byte-level BPE"):
         word_starts(words, "--masking whole-word")

@@ -1,4 +1,4 @@
-"""What a tokenizer folder tells, against the tokenizers library itself."""
+"""Ids and properties of a tokenizer folder, against the tokenizers library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def change(folder: Path, **parts: Any) -> Path:
     return file
 
 
-def test_ids_are_those_of_the_library(folder: Path) -> None:
+def test_ids_equal_the_librarys(folder: Path) -> None:
     ours, library = TokenizerFiles.load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     for role in ("cls", "sep", "pad", "mask"):
         assert getattr(ours, f"{role}_id") == library.token_to_id(f"[{role.upper()}]")
@@ -36,7 +36,7 @@ def test_ids_are_those_of_the_library(folder: Path) -> None:
     assert ours.decode([1, 5, 7, 2]) == "a c"
 
 
-def test_added_tokens_count_and_absent_ones_are_none(folder: Path) -> None:
+def test_added_tokens_count_and_missing_roles_are_none(folder: Path) -> None:
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text())
     content["added_tokens"].append({**content["added_tokens"][0], "id": 8, "content": "[SEP2]", "special": False})
@@ -48,7 +48,7 @@ def test_added_tokens_count_and_absent_ones_are_none(folder: Path) -> None:
     assert tokenizer.encode_batch(["a [SEP2]"]) == [[5, 8]]
 
 
-def test_a_file_that_cuts_and_fills_texts_does_neither_here(folder: Path) -> None:
+def test_truncation_and_padding_of_the_file_are_ignored(folder: Path) -> None:
     change(
         folder,
         truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
@@ -76,7 +76,7 @@ def test_files_of_the_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}", "[]", '{"model": {"vocab": {}}, "added_tokens": []}', '{"model": {"vocab": 3}}']
 )
-def test_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigError, match=r"--tokenizer-model .*tokenizer\.json is not a tokenizer"):
         TokenizerFiles.load(tmp_path)
@@ -87,7 +87,7 @@ def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:
         TokenizerFiles.load(tmp_path)
 
 
-def test_what_the_library_refuses_is_refused(folder: Path) -> None:
+def test_a_tokenizer_that_the_library_rejects_is_refused(folder: Path) -> None:
     change(folder, pre_tokenizer={"type": "Unheard"})
     with pytest.raises(ConfigError, match=r"the tokenizers library says"):
         TokenizerFiles.load(folder).encode_batch(["a"])
