@@ -8,6 +8,9 @@ CLIENTS := $(VENV)/.installed-clients
 # The corpus of the quickstart; empty takes the Python standard library's text.
 CORPUS ?=
 
+# Test processes at a time; each has up to four ranks of its own.
+WORKERS ?= 2
+
 # Models of the tests are small: more threads cost more than they bring, and nothing is to be fetched.
 TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -42,7 +45,7 @@ quickstart: install
 	VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH" bash examples/quickstart.sh $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install
-	$(TEST) -m "not gpu and not slow"
+	$(TEST) -m "not gpu and not slow" --numprocesses $(WORKERS) --dist worksteal
 
 test-slow: install-clients
 	$(TEST) -m "slow and not gpu"

@@ -26,6 +26,7 @@ RUN = [
 DEVELOP = [
     "pytest>=8.3",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.12",
     "mypy>=1.15",

@@ -1,16 +1,15 @@
 """Run a function on several gloo ranks, in processes that live as long as the test session.
 
 megatron-core takes seconds to import. A fork server imports it once; the workers fork from it and are used again by
-every test. A test's function joins and leaves the process group itself, as a real rank does.
+every test. A test's function joins and leaves the process group itself, as a real rank does. Each worker of
+pytest-xdist has a fork server and a pool of its own.
 """
 
 from __future__ import annotations
 
-import atexit
 import gc
 import multiprocessing
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -26,6 +25,7 @@ MAX_THREADS = 250
 process groups that they hold, each with dozens of gloo threads."""
 PRELOAD = ["tests.helpers.preload"]
 ERROR_GRACE_SECONDS = 2.0
+"""How long the ranks of a failed one may need to fail on their own; more only makes a failing test slower."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ _workers: list[_Worker] = []
 
 
 def run_ranks(
-    world_size: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 120.0, **kwargs: Any
+    world_size: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 480.0, **kwargs: Any
 ) -> list[Any]:
     """Call ``function(*args, **kwargs)`` on every rank of a world and return the results in rank order.
 
@@ -56,7 +56,7 @@ def run_ranks(
     assert world_size <= MAX_RANKS
     if not _workers:
         _start_pool()
-    workers, port = _workers[:world_size], _free_port()
+    workers, store = _workers[:world_size], _start_store()
     try:
         for rank, worker in enumerate(workers):
             environment = {
@@ -64,7 +64,8 @@ def run_ranks(
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(world_size),
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
+                "MASTER_PORT": str(store.port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
             }
             worker.pipe.send((environment, function, args, kwargs))
         return _collect(workers, timeout_seconds)
@@ -117,7 +118,6 @@ def _start_pool() -> None:
         process.start()
         theirs.close()
         _workers.append(_Worker(process, ours))
-    atexit.register(stop_pool)
 
 
 def stop_pool() -> None:
@@ -136,7 +136,7 @@ def _serve(pipe: Connection) -> None:
     from megatron_ettin.runtime.process import end_process
 
     torch.set_num_threads(1)
-    gc.freeze()  # what the modules made lives as long as the worker, and need not be looked at again
+    gc.freeze()  # what the modules made lives as long as the worker: the collections below need not visit it
     while True:
         try:
             environment, function, args, kwargs = pipe.recv()
@@ -151,6 +151,7 @@ def _serve(pipe: Connection) -> None:
             end_process()
             # Training objects refer to one another, and the process groups they hold keep dozens of gloo threads each.
             gc.collect()
+            gc.freeze()
         pipe.send((*answer, _num_threads()))
 
 
@@ -158,7 +159,12 @@ def _num_threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _start_store() -> Any:
+    """Serve the store in which the ranks of one call meet, as torchrun does.
+
+    Where rank 0 serves it, a rank that comes sooner tries again after half a second or more, and another process may
+    have taken the port.
+    """
+    from torch.distributed import TCPStore
+
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

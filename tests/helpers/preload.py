@@ -6,9 +6,13 @@ from megatron_ettin.runtime.cpu_placement import import_core
 
 import_core()
 for name in (
-    "megatron.core.dist_checkpointing",
-    "megatron.core.optimizer",
-    "megatron.core.pipeline_parallel",
-    "megatron.core.transformer.transformer_block",
+    "megatron_ettin.train.launch",
+    "megatron_ettin.train.run",
+    "tests.helpers.training",
+    # What torch and megatron-core import when they are first used.
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "megatron.core.models.backends",
+    "megatron.core.transformer.multi_token_prediction",
 ):
     importlib.import_module(name)
