@@ -25,10 +25,10 @@ def test_terminal_shows_progress_of_tasks_and_of_the_current_task(monkeypatch: p
         console.start_task("nano bias/winogender", 2, 7)
         console.update("sentences", 60, 240)
         console.print("error: [bold]nano[/bold], count/bad: no head")
-    shown = stream.getvalue()
+    output = stream.getvalue()
     for words in ("tasks: nano bias/winogender", "1/7", "sentences", "60/240"):
-        assert words in shown
-    assert "error: [bold]nano[/bold], count/bad: no head\n" in shown.replace("\r\n", "\n"), "messages are not markup"
+        assert words in output
+    assert "error: [bold]nano[/bold], count/bad: no head\n" in output.replace("\r\n", "\n"), "messages are not markup"
 
 
 def test_other_streams_get_plain_lines() -> None:

@@ -39,11 +39,11 @@ def masked_by_hand(text: str, words: str) -> float:
     first = 1 + len(tokenizer().encode(before, add_special_tokens=False))
     right = [CLS, *tokenizer().encode(text, add_special_tokens=False)]
     last = 1 + len(tokenizer().encode(text[: text.index(words) + len(words)], add_special_tokens=False))
-    shown = [*right[:first], *[MASK] * (last - first), *right[last:]]
+    tokens = [*right[:first], *[MASK] * (last - first), *right[last:]]
     total = 0.0
     for place in range(first, last):
-        total += float(log_probs("encoder", shown)[place, right[place]])
-        shown[place] = right[place]
+        total += float(log_probs("encoder", tokens)[place, right[place]])
+        tokens[place] = right[place]
     return total
 
 
@@ -59,9 +59,9 @@ def test_single_differing_token_is_plain_mask_prediction() -> None:
     """The three scores are from one distribution, that of a single [MASK]."""
     ids = [tokenizer().encode(f" {word}", add_special_tokens=False) for word in ("quick", "lazy", "brown")]
     assert all(len(each) == 1 for each in ids)
-    shown = [CLS, *tokenizer().encode("the", add_special_tokens=False), MASK]
-    shown += tokenizer().encode(" fox jumps", add_special_tokens=False)
-    row = log_probs("encoder", shown)[shown.index(MASK)]
+    tokens = [CLS, *tokenizer().encode("the", add_special_tokens=False), MASK]
+    tokens += tokenizer().encode(" fox jumps", add_special_tokens=False)
+    row = log_probs("encoder", tokens)[tokens.index(MASK)]
     [scores] = score_masked(released_model("encoder"), tokenizer(), GROUPS[:1])
     assert scores == pytest.approx([float(row[each[0]]) for each in ids], abs=1e-4)
 
@@ -163,8 +163,8 @@ def test_models_of_other_families(tmp_path: Path) -> None:
     text = "The nurse asked customer whether he could pay."
     ids = words(text)["input_ids"]
     place = ids.index(words.convert_tokens_to_ids("he"))
-    shown = [*ids[:place], 4, *ids[place + 1 :]]
+    tokens = [*ids[:place], 4, *ids[place + 1 :]]
     with torch.inference_mode():
-        row = bert(input_ids=torch.tensor([shown])).logits[0, place].double().log_softmax(-1)
+        row = bert(input_ids=torch.tensor([tokens])).logits[0, place].double().log_softmax(-1)
     assert outcomes[0].result is not None
     assert outcomes[0].result.items["nats male"][0] == pytest.approx(float(row[ids[place]]), abs=1e-4)

@@ -13,7 +13,7 @@ from megatron_ettin.cli import ToolParser
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.models.subject import Subject
 from megatron_ettin.evaluation.suites.classification.suite import SUITE, ClassificationTask
-from tests.evaluation.suites.classification.tiny import Memory, build_tasks, release, rows, task_run, write_task
+from tests.evaluation.suites.classification.tiny import MemoryCache, build_tasks, release, rows, task_run, write_task
 
 KINDS = ("encoder", "decoder")
 
@@ -32,8 +32,8 @@ def _task(folder: Path, *, flags: dict[str, Any] | None = None, **splits: Any) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_learnable_labels_are_learnt(kind: str, subjects: dict[str, Subject], tmp_path: Path) -> None:
     task = _task(tmp_path, flags={"seeds": (1, 2)}, train=rows(160, 1), validation=rows(30, 2), test=rows(50, 3))
-    seen: list[tuple[str, int, int]] = []
-    result = task.run(subjects[kind], task_run(seen=seen))
+    updates: list[tuple[str, int, int]] = []
+    result = task.run(subjects[kind], task_run(updates=updates))
     assert result.main == "accuracy"
     assert result.main_measure.value > 0.8
     assert result.main_measure.low <= result.main_measure.value <= result.main_measure.high
@@ -43,7 +43,8 @@ def test_learnable_labels_are_learnt(kind: str, subjects: dict[str, Subject], tm
     assert result.details["accuracy_of_most_frequent_class"] == 0.5
     assert result.details["pooling"] == ("mean" if kind == "encoder" else "last")
     assert result.details["released_head"]
-    assert [update[1:] for update in seen] == [(step, 240) for step in range(1, 241)]  # 20 per epoch, 6 epochs, 2 seeds
+    steps = 240  # 20 per epoch, 6 epochs, 2 seeds
+    assert [update[1:] for update in updates] == [(step, steps) for step in range(1, steps + 1)]
 
 
 @pytest.mark.slow  # needs the extra [eval]
@@ -109,13 +110,13 @@ def test_test_labels_do_not_influence_the_selection(subjects: dict[str, Subject]
 def test_finished_trials_are_reused(subjects: dict[str, Subject], tmp_path: Path) -> None:
     flags = {"learning_rates": (1e-3, 3e-3), "seeds": (1, 2, 3), "choice_seeds": 1, "epochs": 1}
     task = _task(tmp_path, flags=flags, train=rows(24, 1), validation=rows(8, 2), test=rows(8, 3))
-    uninterrupted = Memory()
+    uninterrupted = MemoryCache()
     expected = task.run(subjects["encoder"], task_run(uninterrupted))
     assert len(uninterrupted.computed) == 4  # two rates with the first seed, and the other seeds at one rate
-    killed = Memory({part: uninterrupted.parts[part] for part in uninterrupted.computed[:2]})
+    killed = MemoryCache({part: uninterrupted.parts[part] for part in uninterrupted.computed[:2]})
     assert task.run(subjects["encoder"], task_run(killed)) == expected
     assert killed.computed == uninterrupted.computed[2:]
-    assert task.run(subjects["encoder"], task_run(Memory())) == expected  # and trials are deterministic
+    assert task.run(subjects["encoder"], task_run(MemoryCache())) == expected  # and trials are deterministic
 
 
 def test_model_without_tokenizer_is_rejected(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def build_tasks(data: Path, **flags: Any) -> list[ClassificationTask]:
 
 
 @dataclass
-class Memory:
+class MemoryCache:
     """Stores parts as JSON text, and records which were computed."""
 
     parts: dict[str, str] = field(default_factory=dict)
@@ -82,9 +82,10 @@ class Memory:
         return json.loads(self.parts[part])
 
 
-def task_run(memory: Memory | None = None, seen: list[tuple[str, int, int]] | None = None) -> TaskRun:
-    """Return the services of a task, with progress recorded in ``seen``."""
-    return TaskRun(memory or Memory(), lambda *update: None if seen is None else seen.append(update), Path("unused"))
+def task_run(parts: MemoryCache | None = None, updates: list[tuple[str, int, int]] | None = None) -> TaskRun:
+    """Return the services of a task, with progress recorded in ``updates``."""
+    record = (lambda *update: None) if updates is None else (lambda *update: updates.append(update))
+    return TaskRun(parts or MemoryCache(), record, Path("unused"))
 
 
 def config_of(subject: Subject) -> Any:

@@ -21,7 +21,7 @@ from megatron_ettin.evaluation.suites.generative.task import GenerativeTask
 from tests.evaluation.suites.generative.tiny import (
     CHOICES,
     PAIRS,
-    Forgetful,
+    NoCache,
     causal,
     left_to_right,
     pseudo,
@@ -123,7 +123,7 @@ def test_settings_differ_between_protocols(data: Path) -> None:
 
 
 def test_finished_parts_are_reused(subjects: dict[str, Subject], data: Path) -> None:
-    class Remembering(Forgetful):
+    class DictCache(NoCache):
         def __init__(self) -> None:
             self.parts: dict[str, Any] = {}
 
@@ -132,7 +132,7 @@ def test_finished_parts_are_reused(subjects: dict[str, Subject], data: Path) -> 
                 self.parts[part] = super().get_or_compute(part, compute)
             return self.parts[part]
 
-    task, cache = build(data, ["pairs"])["pairs"], Remembering()
+    task, cache = build(data, ["pairs"])["pairs"], DictCache()
     updates: list[tuple[str, int, int]] = []
     run = TaskRun(cache, lambda what, done, total: updates.append((what, done, total)), data)
     first = task.run(subjects["encoder"], run)

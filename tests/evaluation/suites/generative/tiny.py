@@ -30,7 +30,7 @@ CHOICES = [
 ]
 
 
-class Forgetful:
+class NoCache:
     """A part cache that stores nothing."""
 
     def get_or_compute(self, part: str, compute: Callable[[], Any]) -> Any:
@@ -38,7 +38,7 @@ class Forgetful:
 
 
 def silent_run() -> TaskRun:
-    return TaskRun(Forgetful(), lambda what, done, total: None, Path())
+    return TaskRun(NoCache(), lambda what, done, total: None, Path())
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:

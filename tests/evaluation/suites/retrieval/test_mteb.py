@@ -13,7 +13,7 @@ from megatron_ettin.evaluation.suites.retrieval.hub import HubTraining, find_mte
 from megatron_ettin.evaluation.suites.retrieval.mteb_task import MtebTask
 from megatron_ettin.evaluation.suites.retrieval.protocol import RetrievalProtocol
 from megatron_ettin.evaluation.suites.retrieval.trials import Trials
-from tests.evaluation.suites.classification.tiny import Memory
+from tests.evaluation.suites.classification.tiny import MemoryCache
 from tests.evaluation.suites.retrieval import tiny
 from tests.evaluation.suites.retrieval.test_hub import write_rows
 
@@ -85,14 +85,14 @@ def test_scores_match_mteb(kind: str, training: HubTraining, tmp_path: Path) -> 
 
 
 def test_tasks_share_their_embedders(training: HubTraining, tmp_path: Path) -> None:
-    subject, memory = tiny.release("encoder", tmp_path / "encoder"), Memory()
-    seen: list[tuple[str, int, int]] = []
+    subject, cache = tiny.release("encoder", tmp_path / "encoder"), MemoryCache()
+    updates: list[tuple[str, int, int]] = []
     first, second = (
-        MtebTask(words_task(), training, PROTOCOL).run(subject, tiny.task_run(tmp_path / "trained", parts, seen))
-        for parts in (memory, Memory())
+        MtebTask(words_task(), training, PROTOCOL).run(subject, tiny.task_run(tmp_path / "trained", parts, updates))
+        for parts in (cache, MemoryCache())
     )
     assert first == second
-    assert len(seen) == len(set(seen))  # each step was trained once
+    assert len(updates) == len(set(updates))  # each step was trained once
 
 
 def test_unknown_names_are_rejected() -> None:

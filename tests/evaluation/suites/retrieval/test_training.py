@@ -14,7 +14,7 @@ from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.models.subject import open_subject
 from megatron_ettin.evaluation.suites.retrieval.protocol import RetrievalProtocol
 from megatron_ettin.evaluation.suites.retrieval.ranking import chance_ndcg
-from tests.evaluation.suites.classification.tiny import Memory
+from tests.evaluation.suites.classification.tiny import MemoryCache
 from tests.evaluation.suites.retrieval import tiny
 
 pytestmark = pytest.mark.slow  # needs the extra [eval]
@@ -64,8 +64,8 @@ def test_embeddings_match_transformers(kind: str, tmp_path: Path) -> None:
 def test_learns_to_match_rare_words(kind: str, data: Path, tmp_path: Path) -> None:
     subject, task = tiny.release(kind, tmp_path / kind), tiny.build_task(data, learning_rates=(1e-2,), epochs=6)
     task.check(subject)
-    seen: list[tuple[str, int, int]] = []
-    result = task.run(subject, tiny.task_run(tmp_path / "trained", seen=seen))
+    updates: list[tuple[str, int, int]] = []
+    result = task.run(subject, tiny.task_run(tmp_path / "trained", updates=updates))
     num_documents = len({positive for _, positive in TEST}) + 2
     assert task.settings["documents"] == num_documents  # one of the three distractors is a positive
     assert result.details["ndcg_at_10_by_chance"] == chance_ndcg(num_documents)
@@ -77,7 +77,7 @@ def test_learns_to_match_rare_words(kind: str, data: Path, tmp_path: Path) -> No
         assert len(scores) == task.settings["queries"]
         assert np.mean(scores) == pytest.approx(result.metrics[metric].value)
     assert result.details["pooling"] == {"encoder": "mean", "decoder": "lasttoken"}[kind]
-    assert seen[-1][1] == seen[-1][2] == 6 * 9  # 270 training pairs, 32 per step
+    assert updates[-1][1] == updates[-1][2] == 6 * 9  # 270 training pairs, 32 per step
 
 
 def test_metrics_match_scikit_learn(data: Path, tmp_path: Path) -> None:
@@ -164,16 +164,16 @@ def test_resumes_after_a_stop(stop_after: int, data: Path, tmp_path: Path, monke
     subject = tiny.release("encoder", tmp_path / "encoder")
     task = tiny.build_task(data, learning_rates=(1e-3, 1e-2), seeds=(1, 2), epochs=1)
     uninterrupted = task.run(subject, tiny.task_run(tmp_path / "uninterrupted"))
-    memory, folder = Memory(), tmp_path / "trained"
+    cache, folder = MemoryCache(), tmp_path / "trained"
     with monkeypatch.context() as stopping:
         count_trainings(stopping, stop_after)
         with pytest.raises(KeyboardInterrupt):
-            task.run(subject, tiny.task_run(folder, memory))
+            task.run(subject, tiny.task_run(folder, cache))
     trained = count_trainings(monkeypatch)
-    assert task.run(subject, tiny.task_run(folder, memory)) == uninterrupted
+    assert task.run(subject, tiny.task_run(folder, cache)) == uninterrupted
     assert len(trained) == 3 - stop_after
     # A finished task trains nothing again.
-    assert task.run(subject, tiny.task_run(folder, memory)) == uninterrupted
+    assert task.run(subject, tiny.task_run(folder, cache)) == uninterrupted
     assert len(trained) == 3 - stop_after
 
 

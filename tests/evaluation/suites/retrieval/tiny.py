@@ -12,7 +12,7 @@ from typing import Any
 from megatron_ettin.evaluation.models.subject import Subject, open_subject
 from megatron_ettin.evaluation.suite import SuiteOptions, TaskRun
 from megatron_ettin.evaluation.suites.retrieval.suite import SUITE, LocalRetrieval
-from tests.evaluation.suites.classification.tiny import Memory
+from tests.evaluation.suites.classification.tiny import MemoryCache
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 FILLERS = ["the", "of", "and", "a", "to", "in", "is", "for"]
@@ -98,6 +98,8 @@ def build_task(data: Path, **flags: Any) -> LocalRetrieval:
     return task
 
 
-def task_run(folder: Path, memory: Memory | None = None, seen: list[tuple[str, int, int]] | None = None) -> TaskRun:
-    """Return the services of a task, with progress recorded in ``seen``."""
-    return TaskRun(memory or Memory(), lambda *update: None if seen is None else seen.append(update), folder)
+def task_run(
+    folder: Path, parts: MemoryCache | None = None, updates: list[tuple[str, int, int]] | None = None
+) -> TaskRun:
+    """Return the services of a task, with progress recorded in ``updates``."""
+    return TaskRun(parts or MemoryCache(), lambda *update: None if updates is None else updates.append(update), folder)
