@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.config.command_line import build_parser
+from megatron_ettin.config.flags import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

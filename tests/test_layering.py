@@ -79,7 +79,7 @@ ENTRIES = {
 
 
 def place_of(module: str) -> str:
-    """Return a module's name inside the package: ``config.fields``, or ``tools`` for a command line."""
+    """Return a module's name inside the package: ``config.run``, or ``tools`` for a command line."""
     return module.removeprefix(f"{PACKAGE}.") if module != PACKAGE else ""
 
 
@@ -210,10 +210,10 @@ def test_package_inits_import_nothing() -> None:
 
 
 FORBIDDEN = [
-    ("config.fields", "import numpy", "numpy"),
-    ("config.fields", "from megatron_ettin.data.corpus import tokenizer", "megatron_ettin.data.corpus.tokenizer"),
-    ("config.fields", "from ..data.corpus import tokenizer", "megatron_ettin.data.corpus.tokenizer"),
-    ("config.fields", "from .. import data", "megatron_ettin.data"),
+    ("config.run", "import numpy", "numpy"),
+    ("config.run", "from megatron_ettin.data.corpus import tokenizer", "megatron_ettin.data.corpus.tokenizer"),
+    ("config.run", "from ..data.corpus import tokenizer", "megatron_ettin.data.corpus.tokenizer"),
+    ("config.run", "from .. import data", "megatron_ettin.data"),
     ("data.rows", "def f() -> None:\n    import torch", "torch"),
     ("data.rows", "import importlib\nimportlib.import_module('torch.nn')", "torch.nn"),
     ("data.rows", "if TYPE_CHECKING:\n    from torch import Tensor", "torch.Tensor"),

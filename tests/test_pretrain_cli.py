@@ -98,7 +98,7 @@ def test_dry_run_table() -> None:
     ("arguments", "words"),
     [
         ("--hiden-size 100", "--hiden-size: unknown flag; did you mean --hidden-size?"),
-        ("--objective mlm --hidden-size 100 --num-attention-heads 3", "--hidden-size 100: cannot be split over --num"),
+        ("--objective mlm --hidden-size 100 --num-attention-heads 3", "--hidden-size 100: must be a multiple of --num"),
         ("--objective mlm", "--data-path is missing"),
         ("--config /no/such/file.yaml", "--config /no/such/file.yaml: No such file"),
         ("--objective mlm --load /no/such/folder --eval-only", "--load /no/such/folder: there is no such folder"),

@@ -10,8 +10,8 @@ from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.objectives import OBJECTIVES, released_objective
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import schedule_end, schedule_unit
-from megatron_ettin.config.token_counts import format_token_count
 from megatron_ettin.config.training import PHASES
+from megatron_ettin.config.value_types import format_token_count
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.run_reports.figures import PhaseCurve, draw_phases
 from megatron_ettin.optim.schedules import learning_rate_path, phase_schedule

@@ -1,25 +1,22 @@
-"""What a user asked for: flags, YAML file and preset resolved into one run.
+"""The command line: flags, YAML file and preset resolved into the config of a run.
 
 A value comes from the first of these that sets it: flag, YAML file, preset, default.
 """
 
 from __future__ import annotations
 
-import argparse
-import inspect
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, NoReturn
+from typing import Literal
 
 from megatron_ettin.cli import suggestion
-from megatron_ettin.config.fields import Option, Value, field_value, run_options, run_sections, value_of
-from megatron_ettin.config.objectives import OBJECTIVES, names_of
+from megatron_ettin.config.flags import PLAN_FLAGS, flag_of, parse_flags
+from megatron_ettin.config.objectives import OBJECTIVES
+from megatron_ettin.config.options import Value
 from megatron_ettin.config.presets import PRESETS, preset_values
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, run_options, value_of
 from megatron_ettin.config.time_units import IN_TOKENS, TWIN
-from megatron_ettin.config.training import PHASES
 from megatron_ettin.config.yaml_file import PRESET_KEY, read_yaml
 from megatron_ettin.errors import ConfigError
 
@@ -35,33 +32,33 @@ _YIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "chunk_size": ("real_tokens_per_row", "chunk_min_size", "chunk_skip_size"),
     }
 )
-"""Field -> what a preset no longer sets once a user has chosen the field: it makes sense beside the preset's choice."""
+"""Field -> fields that the preset does not set once the user sets the field, as they fit only the preset's value."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, before any file but the YAML one is read."""
+    """A parsed command line; of all files only the YAML one has been read."""
 
     config: RunConfig
     given: Mapping[str, str] = field(default_factory=dict)
-    """Fields set by the user, each with where it was written: empty for a flag, else the preset or file."""
+    """Fields that are not defaults, each with its origin: empty for a flag, otherwise the preset or file."""
     dry_run: DryRun = ""
     preset: str = ""
     plan_flags: Mapping[str, str] = field(default_factory=dict)
-    """What the user gave of PLAN_FLAGS, as written."""
+    """The given flags of PLAN_FLAGS, as text."""
 
     def spell_given(self, name: str) -> str:
-        """Return a given field as flag and value, with where it was written unless that is the command line."""
+        """Return a given field as flag and value, with its origin unless that is the command line."""
         spelled = run_options()[name].spell(value_of(self.config, name))
         origin = self.given[name]
         return f"{spelled} (from {origin})" if origin else spelled
 
     def is_from_preset(self, name: str) -> bool:
-        """Whether the preset, and nothing that the user wrote, sets a field."""
+        """Whether a field has the preset's value, not the user's."""
         return bool(self.preset) and self.given.get(name) == f"--preset {self.preset}"
 
-    def going_on_from(self, objective: str, phase: str) -> Command:
-        """Return the command with its preset read for what a checkpoint was, where the user named no other."""
+    def with_preset_for(self, objective: str, phase: str) -> Command:
+        """Return the command with its preset resolved for a checkpoint's objective and phase, unless given."""
         preset_origin = f"--preset {self.preset}"
         own = {name: origin for name, origin in self.given.items() if origin != preset_origin}
         values = {name: value_of(self.config, name) for name in own}
@@ -72,23 +69,23 @@ def parse_command(arguments: Sequence[str]) -> Command:
     """Resolve the command line (without the program's name).
 
     Raises:
-        ConfigError: an unknown flag, key or preset, a value of the wrong type or outside its bounds, or a length given
-            both in steps and in tokens.
-        SystemExit: ``--help`` was asked for and printed.
+        ConfigError: an unknown flag, key or preset, a value of the wrong type or outside its bounds, or a duration
+            given both in steps and in tokens.
+        SystemExit: ``--help`` was given and printed.
     """
     flags = parse_flags(arguments)
     config, preset, dry_run = (flags.pop(name, None) for name in ("config", PRESET_KEY, "dry_run"))
     plan_flags = {name: str(flags.pop(name)) for name in PLAN_FLAGS if name in flags}
     if plan_flags and dry_run is None:
         name, value = next(iter(plan_flags.items()))
-        raise ConfigError(f"--{name.replace('_', '-')} {value}: belongs to --dry-run")
+        raise ConfigError(f"{flag_of(name)} {value}: needs --dry-run")
     written = read_yaml(str(config)) if config is not None else {}
     preset_in_file = written.pop(PRESET_KEY, None)
     preset = preset if preset is not None else preset_in_file
     values: dict[str, Value] = {}
     given: dict[str, str] = {}
     for origin, settings in ((f"--config {config}", written), ("", flags)):
-        layer = {name: field_value(run_options()[name], raw, origin) for name, raw in settings.items()}
+        layer = {name: run_options()[name].read(raw, origin) for name, raw in settings.items()}
         _refuse_twins(layer, origin)
         for twin in (TWIN[name] for name in layer if name in TWIN):
             values.pop(twin, None)
@@ -102,7 +99,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
 def _resolve(
     preset: str, values: Mapping[str, Value], given: Mapping[str, str], dry_run: DryRun, assumed: Mapping[str, str]
 ) -> Command:
-    """Lay what the user wrote over the preset, which depends on objective and phase, and that over the defaults."""
+    """Apply the user's values over the preset's, which depend on objective and phase, over the defaults."""
     # Only the RoPE bases of local layers depend on the objective; a run without one is refused later.
     named = {"objective": next(iter(OBJECTIVES)), "phase": "pretrain", **assumed, **values}
     of_preset = preset_values(preset, str(named["objective"]), str(named["phase"])) if preset else {}
@@ -110,19 +107,19 @@ def _resolve(
         for yielding in (TWIN.get(name, ""), *_YIELDS.get(name, ())):
             of_preset.pop(yielding, None)
     settings = {**of_preset, **values}
-    # A default in steps gives way to a length in tokens.
+    # A duration in tokens replaces a default in steps.
     settings |= {TWIN[name]: 0 for name in settings if name in TWIN and TWIN[name] not in settings}
     origins = {**dict.fromkeys(of_preset, f"--preset {preset}"), **given}
     return Command(RunConfig().with_values(settings), origins, dry_run, preset)
 
 
 def _refuse_twins(layer: Mapping[str, Value], origin: str) -> None:
-    """Refuse a length that one place gives in both units; 0, which leaves it to the other, is none."""
+    """Refuse a duration that one source gives in both units; 0 gives none."""
     where = f" ({origin})" if origin else ""
     for in_steps, in_tokens in IN_TOKENS.items():
         if layer.get(in_steps) and layer.get(in_tokens):
             one, other = (run_options()[name].spell(layer[name]) for name in (in_steps, in_tokens))
-            raise ConfigError(f"{one}{where}: and {other} say the same thing; give one of them")
+            raise ConfigError(f"{one}{where}: and {other} set the same duration; give one of them")
 
 
 def _known_preset(name: object) -> str:
@@ -142,129 +139,19 @@ def _dry_run_form(written: object) -> DryRun:
     raise ConfigError(f"--dry-run {written}: must be --dry-run or --dry-run=json")
 
 
-PLAN_FLAGS: Mapping[str, tuple[str, str]] = {
-    "plan_gpus": ("N", "with --dry-run: plan for so many GPUs instead of the ranks of this launch"),
-    "plan_gpus_per_node": ("N", "with --dry-run: GPUs that share a machine, within which tensor parallelism stays"),
-    "plan_gpu_memory": ("GIB", "with --dry-run: memory of a GPU; refuses what does not fit and recommends what does"),
-}
-"""Flags of a plan alone, which no run keeps: name -> placeholder and help."""
-
-
-def parse_flags(arguments: Sequence[str]) -> dict[str, object]:
-    """Return what the command line sets, as written, by field name (and config, preset, dry_run, PLAN_FLAGS).
-
-    Raises:
-        ConfigError: an unknown flag, or one without its value.
-        SystemExit: ``--help`` was asked for and printed.
-    """
-    parsed, unknown = build_parser().parse_known_args(arguments)
-    if unknown:
-        flag = unknown[0].split("=", 1)[0]
-        if not flag.startswith("-"):
-            raise ConfigError(f"{flag}: does not belong to a flag; a flag takes one value at most")
-        raise ConfigError(f"{flag}: unknown flag{suggestion(flag, _known_flags())}")
-    return vars(parsed)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser. Flags that are left out are absent from its result, and all values are still text."""
-    parser = _FlagParser(
-        prog="megatron_ettin.pretrain",
-        usage=_USAGE,
-        description=f"Pretrain an encoder (--objective {names_of('encoder')}) or a decoder "
-        f"(--objective {names_of('decoder')}).",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
-    )
-    group = parser.add_argument_group("settings from elsewhere", "default < preset < YAML file < flag")
-    group.add_argument("--config", metavar="F.yaml", help="file of settings: flag names, flat or in sections")
-    group.add_argument("--preset", metavar="NAME", help=f"named settings: {', '.join(PRESETS)}")
-    group.add_argument(
-        "--dry-run",
-        nargs="?",
-        const="table",
-        metavar="json",
-        help="print layout, parameters, tokens, steps and memory, and train nothing; --dry-run=json prints one object",
-    )
-    for name, (metavar, told) in PLAN_FLAGS.items():
-        group.add_argument(_spelled(name), metavar=metavar, help=told)
-    for section, config in run_sections().items():
-        group = parser.add_argument_group(section, (inspect.getdoc(config) or "").split("\n\n")[0])
-        for option in run_options().values():
-            if option.section == section:
-                _add_flag(group, option)
-    return parser
-
-
-class _FlagParser(argparse.ArgumentParser):
-    """argparse, except that wrong input is a ConfigError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """argparse's, except that a flag named in a text is not broken at its dashes."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(text, width, break_on_hyphens=False)
-
-
-def _known_flags() -> list[str]:
-    options = run_options().values()
-    switched_off = [option.spell(False) for option in options if option.type is bool]
-    own = ["--config", "--preset", "--dry-run", "--help", *map(_spelled, PLAN_FLAGS)]
-    return [*own, *(option.flag for option in options), *switched_off]
-
-
-def _spelled(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
-    told = option.help.replace("%", "%%")
-    if option.type is bool:
-        group.add_argument(
-            option.flag, dest=option.name, action=argparse.BooleanOptionalAction, help=f"{told} (default: off)"
-        )
-        return
-    default = "" if str(option.default) == "" else f" (default: {option.default})"
-    words = "{" + ",".join(option.choices) + "}" if option.choices else None
-    group.add_argument(
-        option.flag,
-        dest=option.name,
-        nargs="+" if option.takes_words else None,
-        metavar=option.metavar or words or _PLACEHOLDERS.get(option.type),
-        help=told + default,
-    )
-
-
-_PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
-_USAGE = f"""
-  torchrun --nproc-per-node N -m %(prog)s [--config F.yaml] [--preset NAME] --objective {{{",".join(OBJECTIVES)}}}
-      [--phase {{{",".join(PHASES)}}}] --data-path PREFIX --tokenizer-model DIR --save DIR [--load DIR]
-      {{--train-iters N | --train-tokens N}} [flags]
-  python -m %(prog)s ... --dry-run[=json]
-  python -m %(prog)s --load DIR --eval-only --data-path PREFIX [flags]"""
-
-
 @dataclass(frozen=True)
 class Launch:
-    """Number of this process and of all, before any process group."""
+    """Rank of this process and world size, known before any process group."""
 
     rank: int
     world_size: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Launch:
-        """Read RANK and WORLD_SIZE; without them the world is this process.
+        """Read RANK and WORLD_SIZE; without them the world size is 1.
 
         Raises:
-            ConfigError: they are not numbers, or do not fit together.
+            ConfigError: they are not numbers, or the rank is not below the world size.
         """
         rank, world_size = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
         if not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):

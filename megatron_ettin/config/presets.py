@@ -1,6 +1,6 @@
-"""Named settings as data: the published recipe of the Ettin paper, size by size and phase by phase.
+"""Named settings as data: the published recipe of the Ettin paper, by size and phase.
 
-Figures are those of the authors' training configurations; docs/recipe.md tells which of them are in doubt.
+Values are those of the authors' training configurations; docs/recipe.md lists the uncertain ones.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from megatron_ettin.config.fields import Value, field_value, run_options
+from megatron_ettin.config.options import Value
+from megatron_ettin.config.run import run_options
 
 ETTIN_VOCAB_SIZE = 50_368
-"""Tokens of the tokenizer that the Ettin models were published with."""
+"""Vocabulary size of the published Ettin models, as their tokenizer gives it."""
 
 PUBLISHED_TOKENS_PER_ROW = 615.3
 """Mean real tokens of an unpacked row in the first phase: 8.5B tokens / 2,997.6 steps / 4,608 rows."""
@@ -25,7 +26,7 @@ size num-layers hidden-size ffn-hidden-size num-attention-heads
 400m         28        1024            2624                  16
 1b           28        1792            3840                  28
 """
-"""All have a first and a last layer that are global: their layers less one are a multiple of 3."""
+"""First and last layer are global in all sizes: the number of layers minus 1 is a multiple of 3."""
 
 _SCHEDULES = """
 size phase    train-tokens     lr max-lr min-lr weight-decay lr-warmup-tokens lr-wsd-decay-tokens save-interval-tokens
@@ -54,8 +55,8 @@ size phase    train-tokens     lr max-lr min-lr weight-decay lr-warmup-tokens lr
 1b   decay     16666666667 2.5e-4   5e-4   1e-5         5e-5                0                   0                 8.5B
 1b   cross     16666666667 2.5e-4      0   5e-6         5e-5               1B              3.333B           3333333333
 """
-"""Peaks and floors are the peak of the first phase times 1, 1 to 1/2, 1/2 to 0.02, and 1/2 to 0.01. Weight decay stays
-relative to the first phase's peak as long as the optimizer's state goes on; without --max-lr it is so to --lr."""
+"""Peak and final learning rates are the first phase's peak times 1, 1 to 1/2, 1/2 to 0.02, and 1/2 to 0.01. Weight
+decay is relative to the first phase's peak (--max-lr, by default --lr) while phases keep the optimizer state."""
 
 _PHASES = """
 phase    seq-length lr-decay-style rope-global-base rope-local-base mlm-probability seed
@@ -75,7 +76,7 @@ size phase  objective rope-local-base
 68m  decay  clm                 10000
 400m decay  clm                 10000
 """
-"""Where local layers have another RoPE base than the phase gives them."""
+"""Exceptions to the phases' RoPE base of local layers."""
 
 _COMMON: Mapping[str, Value] = MappingProxyType(
     {
@@ -97,7 +98,7 @@ _COMMON: Mapping[str, Value] = MappingProxyType(
 )
 
 _KEYS = ("size", "phase", "objective")
-"""Columns that say where a line of a table holds; the others are settings."""
+"""Columns that select lines of a table; the others are settings."""
 
 
 def _lines(table: str) -> list[dict[str, str]]:
@@ -106,16 +107,16 @@ def _lines(table: str) -> list[dict[str, str]]:
 
 
 def _settings(line: Mapping[str, str]) -> dict[str, Value]:
-    """Return the settings in a line of a table by field name."""
+    """Return the settings of one line by field name."""
     options = {option.flag[2:]: option for option in run_options().values()}
-    told = ((options[column], written) for column, written in line.items() if column not in _KEYS)
-    return {option.name: field_value(option, written, "preset") for option, written in told}
+    settings = ((options[column], text) for column, text in line.items() if column not in _KEYS)
+    return {option.name: option.read(text, "preset") for option, text in settings}
 
 
 _NANO: Mapping[str, Value] = MappingProxyType(
     {"num_layers": 4, "hidden_size": 192, "ffn_hidden_size": 288, "num_attention_heads": 4}
 )
-"""About 2M parameters with a vocabulary of 4096, which the tokenizer decides; a shape and no recipe."""
+"""A shape without a recipe: about 2M parameters with a vocabulary of 4096, which the tokenizer determines."""
 
 SIZES = tuple(line["size"] for line in _lines(_SHAPES))
 
@@ -123,11 +124,11 @@ PRESETS: Mapping[str, Mapping[str, Value]] = MappingProxyType(
     {"nano": _NANO}
     | {f"ettin-{line['size']}": {**_settings(line), "vocab_size": ETTIN_VOCAB_SIZE} for line in _lines(_SHAPES)}
 )
-"""The shape that each preset gives, by field name."""
+"""Preset -> its shape, by field name."""
 
 
 def preset_values(preset: str, objective: str, phase: str) -> dict[str, Value]:
-    """Return all that one of PRESETS sets for an objective and a phase, by field name."""
+    """Return all settings of a preset for an objective and a phase, by field name."""
     values = dict(PRESETS[preset])
     if preset == "nano":
         return values

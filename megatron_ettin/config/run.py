@@ -1,15 +1,18 @@
-"""A whole run as one value."""
+"""A run as one value, and its fields by name."""
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any, NoReturn
 
 from megatron_ettin.config.backend import BackendConfig
 from megatron_ettin.config.checkpoint import CheckpointConfig
 from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.model import ModelConfig
+from megatron_ettin.config.options import Option, section_options
 from megatron_ettin.config.parallel import ParallelConfig
 from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
 from megatron_ettin.config.value_types import TextValue, plain_value
@@ -18,7 +21,7 @@ from megatron_ettin.errors import ConfigError
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a run depends on, resolved. Saved beside every checkpoint as ``run.json``'s ``config``."""
+    """All settings of a run, resolved; saved with every checkpoint as ``config`` in run.json."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -37,10 +40,10 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, sections: dict[str, dict[str, Any]]) -> RunConfig:
-        """Rebuild a config from :meth:`to_dict`'s result.
+        """Rebuild a config from the result of :meth:`to_dict`.
 
-        Keys that are missing take their defaults, and a key counts wherever it stands: an earlier version may have had
-        it in another section.
+        Missing keys take their defaults, and a key may be in any section, as earlier versions may have had it in
+        another one.
         """
         return cls().with_values({name: value for section in sections.values() for name, value in section.items()})
 
@@ -63,10 +66,38 @@ class RunConfig:
 
 
 def _typed(name: str, value: Any, current: Any) -> Any:
-    """Return ``value``, parsed from text where the field holds a :class:`TextValue`."""
-    if not isinstance(current, TextValue) or isinstance(value, TextValue):
-        return value
-    try:
-        return type(current).parse(value)
-    except ValueError as error:
-        raise ConfigError(f"--{name.replace('_', '-')} {value}: {error}") from None
+    """Return ``value``, parsed from text where the field is a :class:`TextValue`."""
+    return run_options()[name].read(value) if isinstance(current, TextValue) else value
+
+
+@cache
+def run_sections() -> Mapping[str, type]:
+    """Return the dataclass of every section by the section's name."""
+    types = typing.get_type_hints(RunConfig)
+    return {declared.name: types[declared.name] for declared in fields(RunConfig)}
+
+
+@cache
+def run_options() -> Mapping[str, Option]:
+    """Return every option by its name, in the order of the sections."""
+    options: dict[str, Option] = {}
+    for section, config in run_sections().items():
+        for declared in section_options(section, config):
+            assert declared.name not in options, f"two sections declare {declared.name}"
+            options[declared.name] = declared
+    return options
+
+
+def value_of(config: RunConfig, name: str) -> Any:
+    """Return the value of the field ``name``, whichever section contains it."""
+    return getattr(getattr(config, run_options()[name].section), name)
+
+
+def spell(config: RunConfig, name: str) -> str:
+    """Return the flag of the field ``name`` with its value, for messages."""
+    return run_options()[name].spell(value_of(config, name))
+
+
+def refuse(config: RunConfig, name: str, rule: str) -> NoReturn:
+    """Raise ConfigError naming the flag of the field ``name``, its value and the rule."""
+    raise ConfigError(f"{spell(config, name)}: {rule}")

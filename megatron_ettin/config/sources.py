@@ -10,8 +10,7 @@ from fractions import Fraction
 from pathlib import PurePath
 from typing import ClassVar, Self
 
-from megatron_ettin.config.token_counts import format_token_count, parse_token_count
-from megatron_ettin.config.value_types import TextValue
+from megatron_ettin.config.value_types import TextValue, format_token_count, parse_token_count
 
 _RULE = (
     "must be PREFIX, PREFIX PREFIX ..., or WEIGHT PREFIX WEIGHT PREFIX ...; in YAML also a list of "

@@ -1,4 +1,4 @@
-"""The run: objective, batches, duration, optimizer."""
+"""Objective, batch sizes, duration, optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REVISION_PREFIXES = {"pretrain": "step", "extend": "ext", "decay": "decay", "cro
 """Phase -> prefix of its checkpoints' names on the Hub (``step590532``), in the order of training."""
 
 PHASES = tuple(REVISION_PREFIXES)
-"""The recipe's three phases in order, and the training of a finished model under another objective."""
+"""The recipe's three phases in order, and cross-objective training of a finished model."""
 
 
 @dataclass(frozen=True)
@@ -26,36 +26,36 @@ class TrainingConfig:
     )
     phase: str = option(
         "pretrain",
-        "part of the recipe; another one than that of --load counts steps and tokens anew and keeps the optimizer's "
-        "state, cross takes the weights alone and may change --objective",
+        "phase of the recipe; a different phase than --load's counts steps and tokens from 0 and keeps the optimizer's "
+        "state, cross takes only the weights and may change --objective",
         choices=PHASES,
     )
     micro_batch_size: int = option(1, "rows in one forward pass of one rank", at_least=1)
     global_batch_size: int = option(8, "rows in one step over all ranks", at_least=1)
     global_batch_tokens: int = option(
         0,
-        "tokens in one step over all ranks at most, instead of --global-batch-size",
+        "maximum tokens in one step over all ranks, instead of --global-batch-size",
         metavar="TOKENS",
         at_least=0,
         counts_tokens=True,
     )
     micro_batch_tokens: int = option(
         0,
-        "tokens in one forward pass of one rank at most, instead of --micro-batch-size",
+        "maximum tokens in one forward pass of one rank, instead of --micro-batch-size",
         metavar="TOKENS",
         at_least=0,
         counts_tokens=True,
     )
     batch_warmup_tokens: int = option(
         0,
-        "tokens over which the batch grows to its full size; 0 never",
+        "tokens over which the batch size grows to its full value; 0 disables",
         metavar="TOKENS",
         at_least=0,
         counts_tokens=True,
     )
     batch_warmup_start: int = option(
         0,
-        "size of the first batch of --batch-warmup-tokens, in the batch's own unit; 0 is one micro-batch",
+        "first batch size of --batch-warmup-tokens, in rows or tokens as the batch; 0 is one micro-batch",
         at_least=0,
         counts_tokens=True,
     )
@@ -64,34 +64,34 @@ class TrainingConfig:
         0, "real (unpadded) tokens to train, instead of --train-iters", metavar="TOKENS", at_least=0, counts_tokens=True
     )
     exit_interval: int = option(
-        0, "save and stop after this many steps of this launch; 0 never", metavar="STEPS", at_least=0
+        0, "save and stop after this many steps of this launch; 0 disables", metavar="STEPS", at_least=0
     )
     exit_after_minutes: float = option(
-        0.0, "save and stop when this launch is so old, as at a signal; 0 never", metavar="MINUTES", at_least=0
+        0.0, "save and stop after this many minutes of this launch; 0 disables", metavar="MINUTES", at_least=0
     )
     max_skipped_steps: int = option(
         10,
-        "steps in a row that may be skipped for a loss or gradient that is not finite, or for a loss spike; one more "
-        "ends the run with exit code 1",
+        "steps in a row that may be skipped for a non-finite loss or gradient or a loss spike; one more ends the run "
+        "with exit code 1",
         metavar="N",
         at_least=0,
     )
     skip_loss_spikes: float = option(
         0.0,
-        "skip a step whose loss is more than K standard deviations above the mean of the last 128 steps; 0 never",
+        "skip steps with a loss more than K standard deviations above the mean of the last 128 steps; 0 disables",
         metavar="K",
         at_least=0,
     )
-    eval_interval: int = option(100, "validate every this many steps; 0 never", metavar="STEPS", at_least=0)
+    eval_interval: int = option(100, "validate every this many steps; 0 disables", metavar="STEPS", at_least=0)
     eval_interval_tokens: int = option(
-        0, "validate every this many tokens, instead", metavar="TOKENS", at_least=0, counts_tokens=True
+        0, "validate every this many tokens, instead of steps", metavar="TOKENS", at_least=0, counts_tokens=True
     )
-    eval_iters: int = option(100, "global batches of one validation at most; 0 takes the whole split", at_least=0)
-    eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON, train nothing")
+    eval_iters: int = option(100, "maximum global batches of one validation; 0 takes the whole split", at_least=0)
+    eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON and exit")
     log_interval: int = option(10, "write metrics every this many steps", metavar="STEPS", at_least=1)
     profile_steps: StepRange = option(
         StepRange(""),
-        "write a trace of these steps, by their numbers in the log, for Perfetto: FIRST:LAST or one",
+        "write a trace of these steps (numbered as logged) for Perfetto: FIRST:LAST or one step",
         metavar="A:B",
     )
     seed: int = option(21, "seed of weights, order, masks and dropout", at_least=0)
@@ -101,7 +101,7 @@ class TrainingConfig:
         "with --bf16, keep the residual stream and the norms in fp32, as fp32 weights under autocast do; without "
         "--bf16 everything is fp32",
     )
-    device: str = option("auto", "where to run; auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "device to run on; auto takes CUDA where available", choices=("auto", "cpu", "cuda"))
 
     @property
     def widens_residual(self) -> bool:
@@ -115,14 +115,16 @@ class OptimizerConfig:
 
     optimizer: str = option(
         "adamw",
-        "stable_adamw is the published recipe's, with --clip-grad 0; muon steps the matrices between embedding and "
-        "output by Muon, the rest by AdamW",
+        "stable_adamw is the published recipe's, with --clip-grad 0; muon updates the matrices between embedding and "
+        "output with Muon, all else with AdamW",
         choices=("adamw", "stable_adamw", "muon"),
     )
     lr: float = option(3e-3, "peak learning rate", at_least=0)
     min_lr: float = option(0.0, "learning rate at the end of the decay", at_least=0)
     lr_decay_style: str = option(
-        "WSD", "path from the peak to --min-lr", choices=("constant", "linear", "cosine", "WSD", "1-sqrt")
+        "WSD",
+        "shape of the schedule between the peak and --min-lr",
+        choices=("constant", "linear", "cosine", "WSD", "1-sqrt"),
     )
     lr_warmup_iters: int = option(0, "steps of linear warm-up", metavar="STEPS", at_least=0)
     lr_decay_iters: int = option(0, "step at which the decay ends; 0 is --train-iters", metavar="STEPS", at_least=0)
@@ -136,19 +138,19 @@ class OptimizerConfig:
         0, "tokens at which the decay ends; 0 is --train-tokens", metavar="TOKENS", at_least=0, counts_tokens=True
     )
     lr_wsd_decay_tokens: int = option(
-        0, "length of WSD's decay in tokens, instead", metavar="TOKENS", at_least=0, counts_tokens=True
+        0, "length of WSD's linear decay in tokens, instead of steps", metavar="TOKENS", at_least=0, counts_tokens=True
     )
     weight_decay: float = option(
         3e-4,
-        "decoupled weight decay of a step, times the learning rate (stable_adamw: times its share of --max-lr); none "
-        "on 1-D parameters",
+        "decoupled weight decay, multiplied by the learning rate (stable_adamw: by its ratio to --max-lr); none on 1-D "
+        "parameters",
         at_least=0,
     )
     max_lr: float = option(
-        0.0, "learning rate at which stable_adamw decays by the full --weight-decay; 0 is --lr", at_least=0
+        0.0, "learning rate at which stable_adamw applies the full --weight-decay; 0 is --lr", at_least=0
     )
     adam_beta1: float = option(0.9, "decay of the first moment", at_least=0, below=1)
     adam_beta2: float = option(0.98, "decay of the second moment", at_least=0, below=1)
     adam_eps: float = option(1e-6, "added to the root of the second moment", above=0)
     muon_momentum: float = option(0.95, "decay of Muon's momentum", at_least=0, below=1)
-    clip_grad: float = option(1.0, "largest global gradient norm; 0 does not clip", at_least=0)
+    clip_grad: float = option(1.0, "maximum global gradient norm; 0 disables clipping", at_least=0)

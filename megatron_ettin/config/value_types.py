@@ -1,4 +1,4 @@
-"""Values that users write as text: parsed once, where a flag, a YAML file or a run.json is read."""
+"""Values with a text form of their own, parsed once: token counts, splits, mask schedules and step ranges."""
 
 from __future__ import annotations
 
@@ -6,11 +6,43 @@ import re
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import ClassVar, Self
 
-from megatron_ettin.config.token_counts import parse_token_count
-
+TOKEN_RULE = "must be a whole number of tokens, in figures or with a suffix: 400M, 8.5B, 1.7T"
 TEXT_RULE = "must be text (in quotes where YAML would read something else)"
+
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_TOKEN_COUNT = re.compile(r"(\d+(?:\.\d*)?(?:e\+?\d{1,2})?)([KMBT]?)", re.ASCII | re.IGNORECASE)
+
+
+def parse_token_count(written: object) -> int | None:
+    """Return a number of tokens, or None where ``written`` is not one; suffixes are powers of a thousand.
+
+    >>> parse_token_count("8.5B"), parse_token_count(4096), parse_token_count("1.5")
+    (8500000000, 4096, None)
+    """
+    if isinstance(written, bool) or not isinstance(written, int | float | str):
+        return None
+    # The shortest text of a float is what a YAML file contains: 8.5e+9.
+    match = _TOKEN_COUNT.fullmatch(str(written))
+    if match is None:
+        return None
+    count = Decimal(match[1]) * _SUFFIXES[match[2].upper()]
+    return int(count) if count == count.to_integral_value() else None
+
+
+def format_token_count(count: int) -> str:
+    """Return the shortest text that is parsed as the same number of tokens.
+
+    >>> format_token_count(8_500_000_000), format_token_count(16_666_666_667)
+    ('8.5B', '16666666667')
+    """
+    spellings = [str(count)]
+    for suffix, size in _SUFFIXES.items():
+        if count >= size > 1:
+            spellings.append(f"{(Decimal(count) / size).normalize():f}{suffix}")
+    return min(spellings, key=len)
 
 
 @dataclass(frozen=True)

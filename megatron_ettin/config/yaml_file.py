@@ -1,4 +1,4 @@
-"""Settings from a YAML file: flag names, with dashes or underscores, flat or in the sections of a run."""
+"""Settings from a YAML file: flag names with dashes or underscores, flat or in sections."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_ettin.cli import suggestion
-from megatron_ettin.config.fields import run_options, run_sections
+from megatron_ettin.config.run import run_options, run_sections
 from megatron_ettin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,21 +17,21 @@ PRESET_KEY = "preset"
 
 
 def read_yaml(path: str) -> dict[str, object]:
-    """Return what the file sets, by field name (and ``preset``), as YAML read it.
+    """Return the file's settings as parsed by YAML, by field name (and ``preset``).
 
     Raises:
         ConfigError: no such file, not YAML, not a mapping, an unknown key, or a key given twice.
     """
-    found: dict[str, object] = {}
+    settings: dict[str, object] = {}
     for name, written in _settings(_load_mapping(path), path):
-        if name in found:
+        if name in settings:
             raise ConfigError(f"--config {path}: key {name} is given twice")
-        found[name] = written
-    return found
+        settings[name] = written
+    return settings
 
 
 def _load_mapping(path: str) -> Mapping[object, object]:
-    import yaml  # only a run with a file pays for it
+    import yaml  # not needed without a file
 
     try:
         text = Path(path).read_bytes()
@@ -46,12 +46,12 @@ def _load_mapping(path: str) -> Mapping[object, object]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"--config {path}: must hold keys with values, holds a {type(loaded).__name__}")
+        raise ConfigError(f"--config {path}: must be a mapping of keys to values, is a {type(loaded).__name__}")
     return loaded
 
 
 def _repeated_key(node: yaml.Node | None) -> str | None:
-    """Return a key that one mapping of the file gives twice: YAML would silently keep the last."""
+    """Return a key that occurs twice in one mapping, of which YAML would silently keep the last."""
     import yaml
 
     if not isinstance(node, yaml.MappingNode):
@@ -62,7 +62,7 @@ def _repeated_key(node: yaml.Node | None) -> str | None:
 
 
 def _settings(loaded: Mapping[object, object], path: str) -> Iterator[tuple[str, object]]:
-    """Yield (field name, value) of every key, sections opened."""
+    """Yield (field name, value) of every key, including those inside sections."""
     for key, written in loaded.items():
         section = _name(key)
         if section in run_sections() and isinstance(written, dict | None):
@@ -75,15 +75,14 @@ def _settings(loaded: Mapping[object, object], path: str) -> Iterator[tuple[str,
 
 
 def _known(key: object, section: str | None, path: str) -> str:
-    """Return the field name that ``key`` stands for; inside a section only that section's fields are known."""
-    names = {made.flag[2:].replace("-", "_"): made for made in run_options().values()}
-    found = names.get(_name(key))
-    if found is not None and section in (None, found.section):
-        return found.name
+    """Return the field name of ``key``; inside a section only that section's fields are known."""
+    option = run_options().get(_name(key))
+    if option is not None and section in (None, option.section):
+        return option.name
     within = f"{section}." if section else ""
-    if found is not None:
-        raise ConfigError(f"--config {path}: key {within}{key} belongs to section {found.section}")
-    near = suggestion(_name(key), [n for n, made in names.items() if section in (None, made.section)])
+    if option is not None:
+        raise ConfigError(f"--config {path}: key {within}{key} belongs to section {option.section}")
+    near = suggestion(_name(key), [name for name, other in run_options().items() if section in (None, other.section)])
     raise ConfigError(f"--config {path}: unknown key {within}{key}{near}")
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from megatron_ettin.config.checks import check_run
-from megatron_ettin.config.fields import run_options, spell, value_of
 from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.parallel import data_parallel_size
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, run_options, spell, value_of
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.planning.memory import MemoryEstimate, estimate_memory
 

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from megatron_ettin.config.fields import run_options, value_of
 from megatron_ettin.config.objectives import OBJECTIVES
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, run_options, value_of
 from megatron_ettin.config.time_units import schedule_unit
-from megatron_ettin.config.token_counts import format_token_count
+from megatron_ettin.config.value_types import format_token_count
 from megatron_ettin.files import format_bytes
 from megatron_ettin.planning.cluster import Cluster, fullest_rank, layout_flags
 from megatron_ettin.planning.memory import MemoryEstimate

@@ -10,8 +10,7 @@ from functools import cache
 import torch
 
 from megatron_ettin.config.backend import TRANSFORMER_ENGINE, BackendConfig, missing_hardware
-from megatron_ettin.config.fields import spell
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, spell
 from megatron_ettin.errors import ConfigError, first_line
 from megatron_ettin.runtime.device import Device
 

@@ -8,8 +8,7 @@ from functools import partial
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.sources import SourceRequest, source_names
-from megatron_ettin.config.token_counts import format_token_count
-from megatron_ettin.config.value_types import plain_value
+from megatron_ettin.config.value_types import format_token_count, plain_value
 from megatron_ettin.data.batch_plan import BatchRule
 from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped
 from megatron_ettin.data.corpus.indexed import IndexedTokens, all_documents_closed

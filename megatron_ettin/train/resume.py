@@ -20,8 +20,7 @@ from megatron_ettin.checkpoint.folder.layout import (
 )
 from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.load import LoadResult, load_afresh, load_training
-from megatron_ettin.config.fields import run_options, spell, value_of
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, run_options, spell, value_of
 from megatron_ettin.data.fingerprint import changed_causes
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.runtime.process import seed_process

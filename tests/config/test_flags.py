@@ -1,11 +1,13 @@
-"""Every field of the run as a flag."""
+"""Every field of the config as a flag, in --help and in docs/flags.md."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
-from megatron_ettin.config.command_line import build_parser, parse_command
-from megatron_ettin.config.fields import run_options, run_sections
+from megatron_ettin.config.command_line import parse_command
+from megatron_ettin.config.flags import REGENERATE, build_parser, flags_page
+from megatron_ettin.config.run import run_options, run_sections
 from megatron_ettin.config.sources import Sources
 from megatron_ettin.config.value_types import MaskSchedule, Split, StepRange
 
@@ -64,8 +66,10 @@ def test_every_field_has_a_flag_and_every_flag_reaches_its_field() -> None:
             MaskSchedule: MaskSchedule.parse("0:0.3,1B:0.2"),
             StepRange: StepRange.parse("3:4"),
         }[option.type]
+        if option.only_default:
+            example = option.default
         expected = option.choices[-1] if option.choices else 2.5 if option.bounds.above == 1 else example
-        command = parse_command([option.flag] if option.type is bool else [option.flag, str(expected)])
+        command = parse_command([option.spell(expected)] if option.type is bool else [option.flag, str(expected)])
         assert getattr(getattr(command.config, option.section), name) == expected
         assert set(command.given) == {name}
 
@@ -74,10 +78,16 @@ def test_megatron_names_are_there() -> None:
     assert {option.flag for option in run_options().values()} >= MEGATRON_FLAGS
 
 
-def test_help_tells_every_flag_with_its_default() -> None:
+def test_help_lists_every_flag_with_its_default() -> None:
     text = " ".join(build_parser().format_help().split())
     for option in run_options().values():
         assert option.flag in text
         assert " ".join(option.help.split()) in text
     assert "width of the residual stream (default: 256)" in text
     assert "compute in bfloat16 with fp32 master weights (default: off)" in text
+    assert "accumulate into the fp32 gradients; no effect on local layers (default: on)" in text
+
+
+def test_flags_page_is_generated() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
+    assert page.read_text(encoding="utf-8") == flags_page(), f"regenerate it: {REGENERATE}"

@@ -1,4 +1,4 @@
-"""Windows, layer kinds and RoPE bases."""
+"""Attention windows, layer kinds and RoPE bases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How layers and vocabulary are shared out."""
+"""Distribution of layers over pipeline stages and of the vocabulary over tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_ettin.config.parallel import ParallelConfig, data_parallel_size, p
 
 
 @given(stages=st.integers(1, 32), extra=st.integers(0, 100))
-def test_stages_share_all_layers_evenly(stages: int, extra: int) -> None:
+def test_stages_have_all_layers_and_differ_by_one(stages: int, extra: int) -> None:
     counts = stage_layers(stages + extra, stages)
     assert len(counts) == stages
     assert sum(counts) == stages + extra
@@ -18,19 +18,19 @@ def test_stages_share_all_layers_evenly(stages: int, extra: int) -> None:
 
 
 @given(stages=st.integers(3, 32), extra=st.integers(0, 100))
-def test_the_ends_hold_no_more_than_the_middle(stages: int, extra: int) -> None:
+def test_first_and_last_stage_have_at_most_as_many_layers_as_the_middle(stages: int, extra: int) -> None:
     first, *middle, last = stage_layers(stages + extra, stages)
     assert max(first, last) <= max(middle)
-    assert last <= first  # head and loss weigh more than the embedding
+    assert last <= first  # head and loss cost more than the embedding
 
 
-def test_known_shares() -> None:
+def test_stage_layers_of_known_shapes() -> None:
     assert stage_layers(7, 2) == (4, 3)
     assert stage_layers(19, 2) == (10, 9)
     assert stage_layers(22, 4) == (5, 6, 6, 5)
 
 
-def test_data_parallel_size_is_what_remains() -> None:
+def test_data_parallel_size_is_the_rest_of_the_world() -> None:
     assert data_parallel_size(ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2), 12) == 3
 
 

@@ -1,4 +1,4 @@
-"""Presets against the published recipe, written down here a second time as the paper and its configurations tell it."""
+"""Presets against the published recipe, restated here from the paper and the authors' training configurations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from megatron_ettin.config.checks import check_data
 from megatron_ettin.config.command_line import parse_command
-from megatron_ettin.config.presets import SIZES
+from megatron_ettin.config.presets import SIZES, preset_values
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import PHASES
 from megatron_ettin.planning.plan import Plan
@@ -70,7 +71,7 @@ def test_learning_rates_and_durations(size: str) -> None:
         assert optimizer.weight_decay == DECAYS[size]
         assert (optimizer.optimizer, optimizer.adam_beta1, optimizer.adam_beta2) == ("stable_adamw", 0.9, 0.98)
         assert (optimizer.adam_eps, optimizer.clip_grad) == (1e-6, 0.0)
-        # Relative to the first phase's peak while the optimizer's state goes on from it.
+        # Relative to the first phase's peak while phases keep the optimizer state.
         assert (optimizer.max_lr or optimizer.lr) == (peak / 2 if phase == "cross" else peak)
     assert runs["pretrain"].optimizer.lr_warmup_tokens == WARMUPS[size]
     cross = runs["cross"].optimizer
@@ -80,7 +81,7 @@ def test_learning_rates_and_durations(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_all_sizes_share(size: str) -> None:
+def test_settings_common_to_all_sizes(size: str) -> None:
     runs = [resolve(size, phase) for phase in PHASES]
     assert [run.data.seq_length for run in runs] == [1024, 7999, 7999, 7999]
     assert [run.data.mlm_probability for run in runs] == [0.3, 0.3, 0.15, 0.15]
@@ -92,7 +93,7 @@ def test_what_all_sizes_share(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_encoder_and_decoder_differ_in_the_local_base_alone(size: str) -> None:
+def test_encoder_and_decoder_differ_only_in_the_local_rope_base(size: str) -> None:
     for phase in PHASES:
         encoder, decoder = (resolve(size, phase, objective) for objective in ("mlm", "clm"))
         same: dict[str, Any] = {"objective": "mlm", "rope_local_base": encoder.model.rope_local_base}
@@ -109,7 +110,7 @@ def test_plan_counts_parameters_checkpoints_and_steps(size: str) -> None:
         assert plans[0].steps == pytest.approx(599_525, rel=1e-3)
 
 
-def test_plan_tells_rate_and_ratio_at_chosen_tokens() -> None:
+def test_plan_has_learning_rate_and_mask_ratio_over_the_run() -> None:
     path = {moment.tokens: moment for moment in planned("17m", "decay").path}
     assert path[0].learning_rate == pytest.approx(1.5e-3)
     assert path[12_500_000_000].learning_rate == pytest.approx((1.5e-3 + 6e-5) / 2)
@@ -118,10 +119,20 @@ def test_plan_tells_rate_and_ratio_at_chosen_tokens() -> None:
     assert {moment.mask_ratio for moment in planned("17m", "decay", "clm").path} == {None}
 
 
-def test_any_of_it_can_be_overridden() -> None:
+def test_preset_values_can_be_overridden() -> None:
     run = resolve(
         "17m", "extend", "mlm", "--packing", "best-fit", "--lr", "1e-3", "--min-lr", "0", "--optimizer", "adamw"
     )
     assert (run.data.packing, run.data.real_tokens_per_row) == ("best-fit", 0.0)
     assert (run.optimizer.lr, run.optimizer.min_lr, run.optimizer.optimizer) == (1e-3, 0.0, "adamw")
     assert run.data.seq_length == 7999
+
+
+def test_chunk_sizes_are_published_ones_at_their_own_length_only() -> None:
+    for phase in ("pretrain", "extend", "decay", "cross"):
+        values = preset_values("ettin-17m", "mlm", phase)
+        check_data(RunConfig().with_values({**values, "objective": "mlm"}))
+        assert (values["chunk_min_size"], values["chunk_skip_size"]) == (512, 128)
+    shorter = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--seq-length", "256"]).config
+    assert shorter.data.chunk_min_size == 0
+    check_data(shorter)

@@ -1,4 +1,4 @@
-"""A run as one value."""
+"""RunConfig: JSON round trip, defaults of missing keys, replacement of fields."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def test_missing_keys_take_their_defaults() -> None:
     assert RunConfig.from_dict({"model": {"hidden_size": 64}}) == RunConfig().with_values({"hidden_size": 64})
 
 
-def test_with_values_finds_the_section_of_a_name() -> None:
+def test_with_values_finds_the_section_of_a_field() -> None:
     config = RunConfig().with_values({"hidden_size": 64, "seed": 1})
     assert (config.model.hidden_size, config.training.seed) == (64, 1)
     assert config.data == RunConfig().data
 
 
-def test_with_values_knows_its_names() -> None:
+def test_with_values_refuses_unknown_names() -> None:
     with pytest.raises(TypeError, match="no section has hiden_size"):
         RunConfig().with_values({"hiden_size": 64})

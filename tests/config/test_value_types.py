@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ettin.config.command_line import parse_command
-from megatron_ettin.config.fields import run_options
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, run_options
 from megatron_ettin.config.value_types import Split, StepRange, TextValue
 from megatron_ettin.errors import ConfigError
+from tests.helpers.runs import tiny_run
 
 WRITTEN = {
     "data_path": "0.6 'a b/books' 0.4 web",
@@ -70,3 +70,12 @@ def test_config_of_a_checkpoint_is_parsed_too(name: str, value: Any) -> None:
     sections: dict[str, dict[str, Any]] = {run_options()[name].section: {name: value}}
     with pytest.raises(ConfigError, match=f"^{run_options()[name].flag} {value}: "):
         RunConfig.from_dict(sections)
+
+
+def test_mask_ratio_follows_the_schedule() -> None:
+    data = tiny_run("mlm", mlm_probability_schedule="0:0.3,250B:0.15,1T:0.2").data
+    shares = [data.mask_ratio(tokens) for tokens in (0, 250 * 10**9 - 1, 250 * 10**9, 10**12 - 1, 10**13)]
+    assert shares == [0.3, 0.3, 0.15, 0.15, 0.2]
+    assert data.largest_mask_ratio == 0.3
+    assert tiny_run("mlm", mlm_probability=0.4).data.mask_ratio(10**13) == 0.4
+    assert tiny_run("mlm", mlm_probability_schedule="0.2").data.mask_ratio(10**13) == 0.2

@@ -1,4 +1,4 @@
-"""Settings from YAML: both forms of keys, sections, refusals."""
+"""Settings from a YAML file: both key forms, sections, refusals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_saved_run_is_a_config_file(tmp_path: Path) -> None:
     assert RunConfig.from_dict(config.to_dict()) == config
 
 
-def test_field_and_section_of_one_name(tmp_path: Path) -> None:
+def test_field_named_like_its_section(tmp_path: Path) -> None:
     assert parse_yaml(tmp_path, "optimizer: adamw\n").optimizer.optimizer == "adamw"
     assert parse_yaml(tmp_path, "optimizer: {optimizer: adamw, lr: 1}\n").optimizer.lr == 1.0
 
@@ -67,7 +67,7 @@ def test_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("hidden_size: 10\nhidden_size: 12", "key hidden_size is given twice"),
         ("hidden_size: 10\nmodel: {hidden-size: 12}", "key hidden_size is given twice"),
         ("model:\n  lr: 1\n  lr: 2", "key lr is given twice"),
-        ("- hidden_size", "must hold keys with values, holds a list"),
+        ("- hidden_size", "must be a mapping of keys to values, is a list"),
         ("hidden_size: [1", "is not YAML"),
         (b"\xff\xfe\x00hidden", "is not YAML"),
         ("hidden_size: abc", "--hidden-size abc (--config"),

@@ -14,8 +14,7 @@ import torch
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, resolve_checkpoint
 from megatron_ettin.config.command_line import Command
-from megatron_ettin.config.fields import run_options
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, run_options
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
 from megatron_ettin.convert.tensor_names import tensor_names
 from megatron_ettin.train.preflight.prepare import PreparedRun, prepare_run

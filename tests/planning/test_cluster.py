@@ -192,4 +192,4 @@ def test_command_line_plans_for_gpus_that_are_not_there() -> None:
 
 def test_plan_flags_belong_to_the_dry_run() -> None:
     told = pretrain("--plan-gpus", "8")
-    assert (told.returncode, told.stderr) == (2, "error: --plan-gpus 8: belongs to --dry-run\n")
+    assert (told.returncode, told.stderr) == (2, "error: --plan-gpus 8: needs --dry-run\n")

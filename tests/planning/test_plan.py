@@ -13,6 +13,7 @@ from megatron_ettin.config.presets import preset_values
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.planning.plan import Plan, build_plan
 from megatron_ettin.planning.report import plan_text
+from tests.helpers.runs import tiny_run
 
 SHAPE = {declared.name for declared in fields(ModelConfig)}
 
@@ -83,3 +84,10 @@ def test_table_is_for_reading(objective: str, kind: str, window: str) -> None:
     assert lines["tokens"] == "at most 8,192,000"
     assert lines["note"] == "taken from a test"
     assert f"--vocab-size 50368 --objective {objective} --train-iters 1000" in lines["not the default"]
+
+
+def test_batches_in_tokens() -> None:
+    config = tiny_run("mlm", global_batch_tokens=4000, micro_batch_tokens=600, batch_warmup_tokens=10_000)
+    plan = build_plan(config, 2)
+    assert plan.tokens_per_step == 4000
+    assert plan.layout.micro_batches_per_step == 4, "two ranks share seven micro-batches of 600 tokens"

@@ -239,5 +239,5 @@ def test_a_trace_of_chosen_steps_is_written(tmp_path: Path, material: Material) 
     later = settings(material, save=str(save), load=str(save), train_iters=5, profile_steps="2:4")
     out = run_ranks(1, launch, later)[0]
     assert "--profile-steps 2:4: no trace, as this launch begins with step 5\n" in out
-    with pytest.raises(ConfigError, match="--profile-steps 9: begins after the last step, --train-iters 8"):
+    with pytest.raises(ConfigError, match="--profile-steps 9: starts after the last step, --train-iters 8"):
         check_run(settings(material, save=str(save), profile_steps="9"), 1)

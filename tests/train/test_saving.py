@@ -68,7 +68,7 @@ def test_the_last_checkpoints_and_multiples_are_kept(tmp_path: Path, material: M
         ({"save_retain_interval_tokens": 3}, "--save-retain-interval-tokens 3: needs --keep-last-checkpoints"),
         (
             {"keep_last_checkpoints": 1, "save_retain_interval": 3, "save_retain_interval_tokens": 3},
-            "--save-retain-interval 3 say the same thing",
+            "--save-retain-interval 3 set the same duration",
         ),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.folder.layout import list_steps
-from megatron_ettin.config.fields import run_options
+from megatron_ettin.config.run import run_options
 from megatron_ettin.data.fingerprint import changed_causes
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.train.preflight.checkpoint import ResumeMode, ResumePlan

@@ -8,8 +8,8 @@ from typing import Any
 
 from megatron_ettin.checkpoint.folder.layout import TOKENIZER_FOLDER
 from megatron_ettin.config.command_line import Command
-from megatron_ettin.config.fields import Value, field_value, run_options
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.options import Value
+from megatron_ettin.config.run import RunConfig, run_options
 from megatron_ettin.errors import ConfigError
 
 FIXED = (
@@ -60,7 +60,7 @@ def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]
     """
     trained = _trained_values(folder, run_json)
     _check_objective(command, str(trained["objective"]), folder)
-    command = command.going_on_from(str(trained["objective"]), str(trained["phase"]))
+    command = command.with_preset_for(str(trained["objective"]), str(trained["phase"]))
     config = command.config
     for name in FIXED:
         _refuse_another(command, name, trained[name], folder)
@@ -95,7 +95,7 @@ def _trained_values(folder: Path, run_json: Mapping[str, Any]) -> dict[str, Valu
     for name in (*FIXED, *INHERITED):
         option = run_options()[name]
         written = sections.get(option.section, {}).get(name, option.default)
-        trained[name] = field_value(option, written, f"run.json of --load {folder}")
+        trained[name] = option.read(written, f"run.json of --load {folder}")
     return trained
 
 

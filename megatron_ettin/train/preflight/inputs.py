@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.config.fields import spell
 from megatron_ettin.config.objectives import OBJECTIVES
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import RunConfig, spell
 from megatron_ettin.data.chunks import document_bounds
 from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.manifest import Manifest

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 from rich.text import Text
 
-from megatron_ettin.config.token_counts import format_token_count
+from megatron_ettin.config.value_types import format_token_count
 from megatron_ettin.train.telemetry.metrics import Record
 
 

@@ -1,17 +1,17 @@
-"""The command line resolved: layers of settings, and refusals."""
+"""The command line: precedence of flag, YAML file, preset and default; refusals; rank and world size."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from megatron_ettin.config.command_line import parse_command
-from megatron_ettin.config.fields import run_options
-from megatron_ettin.config.run import RunConfig
-from megatron_ettin.config.token_counts import format_token_count, parse_token_count
+from megatron_ettin.config.command_line import Launch, parse_command
+from megatron_ettin.config.run import RunConfig, run_options
+from megatron_ettin.config.value_types import format_token_count, parse_token_count
 from megatron_ettin.errors import ConfigError
 
 
@@ -29,7 +29,7 @@ def refusal(*arguments: str) -> str:
     return message
 
 
-def test_nothing_given_is_all_defaults() -> None:
+def test_empty_command_line_is_all_defaults() -> None:
     command = parse_command([])
     assert command.config == RunConfig()
     assert command.given == {}
@@ -44,7 +44,7 @@ def test_values_have_the_types_of_their_fields() -> None:
     assert config.parallel.sequence_parallel is False
 
 
-def test_flag_beats_yaml_beats_preset_beats_default(tmp_path: Path) -> None:
+def test_flag_overrides_yaml_overrides_preset_overrides_default(tmp_path: Path) -> None:
     config = write(tmp_path, "hidden_size: 512\nnum_layers: 10\n")
     command = parse_command(["--num-layers", "13", "--config", config, "--preset", "nano"])
     assert command.config.model.num_layers == 13
@@ -127,13 +127,13 @@ words = st.one_of(
 
 @settings(deadline=None)  # a parser is built each time
 @given(st.lists(words, max_size=6))
-def test_any_words_are_a_command_or_one_line_of_refusal(arguments: list[str]) -> None:
+def test_any_words_are_a_command_or_a_refusal_of_one_line(arguments: list[str]) -> None:
     assume(not {"-h", "--help"} & {word.split("=")[0] for word in arguments})
     try:
-        told: object = parse_command(arguments).config.to_dict()
+        outcome: object = parse_command(arguments).config.to_dict()
     except ConfigError as refused:
-        told = str(refused)
-    assert len(str(told).splitlines()) == 1
+        outcome = str(refused)
+    assert len(str(outcome).splitlines()) == 1
 
 
 def test_tokens_are_written_with_suffixes() -> None:
@@ -147,13 +147,13 @@ def test_tokens_are_written_with_suffixes() -> None:
 
 
 @pytest.mark.parametrize("written", ["1.5", "-1B", "B", "1G", "1e400", "", "1_000", "nan"])
-def test_no_whole_number_of_tokens(written: str) -> None:
+def test_invalid_token_count_is_refused(written: str) -> None:
     message = refusal(f"--train-tokens={written}")
     assert message.endswith("must be a whole number of tokens, in figures or with a suffix: 400M, 8.5B, 1.7T")
 
 
 @given(st.integers(0, 10**16))
-def test_tokens_are_told_as_they_are_read(count: int) -> None:
+def test_formatted_token_count_is_parsed_as_the_same_number(count: int) -> None:
     assert parse_token_count(format_token_count(count)) == count
 
 
@@ -162,9 +162,9 @@ def test_tokens_in_yaml(tmp_path: Path, yaml: str) -> None:
     assert parse_command(["--config", write(tmp_path, yaml)]).config.training.train_tokens == 8_500_000_000
 
 
-def test_one_length_in_two_units_is_refused_where_it_is_written_and_overridden_from_above(tmp_path: Path) -> None:
+def test_one_duration_in_two_units_is_refused_in_one_source_and_overridden_by_another(tmp_path: Path) -> None:
     assert refusal("--train-iters", "5", "--train-tokens", "5B") == (
-        "--train-iters 5: and --train-tokens 5B say the same thing; give one of them"
+        "--train-iters 5: and --train-tokens 5B set the same duration; give one of them"
     )
     config = write(tmp_path, "eval-interval: 5\neval-interval-tokens: 5\n")
     assert f"(--config {config}): and --eval-interval-tokens 5" in refusal("--config", config)
@@ -174,25 +174,44 @@ def test_one_length_in_two_units_is_refused_where_it_is_written_and_overridden_f
     assert command.given == {"train_tokens": ""}
 
 
-def test_a_default_in_steps_gives_way_to_tokens() -> None:
+def test_a_default_in_steps_yields_to_tokens() -> None:
     config = parse_command(["--eval-interval-tokens", "5M"]).config
     assert (config.training.eval_interval, config.training.eval_interval_tokens) == (0, 5_000_000)
 
 
-def test_a_presets_schedule_gives_way_to_a_run_in_steps() -> None:
-    """It was made for its own duration."""
+def test_a_preset_schedule_yields_to_a_run_in_steps() -> None:
     config = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-iters", "30"]).config
     assert (config.training.train_iters, config.training.train_tokens, config.optimizer.lr_warmup_tokens) == (30, 0, 0)
     config = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-tokens", "10B"]).config
     assert (config.training.train_tokens, config.optimizer.lr_warmup_tokens) == (10**10, 4 * 10**9)
 
 
-def test_a_preset_is_read_anew_for_what_a_checkpoint_was() -> None:
+def test_preset_follows_objective_and_phase_of_a_checkpoint() -> None:
     command = parse_command(["--preset", "ettin-32m", "--seed", "5"])
     assert command.config.data.seq_length == 1024
-    later = command.going_on_from("clm", "decay")
+    later = command.with_preset_for("clm", "decay")
     assert (later.config.data.seq_length, later.config.model.rope_local_base) == (7999, 10_000.0)
     assert later.config.training.seed == 5
     assert "objective" not in later.given
-    named = parse_command(["--preset", "ettin-32m", "--phase", "extend"]).going_on_from("clm", "decay")
+    named = parse_command(["--preset", "ettin-32m", "--phase", "extend"]).with_preset_for("clm", "decay")
     assert named.config.training.train_tokens == 250 * 10**9
+
+
+def test_a_blend_on_the_command_line() -> None:
+    config = parse_command(["--data-path", "0.6", "A", "0.4", "B", "--seq-length", "128"]).config
+    assert (str(config.data.data_path), config.data.seq_length) == ("0.6 A 0.4 B", 128)
+    assert parse_command(["--data-path", "0.6 A 0.4 B"]).config.data == replace(config.data, seq_length=1024)
+
+
+def test_launch_without_torchrun_is_one_process() -> None:
+    assert Launch.from_environment({}) == Launch(0, 1)
+
+
+def test_launch_under_torchrun() -> None:
+    assert Launch.from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Launch(3, 4)
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [("x", "2"), ("0", "two"), ("2", "2"), ("-1", "2"), ("0", "0")])
+def test_launch_refused(rank: str, world_size: str) -> None:
+    with pytest.raises(ConfigError, match=f"RANK={rank} WORLD_SIZE={world_size}: "):
+        Launch.from_environment({"RANK": rank, "WORLD_SIZE": world_size})
