@@ -51,19 +51,19 @@ class Saves:
 
     def __init__(self, training: Any, folder: Path, *, in_background: bool) -> None:
         from megatron_ettin.checkpoint.folder.state import TrainingState
-        from megatron_ettin.checkpoint.manager import Saver
+        from megatron_ettin.checkpoint.manager import CheckpointManager
 
         places = {"save": str(folder), "async_save": in_background, "keep_last_checkpoints": 1}
         config = training.config.with_values(places)
         self._state = TrainingState.start("mlm")
         self._saved: list[str] = []
-        self._saver = Saver(config, training.parts, tokenizer_files={}, tell=self._saved.append)
+        self._checkpoints = CheckpointManager(config, training.parts, tokenizer_files={}, log=self._saved.append)
 
     def once(self) -> tuple[float, float]:
         """Save; return the seconds that training waited, and those until the checkpoint was complete."""
         self._state.count_step(samples=1, tokens=1)
         start, waited, saves_before = time.perf_counter(), 0.0, len(self._saved)
-        call = lambda: self._saver.save(self._state)  # noqa: E731
+        call = lambda: self._checkpoints.save(self._state)  # noqa: E731
         while True:
             call_start = time.perf_counter()
             call()
@@ -71,7 +71,7 @@ class Saves:
             if len(self._saved) > saves_before:
                 return waited, time.perf_counter() - start
             time.sleep(SECONDS_BETWEEN_STEPS)
-            call = self._saver.finish_if_written
+            call = self._checkpoints.finish_if_written
 
 
 def measure(preset: str, folder: Path, rounds: int) -> str:

@@ -1,4 +1,4 @@
-"""Reading a checkpoint into a model and its optimizer, at any layout."""
+"""Load a checkpoint into a model and its optimizer, under any parallel layout."""
 
 from __future__ import annotations
 
@@ -34,15 +34,14 @@ from megatron_ettin.runtime.process import seed_process
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What was found in a checkpoint."""
+    """The state that training continues from."""
 
     state: TrainingState
-    """Where training goes on."""
     notes: tuple[str, ...]
-    """What a user should know: one line each."""
+    """Lines for the log."""
 
 
-def load_training(folder: Path, described: Mapping[str, Any], parts: TrainedParts, seed: int) -> LoadResult:
+def load_training(folder: Path, run_json: Mapping[str, Any], parts: TrainedParts, seed: int) -> LoadResult:
     """Restore model, optimizer and random states from one checkpoint; collective over the world.
 
     Under the layout that wrote the checkpoint, training resumes bit for bit. Under another one, dropout draws from
@@ -50,20 +49,20 @@ def load_training(folder: Path, described: Mapping[str, Any], parts: TrainedPart
 
     Args:
         folder: the checkpoint.
-        described: its ``run.json``.
-        parts: what is filled.
+        run_json: its ``run.json``.
+        parts: the objects to fill.
         seed: of the run.
 
     Raises:
         ConfigError: the checkpoint's tensors are not those of this model.
     """
-    state = TrainingState.from_run_json(described)
+    state = TrainingState.from_run_json(run_json)
     steps = _optimizer_steps(folder)
     if steps is None:
-        load_afresh(folder, parts)
-        fresh = TrainingState.start(described["objective"], parent=str(folder), lineage=state.lineage)
-        return LoadResult(fresh, (f"{folder} holds weights only: a fresh optimizer starts at step 0",))
-    same_layout = ParallelLayout.from_run_json(described) == parts.layout
+        load_with_fresh_optimizer(folder, parts)
+        fresh = TrainingState.start(run_json["objective"], parent=str(folder), lineage=state.lineage)
+        return LoadResult(fresh, (f"{folder} has weights only: a fresh optimizer starts at step 0",))
+    same_layout = ParallelLayout.from_run_json(run_json) == parts.layout
     objects = {RANDOM_STATE_KEY: random_state_entry(parts.ranks)} if same_layout else {}
     loaded = load_training_entries(
         parts.model, parts.optimizer, steps, lambda entries: _read(folder, entries | objects)
@@ -72,11 +71,11 @@ def load_training(folder: Path, described: Mapping[str, Any], parts: TrainedPart
         restore_random_state(loaded[RANDOM_STATE_KEY])
         return LoadResult(state, ())
     seed_process(seed + state.step, parts.ranks)
-    return LoadResult(state, (f"{folder} was written at another layout: dropout goes on with new draws",))
+    return LoadResult(state, (f"{folder} was written under another layout: dropout continues with new draws",))
 
 
-def load_afresh(folder: Path, parts: TrainedParts) -> None:
-    """Read the weights into a model and an optimizer that has made no step; collective over the world.
+def load_with_fresh_optimizer(folder: Path, parts: TrainedParts) -> None:
+    """Load the weights and reset the optimizer to step 0; collective over the world.
 
     Raises:
         ConfigError: the checkpoint's tensors are not those of this model.
@@ -85,7 +84,7 @@ def load_afresh(folder: Path, parts: TrainedParts) -> None:
 
 
 def load_weights(folder: Path, model: MegatronModule) -> None:
-    """Read the weights alone into a model that is not trained; collective over the world.
+    """Load the weights into a model that is not trained; collective over the world.
 
     Raises:
         ConfigError: the checkpoint's tensors are not those of this model.
@@ -95,7 +94,7 @@ def load_weights(folder: Path, model: MegatronModule) -> None:
 
 
 def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return the wanted tensors and objects of a checkpoint by name."""
+    """Return the wanted tensors and objects of a checkpoint, by name."""
     state = str(folder / STATE_FOLDER)
     _check_names(folder, wanted, stored=set(dist_checkpointing.load_tensors_metadata(state)))
     with held(folder):
@@ -105,24 +104,24 @@ def _read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_names(folder: Path, wanted: dict[str, Any], stored: set[str]) -> None:
-    """Refuse unless all that any rank wants is stored, and every stored weight is wanted by some rank."""
+    """Refuse unless every entry that a rank wants is stored, and every stored weight is wanted by a rank."""
     of_all_ranks: list[set[str]] = [set()] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(of_all_ranks, set(wanted) - {RANDOM_STATE_KEY})
     names = set().union(*of_all_ranks)
-    lacking = names - stored
-    left_over = {name for name in stored - names if not name.startswith(OPTIMIZER_PREFIX)}
-    if lacking and all(name.startswith(OPTIMIZER_PREFIX) for name in lacking) and not left_over:
+    missing = names - stored
+    unexpected = {name for name in stored - names if not name.startswith(OPTIMIZER_PREFIX)}
+    if missing and all(name.startswith(OPTIMIZER_PREFIX) for name in missing) and not unexpected:
         raise ConfigError(
-            f"--load {folder}: holds the state of another optimizer, it lacks {_few(lacking)}; go on with the "
-            "--optimizer that made it, or take the weights alone by --phase cross"
+            f"--load {folder}: was written by another optimizer, it lacks {_few(missing)}; resume with the --optimizer "
+            "that wrote it, or load the weights alone with --phase cross"
         )
-    if lacking or left_over:
-        told = [f"lacks {_few(lacking)}"] * bool(lacking) + [f"has {_few(left_over)} too many"] * bool(left_over)
-        raise ConfigError(f"--load {folder}: holds other tensors than this model, it {' and '.join(told)}")
+    if missing or unexpected:
+        differences = [f"lacks {_few(missing)}"] * bool(missing) + [f"also has {_few(unexpected)}"] * bool(unexpected)
+        raise ConfigError(f"--load {folder}: has other tensors than this model, it {' and '.join(differences)}")
 
 
 def _optimizer_steps(folder: Path) -> int | None:
-    """Return how many steps the optimizer state has made, or None where there is none."""
+    """Return the number of steps of the stored optimizer state, or None if there is no such state."""
     common = dist_checkpointing.load_common_state_dict(str(folder / STATE_FOLDER))
     steps = common.get(OPTIMIZER_STEPS_KEY)
     return None if steps is None else int(steps)

@@ -1,4 +1,4 @@
-"""The checkpoints of a launch, one after the other: training waits for each, or writes them in the background."""
+"""The checkpoints of a launch: saved while training waits, or in the background."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.runtime.ranks import Ranks
 
 
-class Saver:
-    """Saves a run's state. Its methods are collective over the world, but :meth:`save` is the only slow one.
+class CheckpointManager:
+    """Saves a run's state and deletes old checkpoints. All methods are collective over the world.
 
-    With ``--async-save`` a save returns when this rank's tensors are copied; a thread of each rank writes them. The
-    thread talks to nobody: between steps the ranks ask each other whether all have written, and when they have, the
-    checkpoint is marked whole. At most one is under way, and it is the next one's and the launch's end to wait for it.
+    With ``--async-save``, :meth:`save` returns as soon as this rank's tensors are copied, and a thread of each rank
+    writes them. The thread uses no collectives: between steps the ranks ask each other whether all have finished, and
+    if so the checkpoint is marked complete. At most one save is in flight; the next save and the end of the launch wait
+    for it.
     """
 
     def __init__(
@@ -30,67 +31,67 @@ class Saver:
         config: RunConfig,
         parts: TrainedParts,
         tokenizer_files: Mapping[str, bytes],
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        """Hold what is saved.
+        """Create the manager.
 
         Args:
-            config: says where to save, how, and what to keep.
-            parts: what is saved.
-            tokenizer_files: kept beside the weights.
-            tell: called with a line about each checkpoint once it is whole.
+            config: where and how to save, and what to keep.
+            parts: the objects of this rank whose state is saved.
+            tokenizer_files: stored next to the weights.
+            log: called with a line about each checkpoint once it is complete.
         """
         self._config = config
         self._parts = parts
         self._ranks = parts.ranks
         self._tokenizer_files = tokenizer_files
-        self._tell = tell
+        self._log = log
         self._buffers = HostBuffers(pinned=parts.device.type == "cuda") if config.checkpoint.async_save else None
-        self._under_way: _Write | None = None
+        self._pending: _Write | None = None
         self._sweeper: Thread | None = None
 
     def save(self, state: TrainingState) -> None:
-        """Save ``state.step``, once the former checkpoint is whole.
+        """Save ``state.step``, once the previous checkpoint is complete.
 
         Raises:
-            RunFailure: on all ranks, when there is no room or a rank could not write this one or the former.
+            RunFailure: on all ranks, if the disk is full or a rank could not write this checkpoint or the previous one.
         """
         self.finish()
         save = Path(self._config.checkpoint.save)
         if self._sweeper is not None:
-            self._sweeper.join()  # what it deletes is room for this one
+            self._sweeper.join()  # its deletions make room for this one
         staged = stage_checkpoint(save, self._config, state, self._parts, buffers=self._buffers)
-        self._under_way = _Write(staged, self._ranks)
+        self._pending = _Write(staged, self._ranks)
         if self._buffers is None:
-            self._under_way.run()
+            self._pending.run()
             self.finish()
         else:
-            self._under_way.start()
+            self._pending.start()
 
     def finish_if_written(self) -> None:
-        """Make the checkpoint under way whole if all ranks have written it; does not wait.
+        """Complete the pending checkpoint if all ranks have written it; does not wait.
 
         Raises:
-            RunFailure: on all ranks, when one of them could not write.
+            RunFailure: on all ranks, if one of them could not write.
         """
-        if self._under_way is not None and self._all_ranks(self._under_way.is_done):
+        if self._pending is not None and self._all_ranks(self._pending.is_done):
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the checkpoint under way, if there is one, and make it whole.
+        """Wait for the pending checkpoint, if there is one, and complete it.
 
         Raises:
-            RunFailure: on all ranks, when one of them could not write.
+            RunFailure: on all ranks, if one of them could not write.
         """
-        if self._under_way is None:
+        if self._pending is None:
             return
-        write, self._under_way = self._under_way, None
+        write, self._pending = self._pending, None
         folder = commit_checkpoint(write.staged, write.result(), self._ranks, self._tokenizer_files)
-        self._tell(f"saved {folder}")
+        self._log(f"saved {folder}")
         if self._ranks.is_main:
-            self._delete_others(folder)
+            self._delete_old(folder)
 
-    def _delete_others(self, newest: Path) -> None:
+    def _delete_old(self, newest: Path) -> None:
         if not retire(newest, self._config.checkpoint):
             return
         self._sweeper = Thread(target=sweep, args=(newest.parent,), name="checkpoint-sweeper")
@@ -98,17 +99,17 @@ class Saver:
         if self._buffers is None:
             self._sweeper.join()
 
-    def _all_ranks(self, answer: bool) -> bool:
-        answers = torch.tensor(int(answer), device=self._parts.device.torch_device)
-        torch.distributed.all_reduce(answers, torch.distributed.ReduceOp.MIN)
-        return bool(answers.item())
+    def _all_ranks(self, value: bool) -> bool:
+        minimum = torch.tensor(int(value), device=self._parts.device.torch_device)
+        torch.distributed.all_reduce(minimum, torch.distributed.ReduceOp.MIN)
+        return bool(minimum.item())
 
 
 class _Write(Thread):
-    """Writing this rank's part: :meth:`run` in the calling thread, or :meth:`start` in one of its own."""
+    """The write of this rank's part: :meth:`run` uses the calling thread, :meth:`start` a new one."""
 
     def __init__(self, staged: StagedCheckpoint, ranks: Ranks) -> None:
-        # A launch that fails does not wait for it: without the other ranks no checkpoint would come of it.
+        # A daemon: a launch that fails does not wait for a checkpoint that the other ranks will not complete.
         super().__init__(name="checkpoint-writer", daemon=True)
         self.staged = staged
         self._ranks = ranks
@@ -116,7 +117,7 @@ class _Write(Thread):
 
     @property
     def is_done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the write has ended, successfully or not."""
         return not self.is_alive()
 
     def run(self) -> None:
@@ -124,7 +125,7 @@ class _Write(Thread):
         self._part = attempt_write(self.staged, self._ranks)
 
     def result(self) -> WrittenPart | str:
-        """Wait for the end and return what was written, or why it was not."""
+        """Wait for the end; return what was written, or the reason why not."""
         if self.ident is not None:
             self.join()
         return self._part

@@ -1,6 +1,6 @@
-"""Writing a checkpoint: tensors by all ranks, then its description, then the marker that makes it one.
+"""Write a checkpoint: tensors by all ranks, then ``run.json``, then the marker that makes it complete.
 
-``stage_checkpoint``, ``attempt_write``, ``commit_checkpoint``, in this order; training may go on beside the second.
+The order is ``stage_checkpoint``, ``attempt_write``, ``commit_checkpoint``; training may continue during the second.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ OPTIMIZER_STEPS_KEY = "optimizer_steps"
 
 @dataclass(frozen=True)
 class StagedCheckpoint:
-    """A checkpoint whose content is settled and whose tensors are still to be written."""
+    """A checkpoint whose content is fixed and whose tensors are not written yet."""
 
     folder: Path
     step: int
-    description: dict[str, Any]
-    """Of run.json."""
+    run_json: dict[str, Any]
     writer: StateWriter
 
 
@@ -55,31 +54,31 @@ def stage_checkpoint(
     parts: TrainedParts,
     buffers: HostBuffers | None = None,
 ) -> StagedCheckpoint:
-    """Settle what the checkpoint of ``state.step`` holds; collective over the world.
+    """Fix the content of the checkpoint of ``state.step``; collective over the world.
 
-    A folder of that step without a marker, which a killed run left, is replaced. With ``buffers`` the tensors are
-    copied, and training may go on while they are written; without them it has to wait for that.
+    A half-written folder of that step, left by a killed run, is replaced. With ``buffers`` the tensors are copied, and
+    training may continue while they are written; without them it has to wait.
 
     Raises:
-        RunFailure: on all ranks, when the disk has no room.
+        RunFailure: on all ranks, if the disk has too little space.
     """
     folder, ranks = save / step_folder_name(state.step), parts.ranks
     if ranks.is_main:
         save.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
     entries = training_entries(parts.model, parts.optimizer)
-    check_room(save, state.step, entries)
+    check_free_space(save, state.step, entries)
     if ranks.is_main:
         (folder / STATE_FOLDER).mkdir(parents=True)
     torch.distributed.barrier()
     writer = _stage_state(folder / STATE_FOLDER, entries, parts, buffers)
-    # A copy too: counters and lists go on while the tensors are written.
-    description = deepcopy(describe_run(config, state, parts.layout))
-    return StagedCheckpoint(folder, state.step, description, writer)
+    # A copy as well: the counters change while the tensors are written.
+    run_json = deepcopy(describe_run(config, state, parts.layout))
+    return StagedCheckpoint(folder, state.step, run_json, writer)
 
 
 def attempt_write(staged: StagedCheckpoint, ranks: Ranks) -> WrittenPart | str:
-    """Write this rank's tensors and return what was written, or why it was not; talks to no other rank."""
+    """Write this rank's tensors; return what was written, or the reason of a failure. Uses no collectives."""
     try:
         return staged.writer.write()
     except OSError as error:
@@ -89,19 +88,19 @@ def attempt_write(staged: StagedCheckpoint, ranks: Ranks) -> WrittenPart | str:
 def commit_checkpoint(
     staged: StagedCheckpoint, mine: WrittenPart | str, ranks: Ranks, tokenizer_files: Mapping[str, bytes]
 ) -> Path:
-    """Make a checkpoint of what all ranks have written and return its folder; collective over the world.
+    """Complete the checkpoint that all ranks have written and return its folder; collective over the world.
 
-    The order makes a kill harmless at any moment: index and description first, then the marker, ``latest.json`` last.
+    The order makes a kill harmless at any time: index and ``run.json`` first, then the marker, ``latest.json`` last.
 
     Raises:
-        RunFailure: on all ranks, when one of them could not write; what was written is removed.
+        RunFailure: on all ranks, if one of them could not write; the folder is then deleted.
     """
-    told: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(told, mine)
-    failure = next((part for part in told if isinstance(part, str)), "")
+    parts: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(parts, mine)
+    failure = next((part for part in parts if isinstance(part, str)), "")
     if ranks.is_main and not failure:
         try:
-            _complete(staged, told, tokenizer_files)
+            _complete(staged, parts, tokenizer_files)
         except OSError as error:
             failure = _reason(staged, ranks.rank, error)
     outcome = [failure]
@@ -109,7 +108,7 @@ def commit_checkpoint(
     if outcome[0]:
         if ranks.is_main:
             shutil.rmtree(staged.folder, ignore_errors=True)
-        raise RunFailure(f"--save {staged.folder.parent}: {outcome[0]}; former checkpoints are whole")
+        raise RunFailure(f"--save {staged.folder.parent}: {outcome[0]}; previous checkpoints are intact")
     return staged.folder
 
 
@@ -128,9 +127,9 @@ def _reason(staged: StagedCheckpoint, rank: int, error: OSError) -> str:
 
 def _complete(staged: StagedCheckpoint, parts: list[WrittenPart], tokenizer_files: Mapping[str, bytes]) -> None:
     staged.writer.write_index(parts)
-    write_json_atomic(staged.folder / RUN_FILE, staged.description)
+    write_json_atomic(staged.folder / RUN_FILE, staged.run_json)
     _write_files(tokenizer_files, staged.folder / TOKENIZER_FOLDER)
-    known = {f"{STATE_FOLDER}/{name}": facts for part in parts for name, facts in part.files.items()}
+    known = {f"{STATE_FOLDER}/{name}": record for part in parts for name, record in part.files.items()}
     mark_complete(staged.folder, known)
     point_latest(staged.folder.parent, staged.step)
 
@@ -142,30 +141,30 @@ def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 _SPARE_SHARE, _SPARE_BYTES = 0.01, 2**24
-"""For what stands beside the tensors: headers, index, random states, tokenizer, and the run's metrics."""
+"""For everything but the tensors: headers, index, random states, tokenizer, and the run's metrics."""
 
 
-def check_room(save: Path, step: int, entries: Entries) -> None:
-    """Refuse a save that the disk has no room for; collective over the world, whose ranks write into one folder.
+def check_free_space(save: Path, step: int, entries: Entries) -> None:
+    """Refuse a save if the disk has too little space for all ranks; collective over the world.
 
-    Quotas are not seen here; a write that fails for one stops the run as well, with a half-written folder.
+    Quotas are not checked here; a write that exceeds one fails and stops the run as well.
 
     Raises:
-        RunFailure: telling on all ranks what is needed and what there is.
+        RunFailure: on all ranks, naming needed and free space.
     """
     mine = sum(_stored_bytes(entry) for entry in entries.values())
-    told: list[Any] = [None] * torch.distributed.get_world_size()
+    sizes: list[Any] = [None] * torch.distributed.get_world_size()
     free = shutil.disk_usage(save).free if torch.distributed.get_rank() == 0 else 0
-    torch.distributed.all_gather_object(told, (mine, free))
-    tensors, free = sum(each for each, _ in told), told[0][1]
+    torch.distributed.all_gather_object(sizes, (mine, free))
+    tensors, free = sum(num_bytes for num_bytes, _ in sizes), sizes[0][1]
     needed = round(tensors * (1 + _SPARE_SHARE)) + _SPARE_BYTES
     if needed > free:
         raise RunFailure(
             f"--save {save}: the disk has {format_bytes(free)} free and the checkpoint of step {step} needs "
-            f"{format_bytes(needed)}; former checkpoints are whole"
+            f"{format_bytes(needed)}; previous checkpoints are intact"
         )
 
 
 def _stored_bytes(entry: Any) -> int:
-    """Return the bytes that this rank writes of an entry; replicas are written by one rank only."""
+    """Return the bytes of an entry that this rank writes; only one rank writes a replicated entry."""
     return int(entry.data.nbytes) if entry.data is not None and is_main_replica(entry.replica_id) else 0

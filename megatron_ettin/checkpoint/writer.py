@@ -1,4 +1,4 @@
-"""Sharded tensors into files: planned by all ranks together, then written by each alone, now or in the background."""
+"""Sharded tensors to files: planned by all ranks together, written by each alone, now or in the background."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from megatron_ettin.checkpoint.folder.integrity import ChecksummedFile, FileReco
 
 @dataclass(frozen=True)
 class WrittenPart:
-    """What one rank has written, on the disk."""
+    """What one rank has written to the disk."""
 
     results: list[WriteResult]
-    """Where each tensor lies: the index of the checkpoint is made of them."""
+    """The place of each tensor, for the index of the checkpoint."""
     files: dict[str, FileRecord]
-    """By name inside the state folder."""
+    """Size and checksum, by name inside the state folder."""
 
 
 class StateWriter(SaveShardedStrategy):
-    """Writes megatron-core's torch_dist format, one file per rank: :meth:`save` plans it, :meth:`write` does it.
+    """Writes megatron-core's torch_dist format, one file per rank: :meth:`save` plans, :meth:`write` writes.
 
-    megatron-core's own writers start processes, which import torch anew, or fork a process that holds a CUDA context.
-    Here the training process writes by itself, from any thread: only planning talks to other ranks.
+    megatron-core's own writers spawn processes, which import torch again, or fork a process with a CUDA context. Here
+    the training process itself writes, from any thread; only planning is collective.
     """
 
     def __init__(self, buffers: HostBuffers | None = None) -> None:
         """Prepare one save.
 
         Args:
-            buffers: where to copy tensors while planning, so that they may change before they are written; without
-                them they are read as they are written.
+            buffers: copies of the tensors, made while planning, so that the tensors may change before the write;
+                without buffers the tensors are read during the write.
         """
         super().__init__("torch_dist", 1)
         self._planner = _SnapshotPlanner(buffers)
@@ -55,11 +55,11 @@ class StateWriter(SaveShardedStrategy):
 
     @property
     def can_handle_sharded_objects(self) -> bool:
-        """Objects that differ by rank go into the same files."""
+        """Objects that differ by rank are stored in the same files."""
         return True
 
     def save(self, sharded_state_dict: ShardedStateDict, checkpoint_dir: str | Path) -> None:
-        """Agree on who writes what, and copy this rank's part where there are buffers; collective over the world."""
+        """Plan which rank writes what, and copy this rank's part if there are buffers; collective over the world."""
         shards: dict[str, list[ShardedBase]] = defaultdict(list)
         for entry in nested_values(sharded_state_dict):
             if is_main_replica(entry.replica_id):
@@ -68,50 +68,50 @@ class StateWriter(SaveShardedStrategy):
         checkpoint.save(mcore_to_pyt_state_dict(shards), storage_writer=self._storage, planner=self._planner)
 
     def write(self) -> WrittenPart:
-        """Write this rank's file and flush it to the disk; talks to no other rank.
+        """Write this rank's file and flush it to the disk; uses no collectives.
 
         Raises:
             OSError: naming the file.
         """
-        assert self._storage is not None, "planned before written"
+        assert self._storage is not None, "save comes before write"
         return self._storage.write(self._planner)
 
     def write_index(self, parts: Sequence[WrittenPart]) -> None:
-        """Write on the main rank where all ranks' tensors lie; talks to no other rank."""
-        assert self._storage is not None, "planned before written"
+        """Write the index of all ranks' tensors, on the main rank; uses no collectives."""
+        assert self._storage is not None, "save comes before write"
         self._storage.write_index(parts)
 
 
 class _SnapshotPlanner(MCoreSavePlanner):
-    """Gives tensors to be written, as they are or as they were when :meth:`hold` was called."""
+    """Provides the tensors to write: as they are, or as they were when :meth:`copy` was called."""
 
     def __init__(self, buffers: HostBuffers | None) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self._buffers = buffers
-        self._held: dict[Any, Any] = {}
+        self._copies: dict[Any, Any] = {}
 
-    def hold(self, plan: SavePlan) -> None:
-        """Copy what the plan names, if there are buffers, and let go of the training's own tensors."""
+    def copy(self, plan: SavePlan) -> None:
+        """Copy the tensors of the plan, if there are buffers, and drop the references to the originals."""
         if self._buffers is None:
             return
         for item in plan.items:
             data = super().resolve_data(item)
-            # What is no tensor has been serialised already.
+            # Other objects are serialized already.
             key = (item.index.fqn, item.index.offset)
-            self._held[item.index] = self._buffers.copy(key, data) if isinstance(data, torch.Tensor) else data
+            self._copies[item.index] = self._buffers.copy(key, data) if isinstance(data, torch.Tensor) else data
         self._buffers.wait()
         self.state_dict: dict[str, Any] = {}
 
     def resolve_data(self, write_item: WriteItem) -> Any:
         """Return a tensor, or the bytes of an object."""
-        return self._held[write_item.index] if self._held else super().resolve_data(write_item)
+        return self._copies[write_item.index] if self._copies else super().resolve_data(write_item)
 
 
 class _DeferredStorage(checkpoint.FileSystemWriter):
-    """PyTorch's writer, which keeps what it is told to write until :meth:`write`."""
+    """PyTorch's writer, which postpones all writing to :meth:`write`."""
 
     def __init__(self, folder: str | Path) -> None:
-        # Nothing is copied ahead from a GPU: the copies are on the host, and a background thread stays off the device.
+        # No copies ahead from a GPU: the buffers are on the host, and a background thread must not use the device.
         super().__init__(folder, sync_files=True, per_thread_copy_ahead=0)
         self._files = _ChecksummedFiles()
         self.fs = self._files
@@ -121,7 +121,7 @@ class _DeferredStorage(checkpoint.FileSystemWriter):
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         assert isinstance(planner, _SnapshotPlanner)
         self._plan = plan
-        planner.hold(plan)
+        planner.copy(plan)
         nothing: Future[list[WriteResult]] = Future()
         nothing.set_result([])
         return nothing
@@ -136,9 +136,9 @@ class _DeferredStorage(checkpoint.FileSystemWriter):
         except OSError:
             raise
         except Exception as error:
-            self._files.raise_first_error()  # torch's zip writer stumbled over it and tells something else
+            self._files.raise_first_error()  # the cause, which torch's zip writer hides
             raise OSError(f"{type(error).__name__}: {error}") from error
-        return WrittenPart(results, self._files.facts)
+        return WrittenPart(results, self._files.records)
 
     def write_index(self, parts: Sequence[WrittenPart]) -> None:
         assert self._metadata is not None
@@ -146,13 +146,13 @@ class _DeferredStorage(checkpoint.FileSystemWriter):
 
 
 class _ChecksummedFiles(FileSystem):
-    """The local file system, which remembers size and checksum of all that was written through it."""
+    """The local file system, recording size and checksum of every written file."""
 
     def __init__(self) -> None:
         self._written: dict[Path, ChecksummedFile] = {}
 
     @property
-    def facts(self) -> dict[str, FileRecord]:
+    def records(self) -> dict[str, FileRecord]:
         return {path.name: file.record for path, file in self._written.items()}
 
     def raise_first_error(self) -> None:
@@ -169,18 +169,18 @@ class _ChecksummedFiles(FileSystem):
 
 
 class HostBuffers:
-    """One buffer for each tensor that a rank saves, allocated at the first save and used again by all later ones.
+    """One buffer for each tensor that a rank saves, allocated at the first save and reused by later ones.
 
-    They take as much host memory as this rank's part of a checkpoint. Next to a GPU they are pinned, so that copies
-    run at the speed of the bus.
+    They take as much host memory as this rank's part of a checkpoint. For copies from a GPU they are pinned.
     """
 
     def __init__(self, *, pinned: bool) -> None:
+        """Create an empty set of buffers in pinned or ordinary memory."""
         self._pinned = pinned
         self._buffers: dict[Hashable, Tensor] = {}
 
     def copy(self, key: Hashable, tensor: Tensor) -> Tensor:
-        """Begin to copy a tensor and return the copy, which holds it after :meth:`wait`."""
+        """Start to copy a tensor and return the copy, which is valid after :meth:`wait`."""
         buffer = self._buffers.get(key)
         if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=self._pinned)
@@ -189,6 +189,6 @@ class HostBuffers:
         return buffer
 
     def wait(self) -> None:
-        """Return when all copies have been made."""
+        """Wait until all copies are done."""
         if self._pinned:
             torch.cuda.synchronize()

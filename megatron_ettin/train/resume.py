@@ -19,7 +19,7 @@ from megatron_ettin.checkpoint.folder.layout import (
     step_folder_name,
 )
 from megatron_ettin.checkpoint.folder.state import TrainingState
-from megatron_ettin.checkpoint.load import LoadResult, load_afresh, load_training
+from megatron_ettin.checkpoint.load import LoadResult, load_training, load_with_fresh_optimizer
 from megatron_ettin.config.run import RunConfig, run_options, spell, value_of
 from megatron_ettin.data.fingerprint import changed_causes
 from megatron_ettin.errors import ConfigError
@@ -49,7 +49,7 @@ def restore(training: Training, plan: ResumePlan | None) -> LoadResult:
         notes = _load(training, plan).notes
         seed_process(settings.seed, training.ranks)  # dropout does not continue the draws of the previous phase
     else:
-        load_afresh(plan.folder, training.parts)
+        load_with_fresh_optimizer(plan.folder, training.parts)
     lineage = TrainingState.from_run_json(plan.run_json).lineage
     state = TrainingState.start(settings.objective, parent=str(plan.folder), lineage=lineage, phase=settings.phase)
     phase = f"--objective {settings.objective} --phase {settings.phase}"

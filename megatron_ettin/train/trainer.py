@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megatron_ettin.checkpoint.folder.state import TrainingState
-from megatron_ettin.checkpoint.manager import Saver
+from megatron_ettin.checkpoint.manager import CheckpointManager
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import is_complete
@@ -59,7 +59,7 @@ class Session:
     """Why all ranks were asked to stop, once they were."""
     guard: StepGuard = field(init=False)
     _stragglers: Stragglers = field(init=False)
-    _saver: Saver = field(init=False)
+    _checkpoints: CheckpointManager = field(init=False)
     _first_step: int = field(init=False)
     _tokens_before: int = field(init=False, default=0)
     """Trained before the latest step."""
@@ -69,7 +69,9 @@ class Session:
         self.guard = StepGuard(self.config.training, self.state)
         threshold = self.config.parallel.straggler_threshold
         self._stragglers = Stragglers(self.training.ranks, self.training.device, threshold)
-        self._saver = Saver(self.config, self.training.parts, self.tokenizer_files, tell=self.screen.note)
+        self._checkpoints = CheckpointManager(
+            self.config, self.training.parts, self.tokenizer_files, log=self.screen.note
+        )
 
     @property
     def config(self) -> RunConfig:
@@ -121,7 +123,7 @@ class Session:
             what = explain_non_finite(self.training, batches, self.state.step - 1, self.plan)
         self.screen.note(f"step {self.state.step} was skipped: {what}")
         if self.guard.is_spent:
-            self._saver.finish()
+            self._checkpoints.finish()
             self.log()
             raise self.guard.failure()
 
@@ -160,13 +162,13 @@ class Session:
         """Write a checkpoint, every --save-interval steps (or tokens) and, waiting for it, before the launch ends."""
         places, stops = self.config.checkpoint, self.stop()
         self.watchdog.mark(self.state.step, "saving")
-        self._saver.finish_if_written()
+        self._checkpoints.finish_if_written()
         if stops or self._is_due(places.save_interval, places.save_interval_tokens):
             if len(self.rows.sources) > 1:
                 self.state.source_rows = self.rows.blend.counts(self.state.consumed_samples)
-            self._saver.save(self.state)
+            self._checkpoints.save(self.state)
         if stops:
-            self._saver.finish()
+            self._checkpoints.finish()
 
     def stop(self) -> bool:
         """Whether this launch ends with the step just made."""

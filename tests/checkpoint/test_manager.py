@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: the state of their step, whole when they are told of, or a reason."""
+"""Checkpoints written during training contain the state of their step, and failures are reported."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 class Gate:
-    """Holds background writing back until it is opened."""
+    """Delays background writes until it is opened."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
 
     @contextmanager
     def closed(self) -> Iterator[Gate]:
-        """Hold back every write that begins in here."""
+        """Delay every write that starts inside the block."""
         from megatron_ettin.checkpoint import manager
 
         write = manager.attempt_write
@@ -64,50 +64,51 @@ class Gate:
         self._open.set()
 
 
-def begin(save: str, told: list[str], *, in_background: bool = True, **overrides: Any) -> tuple[Any, Any, Any]:
-    """Return a training, its saver into ``save`` and its counters."""
-    from megatron_ettin.checkpoint.manager import Saver
+def start_run(save: str, log: list[str], *, in_background: bool = True, **overrides: Any) -> tuple[Any, Any, Any]:
+    """Return a training, its checkpoint manager for ``save`` and its counters."""
+    from megatron_ettin.checkpoint.manager import CheckpointManager
 
     training, state = start(Case(0, save=save, overrides=tuple(overrides.items())))
     config = training.config.with_values({"save": save, "async_save": in_background})
     training.config = config
-    return training, Saver(config, training.parts, tokenizer_files={"tokenizer.json": b"{}"}, tell=told.append), state
+    manager = CheckpointManager(config, training.parts, tokenizer_files={"tokenizer.json": b"{}"}, log=log.append)
+    return training, manager, state
 
 
-def go_on(training: Any, state: Any, steps: int) -> None:
+def train(training: Any, state: Any, steps: int) -> None:
     for result in train_steps(training, range(state.step, state.step + steps)):
         state.count_step(4, result.sums.real_tokens)
 
 
-def wait_until_told(saver: Any, told: list[str]) -> None:
-    """Ask between imagined steps; another saver's call waits at most for other ranks."""
-    deadline, before = time.monotonic() + 60, len(told)
-    while len(told) == before:
+def wait_until_logged(manager: Any, log: list[str]) -> None:
+    """Ask as a loop does between steps; each call waits at most for other ranks."""
+    deadline, before = time.monotonic() + 60, len(log)
+    while len(log) == before:
         assert time.monotonic() < deadline
-        saver.finish_if_written()
+        manager.finish_if_written()
 
 
 def save_both_ways(folder: str, overrides: dict[str, Any]) -> None:
-    """Save step 2 synchronously, then in the background while two more steps are made; and once more at step 5."""
-    told: list[str] = []
-    training, saver, state = begin(f"{folder}/background", told, **overrides)
-    go_on(training, state, 2)
+    """Save step 2 synchronously, then in the background during two more steps; then save step 5 both ways."""
+    log: list[str] = []
+    training, manager, state = start_run(f"{folder}/background", log, **overrides)
+    train(training, state, 2)
     save_now(f"{folder}/now", training, state)
     gate = Gate()
     with gate.closed():
-        saver.save(state)
-        go_on(training, state, 2)
-        saver.finish_if_written()
-        assert told == []
+        manager.save(state)
+        train(training, state, 2)
+        manager.finish_if_written()
+        assert log == []
         assert not (Path(folder) / "background" / step_folder_name(2) / MARKER_FILE).exists()
         gate.open()
-        wait_until_told(saver, told)
-    go_on(training, state, 1)
+        wait_until_logged(manager, log)
+    train(training, state, 1)
     save_now(f"{folder}/now", training, state)
-    saver.save(state)
-    go_on(training, state, 1)
-    saver.finish()
-    assert told == [f"saved {folder}/background/{step_folder_name(step)}" for step in (2, 5)]
+    manager.save(state)
+    train(training, state, 1)
+    manager.finish()
+    assert log == [f"saved {folder}/background/{step_folder_name(step)}" for step in (2, 5)]
 
 
 def save_now(folder: str, training: Any, state: Any) -> None:
@@ -115,8 +116,8 @@ def save_now(folder: str, training: Any, state: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_background_checkpoint_is_the_state_of_its_step(tmp_path: Path, layout: str) -> None:
-    """Bit for bit that of a save that training waited for, although writing began after later steps."""
+def test_background_checkpoint_contains_the_state_of_its_step(tmp_path: Path, layout: str) -> None:
+    """Bit-equal to a synchronous save, although the write started after later steps."""
     world_size, overrides = LAYOUTS[layout]
     run_ranks(world_size, save_both_ways, str(tmp_path), overrides)
     for step in (2, 5):
@@ -126,7 +127,7 @@ def test_a_background_checkpoint_is_the_state_of_its_step(tmp_path: Path, layout
         readers = CheckpointReader(now), CheckpointReader(background)
         for name in names:
             assert torch.equal(readers[0].tensor(name), readers[1].tensor(name)), name
-        # Random states and all else that is no tensor lies in the same files.
+        # Random states and other objects that are not tensors are in the same files.
         assert data_files(now) == data_files(background)
         described = [read_run_json(folder) for folder in (now, background)]
         assert described[0] == described[1]
@@ -135,45 +136,45 @@ def test_a_background_checkpoint_is_the_state_of_its_step(tmp_path: Path, layout
 
 def data_files(folder: Path) -> dict[str, Any]:
     files = json.loads((folder / MARKER_FILE).read_text())["files"]
-    return {name: told for name, told in files.items() if name.endswith(".distcp")}
+    return {name: record for name, record in files.items() if name.endswith(".distcp")}
 
 
 def save_twice(folder: str) -> list[str]:
-    """Begin a second save while the first is held back; return what had happened, in order."""
+    """Start a second save while the first is delayed; return the events in order."""
     events: list[str] = []
-    training, saver, state = begin(folder, events)
-    go_on(training, state, 1)
+    training, manager, state = start_run(folder, events)
+    train(training, state, 1)
     gate = Gate()
     with gate.closed():
-        saver.save(state)
-        go_on(training, state, 1)
+        manager.save(state)
+        train(training, state, 1)
 
         def open_later() -> None:
             events.append("opened")
             gate.open()
 
         threading.Timer(0.3, open_later).start()
-        saver.save(state)
-        events.append("second under way")
-        saver.finish()
+        manager.save(state)
+        events.append("second pending")
+        manager.finish()
     return events
 
 
-def test_the_next_save_waits_for_the_former(tmp_path: Path) -> None:
+def test_the_next_save_waits_for_the_previous_one(tmp_path: Path) -> None:
     events = run_ranks(1, save_twice, str(tmp_path))[0]
     first, second = (f"saved {tmp_path / step_folder_name(step)}" for step in (1, 2))
-    assert events == ["opened", first, "second under way", second]
+    assert events == ["opened", first, "second pending", second]
 
 
 def save_with_an_obstacle(folder: str, in_background: bool) -> tuple[str, list[str]]:
-    """Save step 1, then fail on rank 1 at step 2; return the reason and what was told."""
-    told: list[str] = []
-    training, saver, state = begin(folder, told, in_background=in_background, tensor_model_parallel_size=2)
-    go_on(training, state, 1)
-    saver.save(state)
-    saver.finish()
-    go_on(training, state, 1)
-    from megatron_ettin.checkpoint import manager
+    """Save step 1, then fail on rank 1 at step 2; return the reason and the log."""
+    log: list[str] = []
+    training, manager, state = start_run(folder, log, in_background=in_background, tensor_model_parallel_size=2)
+    train(training, state, 1)
+    manager.save(state)
+    manager.finish()
+    train(training, state, 1)
+    from megatron_ettin.checkpoint import manager as managing
     from megatron_ettin.checkpoint import save as saving
 
     write = saving.attempt_write
@@ -183,37 +184,37 @@ def save_with_an_obstacle(folder: str, in_background: bool) -> tuple[str, list[s
             (staged.folder / STATE_FOLDER / "__1_0.distcp").mkdir()
         return write(staged, ranks)
 
-    with patch.object(manager, "attempt_write", write_into_obstacle):
+    with patch.object(managing, "attempt_write", write_into_obstacle):
         try:
-            saver.save(state)
-            saver.finish()
+            manager.save(state)
+            manager.finish()
         except RunFailure as failure:
-            return str(failure), told
+            return str(failure), log
     raise AssertionError("a failed write went unnoticed")
 
 
 @pytest.mark.parametrize("in_background", [False, True])
-def test_a_failed_write_stops_all_ranks_with_its_reason(tmp_path: Path, in_background: bool) -> None:
-    for reason, told in run_ranks(2, save_with_an_obstacle, str(tmp_path), in_background):
+def test_failed_write_stops_all_ranks_with_its_reason(tmp_path: Path, in_background: bool) -> None:
+    for reason, log in run_ranks(2, save_with_an_obstacle, str(tmp_path), in_background):
         assert "rank 1" in reason
         assert f"{step_folder_name(2)}/{STATE_FOLDER}/__1_0.distcp: Is a directory" in reason
-        assert told == [f"saved {tmp_path / step_folder_name(1)}"]
+        assert log == [f"saved {tmp_path / step_folder_name(1)}"]
     assert list_steps(tmp_path) == [1]
     assert half_written_folders(tmp_path) == []
     assert is_complete(resolve_checkpoint(tmp_path))
 
 
 def save_beyond_limit(folder: str, limit_bytes: int) -> str:
-    """Save where the system lets no file grow beyond a limit, as a quota would; return the reason of the failure."""
+    """Save under a limit on file sizes, like a quota; return the reason of the failure."""
     import resource
 
-    training, saver, state = begin(folder, [])
-    go_on(training, state, 1)
+    training, manager, state = start_run(folder, [])
+    train(training, state, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
     try:
-        saver.save(state)
-        saver.finish()
+        manager.save(state)
+        manager.finish()
     except RunFailure as failure:
         return str(failure)
     finally:
@@ -221,7 +222,7 @@ def save_beyond_limit(folder: str, limit_bytes: int) -> str:
     raise AssertionError("a failed write went unnoticed")
 
 
-def test_what_the_disk_says_in_the_middle_of_a_file_is_the_reason(tmp_path: Path) -> None:
+def test_disk_error_in_the_middle_of_a_file_is_the_reason(tmp_path: Path) -> None:
     reason = run_ranks(1, save_beyond_limit, str(tmp_path), 300_000)[0]
     assert f"rank 0 could not write {tmp_path}" in reason
     assert "__0_0.distcp: File too large" in reason
@@ -229,24 +230,24 @@ def test_what_the_disk_says_in_the_middle_of_a_file_is_the_reason(tmp_path: Path
 
 
 def save_on_a_small_disk(folder: str, free_bytes: int) -> str:
-    """Save step 1, then step 2 on a disk with so much room; return the refusal, or nothing."""
+    """Save step 1, then step 2 on a disk with the given space; return the refusal, or nothing."""
     from megatron_ettin.checkpoint import save
 
-    training, saver, state = begin(folder, [], in_background=False, tensor_model_parallel_size=2)
-    go_on(training, state, 1)
-    saver.save(state)
-    go_on(training, state, 1)
+    training, manager, state = start_run(folder, [], in_background=False, tensor_model_parallel_size=2)
+    train(training, state, 1)
+    manager.save(state)
+    train(training, state, 1)
     usage = SimpleNamespace(free=free_bytes)
     with patch.object(save.shutil, "disk_usage", lambda path: usage):
         try:
-            saver.save(state)
+            manager.save(state)
         except RunFailure as failure:
             return str(failure)
     return ""
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(tmp_path: Path) -> None:
-    """The need is the sum over ranks: what would do for one is too little for both."""
+def test_full_disk_is_detected_before_anything_is_written(tmp_path: Path) -> None:
+    """The need is the sum over ranks: enough for one is too little for both."""
     assert run_ranks(2, save_on_a_small_disk, str(tmp_path / "enough"), 2**30) == ["", ""]
     stored = sum(path.stat().st_size for path in (tmp_path / "enough").glob("*2/state/*.distcp"))
     spare = 2**24

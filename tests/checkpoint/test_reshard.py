@@ -1,4 +1,4 @@
-"""From every layout to every other one: tensor, pipeline and data parallelism, distributed optimizer on and off."""
+"""Resharding between all layouts: tensor, pipeline and data parallelism, distributed optimizer on and off."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Source = Callable[[str, str], dict[str, Any]]
 
 
 def test_the_matrix_is_complete() -> None:
-    """One and two in each direction, as far as four ranks go: all but two in all three."""
+    """One and two in each dimension on up to four ranks: all but two in all three."""
     assert len(LAYOUTS) == 14
     assert LAYOUTS["tp2-pp1-dp2-distributed"] == (4, (*TP2, *DISTRIBUTED))
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """Give the run of an objective at a layout that went through, saved at STOP on its way; made once each."""
+    """Return the uninterrupted run of an objective under a layout, saved at STOP; each is trained once."""
 
     @cache
     def run(objective: str, layout: str) -> dict[str, Any]:
@@ -54,16 +54,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("after", LAYOUTS)
-def test_losses_go_on_from_every_layout(after: str, source: Source) -> None:
-    """StableAdamW without dropout, six steps; objectives take turns, so that each layout meets both."""
+def test_losses_continue_from_every_layout(after: str, source: Source) -> None:
+    """StableAdamW without dropout, six steps; objectives alternate, so that each layout is tested with both."""
     world_size, overrides = LAYOUTS[after]
     for index, before in enumerate(LAYOUTS):
         objective = ("mlm", "clm")[(index + list(LAYOUTS).index(after)) % 2]
-        former = source(objective, before)
-        case = Case(END, objective, load=former["folder"], overrides=overrides + STABLE)
+        expected = source(objective, before)
+        case = Case(END, objective, load=expected["folder"], overrides=overrides + STABLE)
         for result in run_ranks(world_size, launch, case):
-            told = f"{objective}: {before} to {after}"
-            np.testing.assert_allclose(result["losses"], former["losses"][STOP:], rtol=1e-5, err_msg=told)
+            label = f"{objective}: {before} to {after}"
+            np.testing.assert_allclose(result["losses"], expected["losses"][STOP:], rtol=1e-5, err_msg=label)
             assert len(result["losses"]) == END - STOP
-            assert [stretch.objective for stretch in result["state"].lineage] == [objective]
-            assert result["state"] == former["state"]
+            assert [phase.objective for phase in result["state"].lineage] == [objective]
+            assert result["state"] == expected["state"]

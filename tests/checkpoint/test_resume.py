@@ -1,4 +1,4 @@
-"""A run taken up again goes on as if it had never stopped."""
+"""A resumed run continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.distributed import run_ranks
 from tests.helpers.training import save_training
 
 STOP, END = 3, 9
-"""Six steps follow the resume: wrong optimizer state shows only after the first."""
+"""Six steps after the resume: wrong optimizer state shows only after the first."""
 
 TP2 = (("tensor_model_parallel_size", 2),)
 PP2 = (("pipeline_model_parallel_size", 2),)
@@ -31,8 +31,8 @@ MUON = (("optimizer", "muon"),)
 SEQUENCE = (*TP2, ("sequence_parallel", True))
 
 
-def told(value: Any) -> str:
-    """Name a parameter in a test's id."""
+def case_id(value: Any) -> str:
+    """Return a parameter's part of a test's id."""
     return "-".join(str(part) for pair in value for part in pair) if isinstance(value, tuple) else str(value)
 
 
@@ -62,21 +62,21 @@ def told(value: Any) -> str:
         ("mlm", 2, (*STABLE, *DISTRIBUTED, *RESIDUAL)),
         ("clm", 1, (*MUON, *RESIDUAL)),
     ],
-    ids=told,
+    ids=case_id,
 )
-def test_same_layout_with_dropout_is_equal_to_the_bit(
+def test_resume_under_the_same_layout_is_bit_equal(
     tmp_path: Path, objective: str, world_size: int, overrides: tuple[Any, ...]
 ) -> None:
     case = Case(END, objective, dropout=0.1, overrides=overrides)
-    whole = run_ranks(world_size, launch, replace(case, save=str(tmp_path), save_at=STOP))
-    resumed = run_ranks(world_size, launch, replace(case, load=whole[0]["folder"]))
-    for expected, found in zip(whole, resumed, strict=True):
-        assert found["losses"] == expected["losses"][STOP:]
-        assert found["weights"].keys() == expected["weights"].keys()
-        for name, value in found["weights"].items():
+    uninterrupted = run_ranks(world_size, launch, replace(case, save=str(tmp_path), save_at=STOP))
+    resumed = run_ranks(world_size, launch, replace(case, load=uninterrupted[0]["folder"]))
+    for expected, result in zip(uninterrupted, resumed, strict=True):
+        assert result["losses"] == expected["losses"][STOP:]
+        assert result["weights"].keys() == expected["weights"].keys()
+        for name, value in result["weights"].items():
             np.testing.assert_array_equal(value, expected["weights"][name], err_msg=name)
-        assert found["state"] == expected["state"]
-        assert found["notes"] == ()
+        assert result["state"] == expected["state"]
+        assert result["notes"] == ()
 
 
 LAYOUTS = {
@@ -113,7 +113,7 @@ Uninterrupted = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
-    """Give the run of an objective at a layout that went through, saved at STOP on its way; made once each."""
+    """Return the uninterrupted run of an objective under a layout, saved at STOP; each is trained once."""
 
     @cache
     def run(objective: str, layout: str, optimizer: tuple[Any, ...] = ()) -> dict[str, Any]:
@@ -127,38 +127,38 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     return run
 
 
-@pytest.mark.parametrize(("objective", "before", "after", "optimizer"), CHANGES, ids=told)
-def test_other_layout_gives_the_same_losses(
+@pytest.mark.parametrize(("objective", "before", "after", "optimizer"), CHANGES, ids=case_id)
+def test_resume_under_another_layout_gives_the_same_losses(
     objective: str, before: str, after: str, optimizer: tuple[Any, ...], uninterrupted: Uninterrupted
 ) -> None:
-    former = uninterrupted(objective, before, optimizer)
+    expected = uninterrupted(objective, before, optimizer)
     world_size, overrides = LAYOUTS[after]
-    case = Case(END, objective, load=former["folder"], overrides=(*overrides, *optimizer))
+    case = Case(END, objective, load=expected["folder"], overrides=(*overrides, *optimizer))
     for result in run_ranks(world_size, launch, case):
-        np.testing.assert_allclose(result["losses"], former["losses"][STOP:], rtol=1e-5)
+        np.testing.assert_allclose(result["losses"], expected["losses"][STOP:], rtol=1e-5)
         assert "another layout" in result["notes"][0]
 
 
-def test_optimizer_state_matters_to_that_test(uninterrupted: Uninterrupted) -> None:
-    """Without the moments the same weights take another way, by far more than the tolerance."""
-    former = uninterrupted("clm", "one")
-    losses = run_ranks(1, launch_without_optimizer, Case(END, "clm", load=former["folder"]))[0]
-    expected = former["losses"][STOP:]
-    assert losses[0] == pytest.approx(expected[0], rel=1e-6)
-    assert max(abs(np.array(losses) / np.array(expected) - 1)) > 1e-3
+def test_losses_depend_on_the_optimizer_state(uninterrupted: Uninterrupted) -> None:
+    """Without the moments, the losses differ by far more than the tolerance of the test above."""
+    expected = uninterrupted("clm", "one")
+    losses = run_ranks(1, launch_without_optimizer, Case(END, "clm", load=expected["folder"]))[0]
+    restored = expected["losses"][STOP:]
+    assert losses[0] == pytest.approx(restored[0], rel=1e-6)
+    assert max(abs(np.array(losses) / np.array(restored) - 1)) > 1e-3
 
 
 def launch_without_optimizer(case: Case) -> list[float]:
-    """Go on from the weights alone."""
+    """Continue from the weights alone."""
     from unittest.mock import patch
 
     from megatron_ettin.checkpoint import load
 
     steps = STOP
     with patch.object(load, "_optimizer_steps", lambda folder: None):
-        found = load.TrainingState.start(case.objective)
-        found.step = steps
-        with patch.object(load.TrainingState, "start", lambda *args, **kwargs: found):
+        state = load.TrainingState.start(case.objective)
+        state.step = steps
+        with patch.object(load.TrainingState, "start", lambda *args, **kwargs: state):
             return launch(case)["losses"]
 
 
@@ -172,34 +172,34 @@ def refusal(case: Case) -> str:
     return ""
 
 
-def test_other_optimizers_and_models_are_refused_on_all_ranks(uninterrupted: Uninterrupted) -> None:
+def test_another_optimizer_or_model_is_refused_on_all_ranks(uninterrupted: Uninterrupted) -> None:
     folder = uninterrupted("clm", "one")["folder"]
     optimizer, *others = run_ranks(2, refusal, Case(END, "clm", load=folder, overrides=(*PP2, *MUON)))
-    assert optimizer.startswith(f"--load {folder}: holds the state of another optimizer, it lacks optimizer.state.mom")
+    assert optimizer.startswith(f"--load {folder}: was written by another optimizer, it lacks optimizer.state.mom")
     assert others == [optimizer]
     deeper = (("num_layers", 7),)
     [model] = run_ranks(1, refusal, Case(END, "clm", load=folder, overrides=deeper))
-    assert model.startswith(f"--load {folder}: holds other tensors than this model, it lacks ")
+    assert model.startswith(f"--load {folder}: has other tensors than this model, it lacks ")
 
 
 @pytest.mark.parametrize(("before", "after"), [("one", "tp2"), ("tp2", "one")])
 def test_vocabulary_padding_may_differ(tmp_path: Path, before: str, after: str) -> None:
-    """131 tokens are 136 rows at one rank and 144 at two; the extra rows never matter."""
+    """131 tokens take 136 rows on one rank and 144 on two; the padding rows have no effect."""
     (world_size, overrides), (world_size_after, overrides_after) = LAYOUTS[before], LAYOUTS[after]
     case = Case(END, "clm", save=str(tmp_path), save_at=STOP, overrides=overrides, vocab_size=131)
-    former = run_ranks(world_size, launch, case)[0]
-    case = Case(END, "clm", load=former["folder"], overrides=overrides_after, vocab_size=131)
+    expected = run_ranks(world_size, launch, case)[0]
+    case = Case(END, "clm", load=expected["folder"], overrides=overrides_after, vocab_size=131)
     result = run_ranks(world_size_after, launch, case)[0]
-    np.testing.assert_allclose(result["losses"], former["losses"][STOP:], rtol=1e-5)
+    np.testing.assert_allclose(result["losses"], expected["losses"][STOP:], rtol=1e-5)
 
 
-def begin_anew(case: Case, folder: str) -> tuple[int, str]:
-    """Take the weights alone and save at once; return the optimizer's steps and the folder."""
-    from megatron_ettin.checkpoint.load import load_afresh
+def reset_optimizer(case: Case, folder: str) -> tuple[int, str]:
+    """Load the weights alone and save at once; return the optimizer's steps and the folder."""
+    from megatron_ettin.checkpoint.load import load_with_fresh_optimizer
     from megatron_ettin.optim.core_state import optimizer_steps
 
     training, state = start(case)
-    load_afresh(Path(folder), training.parts)
+    load_with_fresh_optimizer(Path(folder), training.parts)
     return optimizer_steps(training.optimizer), str(save_training(Path(case.save), training, state))
 
 
@@ -208,15 +208,15 @@ def begin_anew(case: Case, folder: str) -> tuple[int, str]:
     [(1, ()), (2, TP2), (2, DISTRIBUTED), (2, (*PP2, *STABLE)), (1, MUON)],
     ids=["one", "tp2", "dp2-distributed", "pp2-stable", "muon"],
 )
-def test_weights_taken_alone_are_those_of_fp32(tmp_path: Path, world_size: int, layout: tuple[Any, ...]) -> None:
-    """To the bit, though the model itself holds them rounded to bf16; of the optimizer's state nothing is left."""
-    case = Case(STOP, "mlm", save=str(tmp_path / "former"), overrides=(*layout, *BF16))
-    former = run_ranks(world_size, launch, case)[0]["folder"]
-    anew = replace(case, save=str(tmp_path / "anew"))
-    (steps, folder), *_ = run_ranks(world_size, begin_anew, anew, former)
+def test_weights_loaded_alone_are_those_of_fp32(tmp_path: Path, world_size: int, layout: tuple[Any, ...]) -> None:
+    """Bit for bit, although the model has them rounded to bf16; the optimizer state is reset."""
+    case = Case(STOP, "mlm", save=str(tmp_path / "trained"), overrides=(*layout, *BF16))
+    trained = run_ranks(world_size, launch, case)[0]["folder"]
+    reset = replace(case, save=str(tmp_path / "reset"))
+    (steps, folder), *_ = run_ranks(world_size, reset_optimizer, reset, trained)
     assert steps == 0
-    one, other = CheckpointReader(Path(former)), CheckpointReader(Path(folder))
-    names = stored_tensors(Path(former))
+    one, other = CheckpointReader(Path(trained)), CheckpointReader(Path(folder))
+    names = stored_tensors(Path(trained))
     assert names == stored_tensors(Path(folder))
     moments = {name for name in names if name.startswith("optimizer.")}
     assert moments

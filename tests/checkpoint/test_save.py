@@ -1,4 +1,4 @@
-"""What a save leaves on the disk, also when it is cut off."""
+"""What a save writes, also when it is interrupted."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ DISTRIBUTED_BF16 = (("use_distributed_optimizer", True), ("bf16", True))
 def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     metadata = FileSystemReader(folder / STATE_FOLDER).read_metadata().state_dict_metadata
     return {
-        name: (tuple(told.size), told.properties.dtype)
-        for name, told in metadata.items()
-        if isinstance(told, TensorStorageMetadata)
+        name: (tuple(stored.size), stored.properties.dtype)
+        for name, stored in metadata.items()
+        if isinstance(stored, TensorStorageMetadata)
     }
 
 
@@ -50,7 +50,7 @@ def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype
 def test_names_shapes_and_precision_do_not_depend_on_the_layout(
     tmp_path: Path, world_size: int, overrides: tuple[Any, ...]
 ) -> None:
-    """Every weight and both its moments once, in fp32, under the names that conversion reads."""
+    """Every weight and both moments once, in fp32, under the names that conversion reads."""
     result = run_ranks(world_size, launch, Case(1, save=str(tmp_path), overrides=overrides))[0]
     weights = {name.canonical: name.shape for name in tensor_names("mlm", TINY)}
     prefixes = ("", "optimizer.state.exp_avg.", "optimizer.state.exp_avg_sq.")
@@ -58,7 +58,7 @@ def test_names_shapes_and_precision_do_not_depend_on_the_layout(
     assert stored_tensors(Path(result["folder"])) == expected
 
 
-def test_describes_itself(tmp_path: Path) -> None:
+def test_run_json_describes_the_run(tmp_path: Path) -> None:
     overrides = (TP2, ("global_batch_size", 4))
     folder = Path(run_ranks(2, launch, Case(2, "clm", save=str(tmp_path), overrides=overrides))[0]["folder"])
     described = read_run_json(folder)
@@ -83,7 +83,7 @@ class Killed(BaseException):
 
 
 def launch_killed_at(moment: str, case: Case) -> None:
-    """Save, but die at ``moment`` of it on every rank."""
+    """Save, but die at ``moment`` of the save on every rank."""
     from megatron_ettin.checkpoint import save
 
     with patch.object(save, moment, side_effect=Killed):
@@ -91,22 +91,22 @@ def launch_killed_at(moment: str, case: Case) -> None:
             launch(case)
         except Killed:
             return
-    raise AssertionError(f"the save never came to {moment}")
+    raise AssertionError(f"the save never reached {moment}")
 
 
 @pytest.mark.parametrize("moment", ["attempt_write", "describe_run", "_write_files", "mark_complete"])
-def test_save_cut_off_before_the_marker_is_not_a_checkpoint(tmp_path: Path, moment: str) -> None:
+def test_save_interrupted_before_the_marker_is_not_a_checkpoint(tmp_path: Path, moment: str) -> None:
     first = run_ranks(1, launch, Case(2, save=str(tmp_path)))[0]
     run_ranks(1, launch_killed_at, moment, Case(4, load=first["folder"], save=str(tmp_path)))
     assert half_written_folders(tmp_path) == [tmp_path / "step_0000004"]
     assert resolve_checkpoint(tmp_path) == Path(first["folder"])
-    # The next launch writes over what was left.
+    # The next launch overwrites the half-written folder.
     again = run_ranks(1, launch, Case(4, load=first["folder"], save=str(tmp_path)))[0]
     assert resolve_checkpoint(tmp_path) == Path(again["folder"])
     assert half_written_folders(tmp_path) == []
 
 
-def test_save_cut_off_after_the_marker_is_a_checkpoint(tmp_path: Path) -> None:
+def test_save_interrupted_after_the_marker_is_a_checkpoint(tmp_path: Path) -> None:
     run_ranks(1, launch, Case(2, save=str(tmp_path)))
     run_ranks(1, launch_killed_at, "point_latest", Case(4, save=str(tmp_path)))
     assert json.loads((tmp_path / LATEST_FILE).read_text())["step"] == 2
@@ -114,22 +114,22 @@ def test_save_cut_off_after_the_marker_is_a_checkpoint(tmp_path: Path) -> None:
     assert read_run_json(resolve_checkpoint(tmp_path))["step"] == 4
 
 
-def forget_optimizer(folder: Path) -> None:
-    """Make a checkpoint one of weights alone, as an imported model is."""
+def drop_optimizer(folder: Path) -> None:
+    """Turn a checkpoint into one of weights alone, like an imported model."""
     torch.save({}, folder / STATE_FOLDER / "common.pt")
 
 
 @pytest.mark.parametrize("overrides", [(), DISTRIBUTED_BF16], ids=["fp32", "distributed-bf16"])
 def test_weights_alone_start_a_fresh_optimizer_at_step_0(tmp_path: Path, overrides: tuple[Any, ...]) -> None:
     first = run_ranks(2, launch, Case(3, save=str(tmp_path), overrides=overrides))[0]
-    forget_optimizer(Path(first["folder"]))
+    drop_optimizer(Path(first["folder"]))
     result = run_ranks(2, launch, Case(0, load=first["folder"], overrides=overrides))[0]
     assert "weights only" in result["notes"][0]
     assert result["state"].step == 0
-    assert [stretch.parent for stretch in result["state"].lineage] == ["", first["folder"]]
+    assert [phase.parent for phase in result["state"].lineage] == ["", first["folder"]]
     for name, value in result["weights"].items():
         np.testing.assert_array_equal(value, first["weights"][name], err_msg=name)
-    # The optimizer's own copy of the weights, where it has one, is the loaded one: a step moves them a little.
+    # The optimizer's fp32 copy of the weights, if it has one, is the loaded one: one step changes them a little.
     moved = run_ranks(2, launch, Case(1, load=first["folder"], overrides=overrides))[0]
     for name, value in moved["weights"].items():
         assert 0 < np.abs(value - first["weights"][name]).max() < 0.02, name
@@ -144,20 +144,20 @@ def load_other_shape(case: Case) -> str:
             launch(replace(case, save=""))
         except ConfigError as error:
             return str(error)
-    raise AssertionError("loaded another shape")
+    raise AssertionError("loaded a model of another shape")
 
 
-@pytest.mark.parametrize(("layers", "words"), [("3", "too many"), ("5", "lacks")])
-def test_tensors_of_another_model_are_refused(tmp_path: Path, layers: str, words: str) -> None:
-    """The last line of defence: launches compare run.json first."""
+@pytest.mark.parametrize(("layers", "reason"), [("3", "also has"), ("5", "lacks")])
+def test_tensors_of_another_model_are_refused(tmp_path: Path, layers: str, reason: str) -> None:
+    """The last check: launches compare run.json first."""
     first = run_ranks(1, launch, Case(1, save=str(tmp_path)))[0]
     message = run_ranks(1, load_other_shape, Case(1, load=first["folder"], save=layers))[0]
-    assert words in message
+    assert reason in message
     assert "transformer.layers." in message
     assert "\n" not in message
 
 
-def test_a_damaged_file_is_found_before_it_is_read(tmp_path: Path) -> None:
+def test_damaged_file_is_detected_before_it_is_read(tmp_path: Path) -> None:
     folder = Path(run_ranks(1, launch, Case(1, save=str(tmp_path)))[0]["folder"])
     (victim,) = (folder / STATE_FOLDER).glob("*.distcp")
     victim.write_bytes(victim.read_bytes()[:-1])

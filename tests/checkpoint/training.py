@@ -1,4 +1,4 @@
-"""What the checkpoint tests run on every rank: a tiny model, trained on batches made by hand, saved and taken up."""
+"""What the checkpoint tests run on every rank: a tiny model, trained on given batches, saved and resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.training import MICRO_BATCHES, save_training, start_training,
 
 @dataclass(frozen=True)
 class Case:
-    """One launch: where it starts, how far it goes, and how it is laid out."""
+    """One launch: its start, its last step, its layout."""
 
     steps: int
     objective: str = "mlm"
@@ -26,7 +26,7 @@ class Case:
 
 
 def start(case: Case) -> Any:
-    """Return this rank's training with fresh weights, and the counters of one that has made no step."""
+    """Return this rank's training with fresh weights, and its counters at step 0."""
     from megatron_ettin.checkpoint.folder.state import TrainingState
 
     model = replace(TINY, attention_output_dropout=case.dropout, vocab_size=case.vocab_size)
@@ -35,16 +35,16 @@ def start(case: Case) -> Any:
 
 
 def launch(case: Case) -> dict[str, Any]:
-    """Train from ``case.load`` (or from fresh weights) to step ``case.steps``; return what can be compared."""
+    """Train from ``case.load`` (or from fresh weights) to step ``case.steps``; return what tests compare."""
     from megatron_ettin.checkpoint.folder.layout import read_run_json
     from megatron_ettin.checkpoint.load import LoadResult, load_training
 
     training, state = start(case)
     config = training.config
-    found = LoadResult(state, ())
+    loaded = LoadResult(state, ())
     if case.load:
-        found = load_training(Path(case.load), read_run_json(Path(case.load)), training.parts, config.training.seed)
-    state, folder, losses = found.state, "", []
+        loaded = load_training(Path(case.load), read_run_json(Path(case.load)), training.parts, config.training.seed)
+    state, folder, losses = loaded.state, "", []
     for stop in sorted({case.save_at or case.steps, case.steps}):
         for result in train_steps(training, range(state.step, stop)):
             state.count_step(MICRO_BATCHES, result.sums.real_tokens)
@@ -52,4 +52,4 @@ def launch(case: Case) -> dict[str, Any]:
         if case.save and stop == (case.save_at or case.steps):
             folder = str(save_training(Path(case.save), training, state))
     weights = {name: value.detach().float().numpy().copy() for name, value in training.model.named_parameters()}
-    return {"losses": losses, "weights": weights, "state": state, "notes": found.notes, "folder": folder}
+    return {"losses": losses, "weights": weights, "state": state, "notes": loaded.notes, "folder": folder}

@@ -47,7 +47,7 @@ MOMENTS = {
     "building": ("megatron_ettin.train.launch.restore", 1),
     "third step": ("megatron_ettin.train.loop.train_step", 3),
     "evaluation": ("megatron_ettin.train.trainer.validate_sources", 1),
-    "save": ("megatron_ettin.checkpoint.manager.Saver.save", 1),
+    "save": ("megatron_ettin.checkpoint.manager.CheckpointManager.save", 1),
 }
 """Moment -> the function under way, and at which of its calls."""
 

@@ -1,4 +1,4 @@
-"""Damage to a file of a checkpoint is found, and the file named."""
+"""Damage to a file of a checkpoint is detected, and the file named."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from megatron_ettin.checkpoint.folder import integrity, layout
 from tests.checkpoint.folder.test_layout import write_step
 
 
-def test_writing_counts_what_reading_finds(tmp_path: Path) -> None:
-    """Against the standard library's other CRC-32, over chunks of all sizes and kinds."""
+def test_checksum_of_writing_equals_that_of_reading(tmp_path: Path) -> None:
+    """Against the standard library's other CRC-32, over chunks of several sizes."""
     rng, path = random.Random(0), tmp_path / "file"
     chunks = [rng.randbytes(rng.randint(0, 9_000_000)) for _ in range(3)] + [b""]
     with integrity.open_checksummed(path) as file:
         for chunk in chunks:
             assert file.write(memoryview(chunk)) == len(chunk)
         assert file.tell() == sum(map(len, chunks))
-    whole = b"".join(chunks)
-    assert path.read_bytes() == whole
-    assert file.record == integrity.file_record(path) == {"bytes": len(whole), "crc32": f"{binascii.crc32(whole):08x}"}
+    content = b"".join(chunks)
+    assert path.read_bytes() == content
+    assert (
+        file.record == integrity.file_record(path) == {"bytes": len(content), "crc32": f"{binascii.crc32(content):08x}"}
+    )
 
 
 @pytest.mark.parametrize("small_file_bytes", [0, 2**24], ids=["large", "small"])
-def test_every_flipped_bit_is_found(tmp_path: Path, small_file_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In any file but the marker itself; large files are read by one check, small ones by the other."""
+def test_every_flipped_bit_is_detected(tmp_path: Path, small_file_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any file but the marker; one check reads the large files, the other the small ones."""
     monkeypatch.setattr(integrity, "SMALL_FILE_BYTES", small_file_bytes)
     check = integrity.check_small_files if small_file_bytes else integrity.check_large_files
     folder, rng = write_step(tmp_path, 5), random.Random(1)
@@ -52,8 +54,8 @@ def test_every_flipped_bit_is_found(tmp_path: Path, small_file_bytes: int, monke
     check(folder)
 
 
-def test_ranks_share_the_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file is read by exactly one of them."""
+def test_ranks_split_the_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is read by exactly one rank."""
     monkeypatch.setattr(integrity, "SMALL_FILE_BYTES", 0)
     folder = write_step(tmp_path, 5)
     for rank in range(5):
@@ -69,10 +71,10 @@ def test_ranks_share_the_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for part in range(3):
         integrity.check_large_files(folder, part=part, num_parts=3)
     files = json.loads((folder / integrity.MARKER_FILE).read_text())["files"]
-    assert sorted(read) == sorted(name for name, told in files.items() if told["bytes"])
+    assert sorted(read) == sorted(name for name, record in files.items() if record["bytes"])
 
 
-def test_a_damaged_marker_is_no_proof(tmp_path: Path) -> None:
+def test_damaged_marker_is_refused(tmp_path: Path) -> None:
     folder = write_step(tmp_path, 5)
     for text in ("", "{", "[]", '{"files": []}', '{"files": {"run.json": {}}}', '{"files": {"run.json": 3}}'):
         (folder / integrity.MARKER_FILE).write_text(text)
@@ -80,11 +82,11 @@ def test_a_damaged_marker_is_no_proof(tmp_path: Path) -> None:
             layout.resolve_checkpoint(tmp_path)
 
 
-def test_a_checkpoint_of_an_older_version_has_sizes_only(tmp_path: Path) -> None:
+def test_marker_of_an_older_version_has_sizes_only(tmp_path: Path) -> None:
     folder = write_step(tmp_path, 5)
     marker = folder / integrity.MARKER_FILE
     files = json.loads(marker.read_text())["files"]
-    marker.write_text(json.dumps({"files": {name: {"bytes": told["bytes"]} for name, told in files.items()}}))
+    marker.write_text(json.dumps({"files": {name: {"bytes": record["bytes"]} for name, record in files.items()}}))
     victim = folder / layout.STATE_FOLDER / "__0_0.distcp"
     victim.write_bytes(b"z" * 100)
     assert layout.resolve_checkpoint(tmp_path) == folder

@@ -1,4 +1,4 @@
-"""The lock on SAVE, against real second processes."""
+"""The lock on SAVE against a real second process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ time.sleep(60)
 
 
 def hold_elsewhere(save: Path) -> subprocess.Popen[str]:
-    """Start a process that holds the lock; return when it does."""
+    """Start a process that holds the lock; return once it does."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(save)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 
 
-def test_second_run_is_refused_in_one_line_that_names_the_first(tmp_path: Path) -> None:
+def test_second_run_is_refused_in_one_line_naming_the_first(tmp_path: Path) -> None:
     process = hold_elsewhere(tmp_path)
     try:
         with pytest.raises(ConfigError) as caught:
@@ -49,18 +49,18 @@ def test_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
     process = hold_elsewhere(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (tmp_path / LOCK_FILE).exists(), "the dead process left its file"
+    assert (tmp_path / LOCK_FILE).exists(), "the killed process left its file"
     SaveLock(tmp_path).release()
 
 
-def test_released_lock_can_be_taken_again(tmp_path: Path) -> None:
+def test_released_lock_can_be_acquired_again(tmp_path: Path) -> None:
     with SaveLock(tmp_path / "new" / "folder"), pytest.raises(ConfigError):
         SaveLock(tmp_path / "new" / "folder")
     SaveLock(tmp_path / "new" / "folder").release()
 
 
-def test_processes_forked_while_it_is_held_do_not_outlive_it(tmp_path: Path) -> None:
-    """A program started by the run must not keep the lock after the run has ended."""
+def test_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A program started by the run outlives it without the lock."""
     with SaveLock(tmp_path):
         child = subprocess.Popen(["sleep", "60"])
     try:
@@ -70,7 +70,7 @@ def test_processes_forked_while_it_is_held_do_not_outlive_it(tmp_path: Path) -> 
         child.wait()
 
 
-def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         SaveLock(tmp_path / "file" / "save")

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and that deleting the others is safe to be cut off."""
+"""Which checkpoints are kept, and that deleting the others may be interrupted."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from megatron_ettin.config.checkpoint import CheckpointConfig
 from megatron_ettin.files import write_json_atomic
 
 
-def write_step(save: Path, step: int, tokens: int = 0, *, whole: bool = True) -> Path:
+def write_step(save: Path, step: int, tokens: int = 0, *, complete: bool = True) -> Path:
     folder = save / layout.step_folder_name(step)
     (folder / layout.STATE_FOLDER).mkdir(parents=True)
     (folder / layout.STATE_FOLDER / "__0_0.distcp").write_bytes(b"x")
     write_json_atomic(folder / layout.RUN_FILE, {"format_version": 1, "step": step, "consumed_tokens": tokens})
-    if whole:
+    if complete:
         integrity.mark_complete(folder)
     return folder
 
 
 def save_one_by_one(save: Path, times: list[tuple[int, int]], config: CheckpointConfig) -> Iterator[list[int]]:
-    """Save at each of (step, tokens), delete what is not kept, and yield the steps that are there."""
+    """Save at each of (step, tokens), delete what is not kept, and yield the remaining steps."""
     for step, tokens in times:
         retention.retire(write_step(save, step, tokens), config)
         retention.sweep(save)
         yield layout.list_steps(save)
 
 
-def test_all_stay_unless_told_otherwise(tmp_path: Path) -> None:
-    for there in save_one_by_one(tmp_path, [(1, 0), (2, 0), (3, 0)], CheckpointConfig()):
-        latest = there
+def test_all_checkpoints_are_kept_by_default(tmp_path: Path) -> None:
+    for steps in save_one_by_one(tmp_path, [(1, 0), (2, 0), (3, 0)], CheckpointConfig()):
+        latest = steps
     assert latest == [1, 2, 3]
 
 
-def test_the_last_ones_and_multiples_stay(tmp_path: Path) -> None:
-    """By hand: every 2 steps, every multiple of 6, the last 2."""
+def test_the_last_ones_and_multiples_are_kept(tmp_path: Path) -> None:
+    """Worked out by hand: a save every 2 steps, multiples of 6 retained, the last 2 kept."""
     config = CheckpointConfig(keep_last_checkpoints=2, save_retain_interval=6)
-    there = list(save_one_by_one(tmp_path, [(step, 0) for step in range(2, 16, 2)], config))
-    assert there == [[2], [2, 4], [4, 6], [6, 8], [6, 8, 10], [6, 10, 12], [6, 12, 14]]
+    steps = list(save_one_by_one(tmp_path, [(step, 0) for step in range(2, 16, 2)], config))
+    assert steps == [[2], [2, 4], [4, 6], [6, 8], [6, 8, 10], [6, 10, 12], [6, 12, 14]]
     assert sorted(path.name for path in tmp_path.iterdir()) == [layout.step_folder_name(step) for step in (6, 12, 14)]
 
 
 @pytest.mark.parametrize("keep_last", [1, 3])
-def test_a_multiple_of_tokens_is_kept_by_the_step_that_reaches_it(tmp_path: Path, keep_last: int) -> None:
-    """Against the definition, over saves at uneven numbers of tokens: whatever was deleted before changes nothing."""
+def test_first_step_past_each_multiple_of_tokens_is_kept(tmp_path: Path, keep_last: int) -> None:
+    """Against the definition, with saves at uneven token counts: earlier deletions have no effect."""
     rng, interval, tokens = random.Random(3), 1000, 0
     config = CheckpointConfig(keep_last_checkpoints=keep_last, save_retain_interval_tokens=interval)
     times: list[tuple[int, int]] = []
@@ -56,35 +56,35 @@ def test_a_multiple_of_tokens_is_kept_by_the_step_that_reaches_it(tmp_path: Path
         tokens += rng.randint(50, 700)
         times.append((step, tokens))
     first_to_reach = {next(step for step, at in times if at >= mark) for mark in range(interval, tokens + 1, interval)}
-    for there in save_one_by_one(tmp_path, times, config):
-        latest = there
+    for steps in save_one_by_one(tmp_path, times, config):
+        latest = steps
     assert latest == sorted(first_to_reach | set(range(30 - keep_last, 30)))
 
 
-def test_a_damaged_one_stays_and_stops_nobody(tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_kept_and_raises_nothing(tmp_path: Path) -> None:
     config = CheckpointConfig(keep_last_checkpoints=1, save_retain_interval_tokens=1000)
     list(save_one_by_one(tmp_path, [(1, 10)], config))
     (tmp_path / layout.step_folder_name(1) / layout.RUN_FILE).write_text("{")
     assert list(save_one_by_one(tmp_path, [(2, 20), (3, 30)], config)) == [[1, 2], [1, 3]]
 
 
-def test_later_steps_are_not_this_line_of_history(tmp_path: Path) -> None:
-    """A save never deletes what lies after it, nor counts it among the last ones."""
+def test_later_steps_belong_to_another_history(tmp_path: Path) -> None:
+    """A save never deletes later steps nor counts them among the last ones."""
     for step in (1, 2, 9):
         write_step(tmp_path, step)
     retention.retire(write_step(tmp_path, 3), CheckpointConfig(keep_last_checkpoints=1))
     assert layout.list_steps(tmp_path) == [3, 9]
 
 
-def test_half_written_folders_before_it_go_too(tmp_path: Path) -> None:
-    write_step(tmp_path, 2, whole=False)
-    write_step(tmp_path, 9, whole=False)
+def test_earlier_half_written_folders_are_deleted(tmp_path: Path) -> None:
+    write_step(tmp_path, 2, complete=False)
+    write_step(tmp_path, 9, complete=False)
     retention.retire(write_step(tmp_path, 3), CheckpointConfig(keep_last_checkpoints=5))
     retention.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [layout.step_folder_name(step) for step in (3, 9)]
 
 
-def test_what_is_being_read_stays_until_a_later_save(tmp_path: Path) -> None:
+def test_checkpoint_being_read_is_deleted_by_a_later_save(tmp_path: Path) -> None:
     config = CheckpointConfig(keep_last_checkpoints=1)
     folder = write_step(tmp_path, 1)
     with lock.held(folder):
@@ -98,7 +98,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def test_a_kill_while_deleting_leaves_no_part_of_a_checkpoint(tmp_path: Path) -> None:
+def test_kill_during_deletion_leaves_no_partial_checkpoint(tmp_path: Path) -> None:
     config = CheckpointConfig(keep_last_checkpoints=1)
     write_step(tmp_path, 1)
     retention.retire(write_step(tmp_path, 2), config)
@@ -106,14 +106,14 @@ def test_a_kill_while_deleting_leaves_no_part_of_a_checkpoint(tmp_path: Path) ->
         retention.sweep(tmp_path)
     assert layout.list_steps(tmp_path) == [2]
     assert layout.half_written_folders(tmp_path) == []
-    # Also after a second retirement of the same step, and gone with the next sweep.
+    # The next sweep deletes the rest.
     retention.retire(write_step(tmp_path, 3), config)
     retention.sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [layout.step_folder_name(3)]
 
 
-def test_a_folder_is_never_seen_without_some_of_its_files(tmp_path: Path) -> None:
-    """Whoever lists while it is deleted finds whole folders only."""
+def test_listed_folders_are_complete_during_deletion(tmp_path: Path) -> None:
+    """Listing the steps during a deletion gives complete folders only."""
     seen: list[list[int]] = []
     write_step(tmp_path, 1)
     remove = retention.shutil.rmtree

@@ -16,13 +16,13 @@ def trained(step: int, loss: float, speed: float = 100.0, **more: float) -> dict
     return {"step": step, "tokens": 50 * step, "loss": loss, "tokens_per_second": speed, **more}
 
 
-def test_a_step_taken_again_counts_as_taken_last(tmp_path: Path) -> None:
+def test_last_record_of_a_repeated_step_counts(tmp_path: Path) -> None:
     metrics = write_metrics(
         tmp_path / "metrics.jsonl",
         trained(10, 5.0, 90.0),
         trained(20, 4.0, 100.0, validation_loss=4.2),
         trained(30, 3.9, 500.0),
-        # the run was stopped, and taken up again from step 20
+        # the run was stopped and resumed from step 20
         trained(30, 3.0, 130.0),
         {"step": 30, "tokens": 1500, "validation_loss": 3.3},
     )
@@ -33,7 +33,7 @@ def test_a_step_taken_again_counts_as_taken_last(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_without_training_is_refused(tmp_path: Path) -> None:
+def test_file_without_training_loss_is_refused(tmp_path: Path) -> None:
     metrics = write_metrics(tmp_path / "metrics.jsonl", {"step": 0, "tokens": 0, "validation_loss": 7.0})
     with pytest.raises(ValueError, match="no training loss"):
         read_loss_curve(metrics)
