@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -19,15 +20,15 @@ weights_of_sources = st.lists(st.integers(1, 60), min_size=1, max_size=25)
 
 def largest_miss(weights: list[Fraction], blend: Blend, rows: int) -> Fraction:
     """Return the largest difference between the rows of a source and its exact quota, over all positions."""
-    shares = [weight / sum(weights) for weight in weights]
-    counts = [0] * len(weights)
-    worst = Fraction(0)
+    common = math.lcm(*(weight.denominator for weight in weights))
+    integers = np.array([int(weight * common) for weight in weights], dtype=np.int64)
+    total = int(integers.sum())
+    assert total * rows < 2**62, "int64 is exact"
     sources, numbers = blend.sources(0, rows)
-    for place, (source, number) in enumerate(zip(sources.tolist(), numbers.tolist(), strict=True), 1):
-        assert number == counts[source], "the rows of a source are numbered consecutively"
-        counts[source] += 1
-        worst = max(worst, *(abs(count - share * place) for count, share in zip(counts, shares, strict=True)))
-    return worst
+    counts = np.cumsum(sources[:, None] == np.arange(len(weights)), axis=0)
+    assert (numbers == counts[np.arange(rows), sources] - 1).all(), "the rows of a source are numbered consecutively"
+    misses = abs(counts * total - np.arange(1, rows + 1)[:, None] * integers)
+    return Fraction(int(misses.max()), total)
 
 
 @settings(deadline=None, max_examples=40)
