@@ -37,12 +37,12 @@ def start(arguments: Sequence[str], launch: Launch) -> int:
     prepared = prepare_run(command, cluster.gpus if cluster else launch.world_size)
     if command.dry_run:
         from megatron_ettin.optim.schedules import learning_rate_path
-        from megatron_ettin.planning.plan import plan_run
+        from megatron_ettin.planning.plan import build_plan
         from megatron_ettin.planning.report import plan_text
 
         config = prepared.config
         rates = learning_rate_path(config.optimizer, config.training)
-        plan = plan_text(plan_run(config, launch.world_size, prepared.notes, rates, cluster), command.dry_run)
+        plan = plan_text(build_plan(config, launch.world_size, prepared.notes, rates, cluster), command.dry_run)
         sys.stdout.write(f"{plan}\n" if launch.rank == 0 else "")
         return 0
     from megatron_ettin.train.run import run as train

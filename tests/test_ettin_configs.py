@@ -10,7 +10,7 @@ import yaml
 from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.presets import SIZES
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.planning.plan import Plan, plan_run
+from megatron_ettin.planning.plan import Plan, build_plan
 from megatron_ettin.train.preflight.prepare import prepare_run
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "configs" / "ettin"
@@ -20,7 +20,7 @@ RUNS = [(size, kind) for size in SIZES for kind in OBJECTIVES]
 
 def plan(size: str, kind: str, *flags: str) -> Plan:
     command = parse_command(["--config", str(FOLDER / f"{size}_{kind}.yaml"), *flags, "--dry-run"])
-    return plan_run(prepare_run(command, world_size=4).config, world_size=4)
+    return build_plan(prepare_run(command, world_size=4).config, world_size=4)
 
 
 def test_there_are_24() -> None:

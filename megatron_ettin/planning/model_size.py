@@ -20,7 +20,7 @@ class ParameterCount:
     attention: int
     mlp: int
     norms: int
-    """After the embedding, before attention (but in the first layer) and MLP of each layer, and after the last one."""
+    """After the embedding, before attention (except in the first layer) and MLP of each layer, and after the last."""
     head: int
     """Dense matrix and norm."""
     output_bias: int
@@ -29,13 +29,13 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All of them, the tied matrix counted once."""
+        """Sum of all parts; the tied matrix counts once."""
         layers = self.attention + self.mlp + self.norms
         return self.embedding + layers + self.head + self.output_bias + self.output_matrix
 
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
-    """Count the parameters of a whole model; its vocabulary must be resolved."""
+    """Count the parameters of a model, whose vocabulary size must be resolved."""
     assert model.vocab_size > 0
     hidden, layers = model.hidden_size, model.num_layers
     return ParameterCount(
@@ -50,18 +50,18 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
 
 
 def count_rank_parameters(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
-    """Count what one rank of each pipeline stage holds.
+    """Count the parameters of one rank of each pipeline stage.
 
-    Tensor parallelism splits the matrices of the layers and the vocabulary (rounded up to 8 rows a rank); norms and
-    the head are whole on every rank. With several stages the last one holds a second copy of the tied matrix; a matrix
-    of the output's own lies there at any number of stages.
+    Tensor parallelism splits the matrices of the layers and the vocabulary (padded to 8 rows per rank); norms and head
+    are replicated. With several stages the last one has a second copy of the tied matrix; an untied output matrix is
+    always on the last stage.
     """
     tp, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     hidden = model.hidden_size
     vocabulary_rows = padded_vocab_size(model.vocab_size, tp) // tp
     split_per_layer = (_attention_weights(model) + _mlp_weights(model)) // tp
     counts = [layers * (split_per_layer + 2 * hidden) for layers in stage_layers(model.num_layers, stages)]
-    # The embedding's norm stands for the norm that the first layer has not before its attention.
+    # The embedding's norm makes up for the norm before attention that the first layer lacks.
     counts[0] += vocabulary_rows * hidden
     counts[-1] += hidden + _head_weights(model) + vocabulary_rows
     if stages > 1 or model.untie_embeddings_and_output_weights:
@@ -70,7 +70,7 @@ def count_rank_parameters(model: ModelConfig, parallel: ParallelConfig) -> tuple
 
 
 def count_rank_matrices(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
-    """Count what of :func:`count_rank_parameters` lies in matrices that have no row for each token."""
+    """Count the part of :func:`count_rank_parameters` in matrices other than embedding and output."""
     split_per_layer = (_attention_weights(model) + _mlp_weights(model)) // parallel.tensor_model_parallel_size
     counts = [
         layers * split_per_layer for layers in stage_layers(model.num_layers, parallel.pipeline_model_parallel_size)
@@ -80,7 +80,7 @@ def count_rank_matrices(model: ModelConfig, parallel: ParallelConfig) -> tuple[i
 
 
 def count_rank_norms(model: ModelConfig, parallel: ParallelConfig) -> tuple[int, ...]:
-    """Count what of :func:`count_rank_parameters` are weights of norms."""
+    """Count the part of :func:`count_rank_parameters` in norms."""
     hidden = model.hidden_size
     counts = [2 * layers * hidden for layers in stage_layers(model.num_layers, parallel.pipeline_model_parallel_size)]
     counts[-1] += 2 * hidden
@@ -103,17 +103,17 @@ _FORWARD_AND_BACKWARD = 3
 
 
 def training_flops(model: ModelConfig, mask_kind: MaskKind, lengths: Iterable[int], scored_tokens: int) -> int:
-    """Return the operations of one forward and backward pass.
+    """Return the floating-point operations of one forward and backward pass.
 
     Args:
-        model: the shape, its vocabulary resolved.
-        mask_kind: who sees whom.
-        lengths: tokens of each chunk; nothing sees beyond its chunk.
-        scored_tokens: positions whose logits are wanted.
+        model: the shape, with its vocabulary size resolved.
+        mask_kind: the attention mask.
+        lengths: tokens of each chunk; attention does not cross chunks.
+        scored_tokens: positions whose logits are computed.
     """
     chunks = list(lengths)
-    hidden, ffn = model.hidden_size, model.ffn_hidden_size
-    layer_weights = 4 * hidden * hidden + 3 * hidden * ffn
+    hidden = model.hidden_size
+    layer_weights = _attention_weights(model) + _mlp_weights(model)
     head_weights = hidden * hidden + hidden * model.vocab_size
     products = 2 * (sum(chunks) * model.num_layers * layer_weights + scored_tokens * head_weights)
     windows = [layer.window for layer in layer_pattern(model, mask_kind)]
@@ -123,7 +123,7 @@ def training_flops(model: ModelConfig, mask_kind: MaskKind, lengths: Iterable[in
 
 
 def seen_pairs(length: int, window: tuple[int, int] | None, mask_kind: MaskKind) -> int:
-    """Return how many (query, key) pairs of a chunk see each other.
+    """Return the number of (query, key) pairs that a mask and a window allow in a chunk.
 
     >>> seen_pairs(4, None, "bidirectional"), seen_pairs(4, None, "causal"), seen_pairs(4, (1, 1), "bidirectional")
     (16, 10, 10)
@@ -135,6 +135,6 @@ def seen_pairs(length: int, window: tuple[int, int] | None, mask_kind: MaskKind)
 
 
 def _reached(length: int, reach: int) -> int:
-    """Return the sum over all positions of how many neighbours lie within ``reach`` to one side."""
+    """Return the sum over all positions of the neighbours within ``reach`` on one side."""
     reach = min(reach, length - 1)
     return reach * (reach + 1) // 2 + (length - 1 - reach) * reach

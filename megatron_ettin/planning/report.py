@@ -1,4 +1,4 @@
-"""A plan as JSON for programs and as a table for people."""
+"""The plan of a dry run as JSON or as a table."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NAME_WIDTH = 23
 
 
 def plan_text(plan: Plan, form: str) -> str:
-    """Return the plan as one line of JSON (``form`` json) or as a table of one fact a line."""
+    """Return the plan as one line of JSON (``form`` json) or as a table with one fact per line."""
     if form == "json":
         return json.dumps(plan.to_dict())
-    return "\n".join(f"{name:<{_NAME_WIDTH}}{told}" for name, told in _rows(plan))
+    return "\n".join(f"{name:<{_NAME_WIDTH}}{text}" for name, text in _rows(plan))
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -40,7 +40,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _cluster_rows(plan: Plan, cluster: Cluster) -> Iterator[tuple[str, str]]:
     usable = format_bytes(cluster.usable_bytes)
-    yield "memory of a GPU", f"{format_bytes(cluster.memory_bytes)}, {usable} of it for what is estimated"
+    yield "memory of a GPU", f"{format_bytes(cluster.memory_bytes)}, {usable} of it usable for tensors"
     if plan.recommended:
         memory = fullest_rank(plan.recommended, cluster)
         yield "recommended", layout_flags(plan.recommended)
@@ -107,11 +107,11 @@ def _rows_of_a_step(plan: Plan) -> str:
         f"rows of {training.micro_batch_tokens:,} tokens" if training.micro_batch_tokens else training.micro_batch_size
     )
     micro = f"{plan.layout.micro_batches_per_step} x {each} on each data-parallel rank"
-    whole = "as many as fit" if training.global_batch_tokens else training.global_batch_size
-    grows = ""
+    rows = "as many as fit" if training.global_batch_tokens else training.global_batch_size
+    growth = ""
     if training.batch_warmup_tokens:
-        grows = f", growing to that over {format_token_count(training.batch_warmup_tokens)} tokens"
-    return f"{whole} ({micro}){grows}"
+        growth = f", growing to that over {format_token_count(training.batch_warmup_tokens)} tokens"
+    return f"{rows} ({micro}){growth}"
 
 
 def _tokens_of_a_step(plan: Plan) -> str:
@@ -128,7 +128,7 @@ def _duration_rows(plan: Plan) -> Iterator[tuple[str, str]]:
     training = plan.config.training
     bound = "about" if plan.config.data.real_tokens_per_row else "at most"
     if training.train_tokens:
-        # Emptier rows make more steps of as many tokens.
+        # Rows with fewer tokens take more steps for the same tokens.
         yield "steps", f"{'about' if bound == 'about' else 'at least'} {plan.steps:,}"
         yield "tokens", f"{plan.tokens:,} ({format_token_count(plan.tokens)})"
     else:
@@ -144,8 +144,8 @@ def _time(plan: Plan, moment: Moment) -> str:
 
 def _packing(config: RunConfig) -> str:
     if config.data.packing == "none":
-        return "none: a chunk of a document a row, as published (--packing best-fit fills rows with whole chunks)"
-    return f"{config.data.packing}: whole chunks of documents share a row"
+        return "none: one chunk of a document per row, as published (--packing best-fit puts several in a row)"
+    return f"{config.data.packing}: several chunks of documents per row"
 
 
 def _changed(config: RunConfig) -> str:
@@ -158,4 +158,4 @@ def _memory_parts(memory: MemoryEstimate) -> str:
 
 
 def _parts(parts: dict[str, str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {told}" for name, told in parts.items())
+    return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in parts.items())

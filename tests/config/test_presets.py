@@ -36,10 +36,10 @@ def resolve(size: str, phase: str, objective: str = "mlm", *more: str) -> RunCon
 
 def planned(size: str, phase: str, objective: str = "mlm") -> Plan:
     from megatron_ettin.optim.schedules import learning_rate_path
-    from megatron_ettin.planning.plan import plan_run
+    from megatron_ettin.planning.plan import build_plan
 
     config = resolve(size, phase, objective)
-    return plan_run(config, world_size=1, rates=learning_rate_path(config.optimizer, config.training))
+    return build_plan(config, world_size=1, rates=learning_rate_path(config.optimizer, config.training))
 
 
 def local_base(size: str, phase: str, objective: str) -> float:

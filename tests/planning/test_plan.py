@@ -1,4 +1,4 @@
-"""The dry run's figures, as JSON and as a table."""
+"""The plan of a dry run as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def plan(world_size: int = 1, preset: str = "ettin-17m", **values: Any) -> Plan:
     return build_plan(RunConfig().with_values(settings), world_size, notes=("taken from a test",))
 
 
-def test_json_tells_what_scripts_ask_for() -> None:
-    told = json.loads(
+def test_json_contains_counts_layout_and_memory() -> None:
+    output = json.loads(
         plan_text(
             plan(
                 world_size=8,
@@ -39,12 +39,12 @@ def test_json_tells_what_scripts_ask_for() -> None:
             "json",
         )
     )
-    assert told["parameters"] == 16_913_600
-    assert sum(told["parameters_by_part"].values()) == told["parameters"]
-    assert told["steps"] == 1000
-    assert told["tokens_per_step"] == 64 * 512
-    assert told["tokens"] == 1000 * 64 * 512
-    assert told["layout"] == {
+    assert output["parameters"] == 16_913_600
+    assert sum(output["parameters_by_part"].values()) == output["parameters"]
+    assert output["steps"] == 1000
+    assert output["tokens_per_step"] == 64 * 512
+    assert output["tokens"] == 1000 * 64 * 512
+    assert output["layout"] == {
         "world_size": 8,
         "tensor_model_parallel_size": 2,
         "pipeline_model_parallel_size": 2,
@@ -52,30 +52,30 @@ def test_json_tells_what_scripts_ask_for() -> None:
         "layers_per_stage": [4, 3],
         "micro_batches_per_step": 8,
     }
-    assert told["memory_bytes_per_rank"] == sum(told["memory_bytes_by_part"].values()) > 0
-    assert told["local_attention_window"] == [64, 64]
-    assert told["global_layers"] == [0, 3, 6]
-    assert told["notes"] == ["taken from a test"]
+    assert output["memory_bytes_per_rank"] == sum(output["memory_bytes_by_part"].values()) > 0
+    assert output["local_attention_window"] == [64, 64]
+    assert output["global_layers"] == [0, 3, 6]
+    assert output["notes"] == ["taken from a test"]
 
 
-def test_json_is_one_line_and_holds_the_run() -> None:
-    made = plan(train_iters=5)
-    text = plan_text(made, "json")
+def test_json_is_one_line_and_contains_the_config() -> None:
+    planned = plan(train_iters=5)
+    text = plan_text(planned, "json")
     assert "\n" not in text
-    assert RunConfig.from_dict(json.loads(text)["config"]) == made.config
+    assert RunConfig.from_dict(json.loads(text)["config"]) == planned.config
 
 
-def test_fullest_rank_is_of_the_stage_that_needs_most() -> None:
-    made = plan(world_size=2, pipeline_model_parallel_size=2, objective="clm")
-    assert made.fullest_rank.total == max(stage.total for stage in made.memory)
-    assert len(made.memory) == len(made.parameters_per_rank) == 2
+def test_fullest_rank_is_that_of_the_largest_stage() -> None:
+    planned = plan(world_size=2, pipeline_model_parallel_size=2, objective="clm")
+    assert planned.fullest_rank.total == max(stage.total for stage in planned.memory)
+    assert len(planned.memory) == len(planned.parameters_per_rank) == 2
 
 
 @pytest.mark.parametrize(
     ("objective", "kind", "window"),
     [("mlm", "encoder", "64 keys to the left"), ("clm", "decoder", "63 keys to the left")],
 )
-def test_table_is_for_reading(objective: str, kind: str, window: str) -> None:
+def test_table_has_one_fact_per_line(objective: str, kind: str, window: str) -> None:
     table = plan_text(plan(objective=objective, train_iters=1000), "table")
     lines = {line[:23].strip(): line[23:] for line in table.splitlines()}
     assert lines["objective"] == f"{objective} ({kind}), phase pretrain"
@@ -88,6 +88,6 @@ def test_table_is_for_reading(objective: str, kind: str, window: str) -> None:
 
 def test_batches_in_tokens() -> None:
     config = tiny_run("mlm", global_batch_tokens=4000, micro_batch_tokens=600, batch_warmup_tokens=10_000)
-    plan = build_plan(config, 2)
-    assert plan.tokens_per_step == 4000
-    assert plan.layout.micro_batches_per_step == 4, "two ranks share seven micro-batches of 600 tokens"
+    planned = build_plan(config, 2)
+    assert planned.tokens_per_step == 4000
+    assert planned.layout.micro_batches_per_step == 4, "two ranks share seven micro-batches of 600 tokens"
