@@ -1,8 +1,8 @@
 """Reader of Megatron's .bin/.idx pair: token ids in one flat file, sequence and document boundaries in the other.
 
-The format is that of megatron-core's IndexedDataset, byte for byte; reading and writing need numpy only. Both files are
-memory-mapped. Above LARGE_DOCUMENTS or LARGE_BYTES a corpus is *large*: opening it checks the ends of its tables only,
-pages are not read ahead, and the indices built over it are cached on disk.
+The format is that of megatron-core's IndexedDataset, byte for byte; reading and writing need numpy only. Tokens are
+memory-mapped. Above LARGE_DOCUMENTS or LARGE_BYTES a corpus is *large*: its index is mapped instead of read and checked
+in full, pages are not read ahead, and the indices built over it are cached on disk.
 """
 
 from __future__ import annotations
@@ -108,14 +108,19 @@ class IndexedTokens:
         header = IndexHeader.read(index_path)
         num_bytes = tokens_path.stat().st_size
         self.is_large = header.num_marks > LARGE_DOCUMENTS or num_bytes > LARGE_BYTES
-        self.document_starts = DocumentStarts(index_path, header, self.is_large)
-        expected = self.document_starts.num_tokens * header.dtype.itemsize
+        self.document_starts: NDArray[np.int64] | MappedStarts
+        if self.is_large:
+            self.document_starts = MappedStarts(index_path, header)
+            num_tokens = self.document_starts.num_tokens
+        else:
+            self.document_starts, num_tokens = _read_starts(index_path, header)
+        expected = num_tokens * header.dtype.itemsize
         if num_bytes != expected:
             raise ConfigError(f"--data-path {prefix}: {tokens_path} has {num_bytes} bytes, its index says {expected}")
         self._path = tokens_path
         self.tokens: NDArray[np.integer] = np.zeros(0, header.dtype)
         if num_bytes:
-            self.tokens = np.frombuffer(_map(tokens_path, self.is_large), header.dtype)
+            self.tokens = np.frombuffer(_map(tokens_path, random=self.is_large), header.dtype)
 
     @property
     def num_documents(self) -> int:
@@ -128,36 +133,46 @@ class IndexedTokens:
         return np.fromfile(self._path, dtype, stop - start, offset=start * dtype.itemsize)
 
 
-class DocumentStarts:
-    """Offsets of documents in tokens, looked up in the index file on demand."""
+def _read_starts(path: Path, header: IndexHeader) -> tuple[NDArray[np.int64], int]:
+    """Read an index and return the document starts and the number of tokens."""
+    lengths = np.fromfile(path, np.int32, header.num_sequences, offset=header.lengths_at)
+    marks = np.fromfile(path, np.int64, header.num_marks, offset=header.marks_at)  # pointers follow from the lengths
+    if len(lengths) and lengths.min() < 0:
+        raise _damaged(path, "a sequence of negative length")
+    _check_marks(path, marks, header)
+    if (np.diff(marks) < 0).any():
+        raise _damaged(path, "document marks that do not ascend")
+    starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    return starts[marks], int(starts[-1])
 
-    def __init__(self, path: Path, header: IndexHeader, is_large: bool) -> None:
+
+def _check_marks(path: Path, marks: NDArray[np.int64], header: IndexHeader) -> None:
+    if len(marks) == 0 or marks[0] != 0 or marks[-1] != header.num_sequences:
+        raise _damaged(path, f"document marks that do not cover its {header.num_sequences} sequences")
+
+
+def _damaged(path: Path, what: str) -> ConfigError:
+    return ConfigError(f"--data-path: {path} has {what}: it is damaged")
+
+
+class MappedStarts:
+    """Document starts of a large corpus, looked up in the mapped index on demand."""
+
+    def __init__(self, path: Path, header: IndexHeader) -> None:
         """Map the tables of an index.
 
         Raises:
-            ConfigError: the first and last entries of the tables contradict each other or, unless ``is_large``, any.
+            ConfigError: the first and last entries of the tables contradict each other.
         """
         self._path = path
         self._header = header
         self._item = header.dtype.itemsize
-        mapped = _map(path, is_large)
-        lengths = np.frombuffer(mapped, np.int32, header.num_sequences, header.lengths_at)
+        mapped = _map(path, random=True)
         self._pointers = np.frombuffer(mapped, np.int64, header.num_sequences, header.pointers_at)
         self._marks = np.frombuffer(mapped, np.int64, header.num_marks, header.marks_at)
-        if len(self._marks) == 0 or self._marks[0] != 0 or self._marks[-1] != len(lengths):
-            raise ConfigError(f"--data-path: {path} has document marks that do not cover its {len(lengths)} sequences")
+        _check_marks(path, self._marks, header)
+        lengths = np.frombuffer(mapped, np.int32, header.num_sequences, header.lengths_at)
         self.num_tokens = int(self._pointers[-1]) // self._item + int(lengths[-1]) if len(lengths) else 0
-        if not is_large:
-            self._check(lengths)
-
-    def _check(self, lengths: NDArray[np.int32]) -> None:
-        if len(lengths) and lengths.min() < 0:
-            raise ConfigError(f"--data-path: {self._path} has a sequence of negative length: it is damaged")
-        ends = np.cumsum(lengths, dtype=np.int64) * self._item
-        if (self._pointers != ends - lengths * np.int64(self._item)).any():
-            raise ConfigError(f"--data-path: {self._path} has pointers that differ from its lengths: it is damaged")
-        if (np.diff(self._marks) < 0).any():
-            raise ConfigError(f"--data-path: {self._path} has document marks that do not ascend: it is damaged")
 
     def __len__(self) -> int:
         return len(self._marks)
@@ -177,12 +192,12 @@ class DocumentStarts:
         if len(marks) == 0:
             return marks
         if (np.diff(marks) < 0).any() or marks[-1] > self._header.num_sequences:
-            raise ConfigError(f"--data-path: {self._path} has document marks that do not ascend: it is damaged")
+            raise _damaged(self._path, "document marks that do not ascend")
         first, last = int(marks[0]), min(int(marks[-1]) + 1, self._header.num_sequences)
         pointers = np.fromfile(self._path, np.int64, last - first, offset=self._header.pointers_at + 8 * first)
         starts = self._of_marks(marks, pointers, first)
         if (np.diff(starts) < 0).any():
-            raise ConfigError(f"--data-path: {self._path} has a sequence of negative length: it is damaged")
+            raise _damaged(self._path, "a sequence of negative length")
         return starts
 
     def _of_marks(self, marks: NDArray[np.int64], pointers: NDArray[np.int64], first: int) -> NDArray[np.int64]:
@@ -194,7 +209,7 @@ class DocumentStarts:
         return np.where(inside, starts, self.num_tokens)
 
 
-def _map(path: Path, random: bool) -> mmap.mmap:
+def _map(path: Path, *, random: bool) -> mmap.mmap:
     """Map a file that is not empty; with ``random`` the pages around one that is needed are not read ahead."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -153,7 +153,6 @@ def test_token_type_is_megatrons() -> None:
         (".idx", lambda data: data[:9] + b"\x07" + data[10:], r"has version 7"),
         (".idx", lambda data: data[:-8] + b"\x09" + data[-7:], r"document marks"),
         (".idx", lambda data: data[:34] + b"\xff" * 4 + data[38:], r"a sequence of negative length"),
-        (".idx", lambda data: data[:58] + b"\x05" + data[59:], r"pointers that differ from its lengths"),
         (".idx", lambda data: b"", r"is not an index"),
     ],
 )
@@ -227,6 +226,26 @@ def test_size_makes_a_corpus_large(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         IndexedTokens(prefix)
     with pytest.raises(ConfigError, match="there is no file"):
         IndexedTokens(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (-16, r"document marks that do not ascend"),  # the last but one mark
+        (34 + 4 * 4 + 8, r"a sequence of negative length"),  # the second pointer
+    ],
+)
+def test_damage_of_a_large_index_is_found_when_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: int, message: str
+) -> None:
+    monkeypatch.setattr(indexed, "LARGE_DOCUMENTS", 0)
+    prefix = write_corpus(tmp_path / "c", [[7, 8]] * 4)
+    index = bytearray((tmp_path / "c.idx").read_bytes())
+    index[damaged % len(index)] = 99
+    (tmp_path / "c.idx").write_bytes(index)
+    corpus = IndexedTokens(prefix)
+    with pytest.raises(ConfigError, match=message):
+        corpus.document_starts[:]
 
 
 class TestClosedDocuments:
