@@ -46,6 +46,14 @@ class DataConfig:
     close_every_piece: bool = option(
         False, "put [SEP] after every chunk of a decoder's documents, as for an encoder, not only after the last"
     )
+    data_version: int = option(
+        2,
+        "1 repeats runs from before this setting: phases that share a seed share their masks, and a decoder's [SEP] "
+        "also follows a document whose remainder was dropped",
+        metavar="N",
+        at_least=1,
+        at_most=2,
+    )
     real_tokens_per_row: float = option(
         0.0, "mean tokens of a row, with which --dry-run converts tokens to steps; 0 assumes full rows", at_least=0
     )

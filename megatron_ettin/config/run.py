@@ -6,6 +6,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from megatron_ettin.config.backend import BackendConfig
@@ -17,6 +18,9 @@ from megatron_ettin.config.parallel import ParallelConfig
 from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
 from megatron_ettin.config.value_types import TextValue, plain_value
 from megatron_ettin.errors import ConfigError
+
+IMPLIED_VALUES: Mapping[str, Any] = MappingProxyType({"data_version": 1})
+"""What a ``run.json`` that lacks a setting implies, where that is not the setting's default."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,11 @@ class RunConfig:
     def from_dict(cls, sections: dict[str, dict[str, Any]]) -> RunConfig:
         """Rebuild a config from the result of :meth:`to_dict`.
 
-        Missing keys take their defaults, and a key may be in any section, as earlier versions may have had it in
-        another one.
+        Missing keys take the values of :data:`IMPLIED_VALUES` or their defaults, and a key may be in any section, as
+        earlier versions may have had it in another one.
         """
-        return cls().with_values({name: value for section in sections.values() for name, value in section.items()})
+        values = {name: value for section in sections.values() for name, value in section.items()}
+        return cls().with_values({**IMPLIED_VALUES, **values})
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """Return a copy with some fields replaced, each named without its section: names are unique over all.

@@ -33,6 +33,8 @@ class ChunkRule:
     """A last chunk shorter than this is dropped, unless it is the first."""
     sentence_ends: NDArray[np.bool_] | None = None
     """Which token ids end a sentence, to cut after sentences; None cuts anywhere."""
+    close_shortened: bool = False
+    """Whether a document whose remainder was dropped counts as complete, so that its last chunk is closed."""
 
     @property
     def min_content(self) -> int:

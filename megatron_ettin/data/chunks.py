@@ -47,6 +47,8 @@ class ChunkTable:
     dropped: Dropped = field(default_factory=Dropped)
     source: int = 0
     """Number of the corpus in the blend."""
+    shortened: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Places in ``documents`` whose remainder was dropped, ascending: their last chunk does not end the document."""
     coarse: NDArray[np.integer] | None = None
     """Every SEARCH_STEP-th entry of ``first_chunks``, so that a lookup in a table on disk touches few pages."""
 
@@ -56,22 +58,33 @@ class ChunkTable:
     def chunks(self, numbers: NDArray[np.integer], corpus: IndexedTokens) -> list[Chunk]:
         """Return chunks by number, with their tokens."""
         places, firsts, ends = self._documents_of(numbers)
+        ends_document = self._ends_document(numbers, places, ends).tolist()
         documents = [int(self.documents[place]) for place in places.tolist()]
         starts = corpus.document_starts[np.array(documents, dtype=np.int64)].tolist()
         tokens, lengths, source = corpus.tokens, self.lengths[numbers].tolist(), self.source
         chunks = []
-        for document, start, number, first, end, length in zip(
-            documents, starts, numbers.tolist(), firsts.tolist(), ends.tolist(), lengths, strict=True
+        for document, start, number, first, is_end, length in zip(
+            documents, starts, numbers.tolist(), firsts.tolist(), ends_document, lengths, strict=True
         ):
             if number > first:
                 start += int(self.lengths[first:number].sum(dtype=np.int64))
             content = tokens[start : start + length]
-            chunks.append(Chunk(document, number - first, content, number + 1 == end, source))
+            chunks.append(Chunk(document, number - first, content, is_end, source))
         return chunks
 
     def ends_document(self, numbers: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Return which chunks are the last of their documents."""
-        return self._documents_of(numbers)[2] == numbers + 1
+        """Return which chunks end their documents: the last ones, unless tokens after them were dropped."""
+        places, _, ends = self._documents_of(numbers)
+        return self._ends_document(numbers, places, ends)
+
+    def _ends_document(
+        self, numbers: NDArray[np.integer], places: NDArray[np.int64], ends: NDArray[np.integer]
+    ) -> NDArray[np.bool_]:
+        is_last = ends == numbers + 1
+        if len(self.shortened) == 0:
+            return is_last
+        nearest = np.minimum(self.shortened.searchsorted(places), len(self.shortened) - 1)
+        return is_last & (self.shortened[nearest] != places)
 
     def _documents_of(
         self, numbers: NDArray[np.integer]
@@ -120,7 +133,8 @@ def cut_documents(
     rule = rule or ChunkRule()
     content = (rule.size or seq_length) - SPECIAL_POSITIONS
     narrow = content <= np.iinfo(np.uint16).max
-    counts, lengths, dropped = [], [], Dropped()
+    counts, lengths, shortened, dropped = [], [], [], Dropped()
+    place = 0
     for block in _blocks(documents, corpus, rule):
         starts, ends = document_bounds(corpus, block)
         sizes = ends - starts
@@ -131,13 +145,25 @@ def cut_documents(
             of_documents, of_chunks, of_block = cut_at_sentences(corpus.tokens, starts, sizes, block, content, rule)
         counts.append(of_documents.astype(np.int32))
         lengths.append(of_chunks.astype(np.uint16 if narrow else np.int32))
+        if not rule.close_shortened:
+            shortened.append(place + _shortened(sizes, of_documents, of_chunks))
+        place += len(sizes)
         dropped += of_block
     total = sum(map(len, lengths))
     first_chunks: NDArray[Any] = np.zeros(len(documents) + 1, np.int32 if total <= np.iinfo(np.int32).max else np.int64)
     if counts:
         np.cumsum(np.concatenate(counts), out=first_chunks[1:])
     joined: NDArray[Any] = np.concatenate([np.zeros(0, np.uint16), *lengths])
-    return ChunkTable(documents, first_chunks, joined, dropped, source)
+    incomplete = np.concatenate([np.zeros(0, np.int64), *shortened])
+    return ChunkTable(documents, first_chunks, joined, dropped, source, incomplete)
+
+
+def _shortened(sizes: NDArray[np.int64], counts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the documents that have chunks, but not of all their tokens."""
+    ends = np.cumsum(counts)
+    before = np.concatenate(([0], np.cumsum(lengths)))
+    kept = before[ends] - before[ends - counts]
+    return np.flatnonzero((counts > 0) & (kept < sizes))
 
 
 def _blocks(documents: Documents, corpus: IndexedTokens, rule: ChunkRule) -> Sequence[Documents]:

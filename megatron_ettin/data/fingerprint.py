@@ -35,6 +35,7 @@ def order_fingerprint(config: RunConfig, tokenizer: TokenizerFiles) -> dict[str,
         "tokenizer": tokenizer.fingerprint,
         **{name: plain_value(getattr(config.data, name)) for name in (*ROW_SETTINGS, "chunk_at_sentences")},
         "seed": config.training.seed,
+        **({"data_version": config.data.data_version} if config.data.data_version > 1 else {}),
         **({"shards": [Path(source.path).name for source in sources]} if config.data.split_by == "hash" else {}),
     }
 

@@ -45,7 +45,7 @@ class IndexCache:
         root = Path(folder) if folder else Path(f"{prefix}.cache")
         stats = [Path(f"{prefix}{suffix}").stat() for suffix in (".idx", ".bin")]
         pair = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-        return cls(root, {"format": 1, "pair": pair, "name": Path(prefix).name})
+        return cls(root, {"format": 2, "pair": pair, "name": Path(prefix).name})
 
     def with_facts(self, **facts: Any) -> IndexCache:
         """Return the cache of arrays that depend on more facts."""

@@ -19,9 +19,9 @@ Generators = AbstractContextManager[list[np.random.Generator]]
 """Lent for the block."""
 
 
-def sample_generators(seed: int, samples: Sequence[int]) -> Generators:
-    """Lend the generators of training samples: the same on every rank, new in every epoch."""
-    return random_streams(seed, Purpose.TRAINING_MASK, [(sample, 0) for sample in samples])
+def sample_generators(seed: int, samples: Sequence[int], phase: int = 0) -> Generators:
+    """Lend the generators of training samples: the same on every rank, new in every epoch and every phase."""
+    return random_streams(seed, Purpose.TRAINING_MASK, [(sample, phase) for sample in samples])
 
 
 def chunk_generators(seed: int, chunks: Sequence[tuple[int, int]]) -> Generators:

@@ -83,7 +83,15 @@ class RowDataset:
         *dropped, self.num_positions = tables["totals"].tolist()
         self.dropped = Dropped(*dropped)
         coarse = tables["coarse"] if cache is not None else None
-        self._chunks = ChunkTable(documents, tables["first_pieces"], tables["lengths"], self.dropped, source, coarse)
+        self._chunks = ChunkTable(
+            documents,
+            tables["first_pieces"],
+            tables["lengths"],
+            self.dropped,
+            source,
+            tables["shortened"],
+            coarse,
+        )
         self._rows = RowTable(tables["row_pieces"], tables["row_starts"])
         self.fill_rate = self.num_positions / max(1, len(self._rows) * seq_length)
 
@@ -184,6 +192,7 @@ def _tables(chunks: ChunkTable, seq_length: int, packing: str) -> Arrays:
         "first_pieces": chunks.first_chunks,
         "coarse": chunks.first_chunks[::SEARCH_STEP],
         "lengths": chunks.lengths,
+        "shortened": chunks.shortened,
         "row_pieces": table.chunks,
         "row_starts": table.starts.astype(kind, copy=False),
         "totals": np.array(totals, np.int64),

@@ -35,8 +35,8 @@ class MaskedLanguageModelling(Objective):
         return cls(traits, setting, data, build_masker(data, tokenizer))
 
     def train_batch(self, rows: Sequence[Row], samples: Sequence[int], tokens_before: int = 0) -> PackedBatch:
-        """Build a micro-batch; its masks depend only on the seed, the global sample numbers and the schedule."""
-        with sample_generators(self.setting.seed, samples) as generators:
+        """Build a micro-batch; its masks depend only on seed, phase, global sample numbers and schedule."""
+        with sample_generators(self.setting.seed, samples, self.setting.phase) as generators:
             return self._batch(rows, generators, self.data.mask_ratio(tokens_before))
 
     def eval_batch(self, rows: Sequence[Row]) -> PackedBatch:

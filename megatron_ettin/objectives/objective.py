@@ -12,6 +12,7 @@ from megatron_ettin.config.backend import row_multiple
 from megatron_ettin.config.data import DataConfig
 from megatron_ettin.config.objectives import OBJECTIVES, ObjectiveTraits
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.training import PHASES
 from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.rows import Row
@@ -32,6 +33,8 @@ class BatchSetting:
     pad_multiple: int = 1
     """Tokens of a micro-batch are padded to a multiple of this, for sequence parallelism and FP8."""
     eval_seed: int = EVAL_SEED
+    phase: int = 0
+    """Number of the phase, which keys masks along with the seed."""
 
     @property
     def never_targets(self) -> frozenset[int]:
@@ -88,6 +91,7 @@ def build_objective(config: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         pad_id=tokenizer.pad_id,
         mask_id=tokenizer.mask_id,
         seed=config.training.seed,
+        phase=PHASES.index(config.training.phase) if config.data.data_version > 1 else 0,
         pad_multiple=shards * row_multiple(config.backend),
     )
     traits = OBJECTIVES[config.training.objective]

@@ -76,7 +76,9 @@ def chunk_rule(config: RunConfig, tokenizer: TokenizerFiles) -> ChunkRule:
     """
     data = config.data
     ends = sentence_ends(tokenizer, "--chunk-at-sentences") if data.chunk_at_sentences else None
-    return ChunkRule(data.chunk_size, data.chunk_min_size, data.chunk_skip_size, ends)
+    return ChunkRule(
+        data.chunk_size, data.chunk_min_size, data.chunk_skip_size, ends, close_shortened=data.data_version < 2
+    )
 
 
 def batch_rule(config: RunConfig, *, close_every_chunk: bool) -> BatchRule:
@@ -133,6 +135,7 @@ def _source_rows(
     cache = None
     if data.data_cache_path or source.tokens.is_large:
         facts = {name: plain_value(getattr(data, name)) for name in ROW_SETTINGS}
+        facts["close_shortened"] = rule.close_shortened
         facts["sentences"] = tokenizer.fingerprint if data.chunk_at_sentences else ""
         cache = IndexCache.of_corpus(path, data.data_cache_path).with_facts(**facts, sep_id=tokenizer.sep_id)
     return RowDataset(

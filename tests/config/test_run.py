@@ -14,8 +14,9 @@ def test_round_trip_through_json() -> None:
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_missing_keys_take_their_defaults() -> None:
-    assert RunConfig.from_dict({"model": {"hidden_size": 64}}) == RunConfig().with_values({"hidden_size": 64})
+def test_missing_keys_take_what_runs_did_before_them() -> None:
+    expected = RunConfig().with_values({"hidden_size": 64, "data_version": 1})
+    assert RunConfig.from_dict({"model": {"hidden_size": 64}}) == expected
 
 
 def test_with_values_finds_the_section_of_a_field() -> None:

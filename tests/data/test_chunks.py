@@ -101,6 +101,21 @@ def test_cuts_at_sentence_ends(documents: list[list[int]], size: int, data: st.D
                 assert len(chunk) == (second_half[-1] if second_half else size - 2)
 
 
+@pytest.mark.parametrize("at_sentences", [False, True])
+def test_a_chunk_before_a_dropped_remainder_does_not_end_its_document(at_sentences: bool) -> None:
+    """Chunks of 8 tokens; remainders below 4 are dropped. A decoder must not learn that such a document ends there."""
+    ends = np.zeros(16, bool) if at_sentences else None
+    corpus = open_corpus([*([7] * length + [SEP] for length in (16, 18, 21, 3, 0, 8, 9))])
+    ends_document = [False, True, False, False, False, False, True, True, True, False]
+    is_last = [False, True, False, True, False, False, True, True, True, True]
+    for close_shortened, expected in ((False, ends_document), (True, is_last)):
+        rule = ChunkRule(10, 0, 6, ends, close_shortened=close_shortened)
+        table = cut_documents(corpus, range(7), 10, SEP, rule)
+        numbers = np.arange(len(table))
+        assert [chunk.ends_document for chunk in table.chunks(numbers, corpus)] == expected
+        assert table.ends_document(numbers).tolist() == expected
+
+
 def test_the_published_chunks_drop_few_tokens() -> None:
     lengths = np.random.default_rng(0).lognormal(6, 1, 3000).astype(int).clip(1)
     corpus = open_corpus([[7] * length for length in lengths])

@@ -195,3 +195,14 @@ def test_shares_over_ten_million_tokens(probability: float) -> None:
     assert within_three_sigma(scored, maskable, probability)
     assert within_three_sigma(hidden, scored, 0.8)
     assert within_three_sigma(kept, scored, 0.1 + 0.1 / 995)
+
+
+def test_phases_have_masks_of_their_own() -> None:
+    """The first phase keeps the masks that it had when phases shared them."""
+    draws = []
+    for phase in (0, 1, 2):
+        with sample_generators(5, [9], phase) as [generator]:
+            draws.append(generator.random(4).tolist())
+    with sample_generators(5, [9]) as [generator]:
+        assert generator.random(4).tolist() == draws[0]
+    assert draws[0] != draws[1] != draws[2] != draws[0]

@@ -9,7 +9,7 @@ from typing import Any
 from megatron_ettin.checkpoint.folder.layout import TOKENIZER_FOLDER
 from megatron_ettin.config.command_line import Command
 from megatron_ettin.config.options import Value
-from megatron_ettin.config.run import RunConfig, run_options
+from megatron_ettin.config.run import IMPLIED_VALUES, RunConfig, run_options
 from megatron_ettin.errors import ConfigError
 
 FIXED = (
@@ -48,7 +48,10 @@ INHERITED = (
 )
 """Inherited unless given; a later phase may change them."""
 
-KEPT_ON_RESUME = ("fp32_residual_connection",)
+RESUMED = ("data_version",)
+"""Inherited by the same phase of the same objective alone."""
+
+KEPT_ON_RESUME = ("fp32_residual_connection", "data_version")
 """Settings that presets gained later: a resumed phase keeps the checkpoint's unless a flag or a file sets another."""
 
 
@@ -68,7 +71,8 @@ def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]
     inherited: dict[str, Value] = {
         name: value
         for name, value in trained.items()
-        if not _is_given(command, name) or (resumes and name in KEPT_ON_RESUME and command.is_from_preset(name))
+        if (resumes or name not in RESUMED)
+        and (not _is_given(command, name) or (resumes and name in KEPT_ON_RESUME and command.is_from_preset(name)))
     }
     if not config.data.tokenizer_model:
         inherited["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
@@ -87,14 +91,14 @@ def _check_objective(command: Command, trained: str, folder: Path) -> None:
 
 
 def _trained_values(folder: Path, run_json: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the FIXED and INHERITED fields of the checkpoint's config; missing ones have their defaults."""
+    """Return the fields of the checkpoint's config that decide; missing ones are what runs did before them."""
     sections = run_json.get("config")
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         raise ConfigError(f"--load {folder}: its run.json does not contain the config of the run")
     trained = {}
-    for name in (*FIXED, *INHERITED):
+    for name in (*FIXED, *INHERITED, *RESUMED):
         option = run_options()[name]
-        written = sections.get(option.section, {}).get(name, option.default)
+        written = sections.get(option.section, {}).get(name, IMPLIED_VALUES.get(name, option.default))
         trained[name] = option.read(written, f"run.json of --load {folder}")
     return trained
 
