@@ -50,7 +50,7 @@ class Measurement:
     import_seconds: float
     import_peak_mb: float
     export_seconds: float
-    """The whole command, start of Python and torch included."""
+    """Of the complete command, including the start of Python and torch."""
     write_seconds: float
     """Of these: checksums, reading, converting, writing and flushing."""
     export_peak_mb: float

@@ -213,7 +213,7 @@ def report(ways: Sequence[Way], options: argparse.Namespace, same: bool) -> str:
     ours = ways[0]
     lines = [
         f"{ours.text_bytes / 1e6:.0f} MB of JSON lines, {options.workers} workers, {os.cpu_count()} cores "
-        f"({platform.machine()}), best of {options.repeats} whole processes each.",
+        f"({platform.machine()}), best of {options.repeats} complete processes each.",
         "",
         "| way | MB | seconds | MB/s | ours against it | goal | peak MB of a process |",
         "|---|---:|---:|---:|---:|---:|---:|",

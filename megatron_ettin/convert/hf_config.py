@@ -142,20 +142,20 @@ def config_from_hf(config: Mapping[str, Any]) -> ImportedConfig:
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise _error(config, key, f"only {value!r} can be represented")
-    num_layers = _whole_number(config, "num_hidden_layers")
-    hidden, heads = _whole_number(config, "hidden_size"), _whole_number(config, "num_attention_heads")
+    num_layers = _integer(config, "num_hidden_layers")
+    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
     if hidden % heads or config.get("head_dim") not in (None, hidden // heads):
         raise _error(config, "head_dim" if "head_dim" in config else "num_attention_heads", "heads split hidden_size")
     pattern = _global_attention_every(config, num_layers)
     global_base, local_base = _rope_bases(config)
-    max_positions = _whole_number(config, "max_position_embeddings")
+    max_positions = _integer(config, "max_position_embeddings")
     defaults = ModelConfig()
     model = ModelConfig(
         num_layers=num_layers,
         hidden_size=hidden,
-        ffn_hidden_size=_whole_number(config, "intermediate_size"),
+        ffn_hidden_size=_integer(config, "intermediate_size"),
         num_attention_heads=heads,
-        vocab_size=_whole_number(config, "vocab_size"),
+        vocab_size=_integer(config, "vocab_size"),
         untie_embeddings_and_output_weights=not _flag(config, "tie_word_embeddings"),
         norm_epsilon=_number(config, "norm_eps"),
         sliding_window=_sliding_window(config, objective, max_positions),
@@ -178,7 +178,7 @@ def _objective(config: Mapping[str, Any]) -> str:
 def _global_attention_every(config: Mapping[str, Any], num_layers: int) -> int:
     """Return N where layers 0, N, 2N, ... are global; ``layer_types`` takes precedence over the older key."""
     if config.get("layer_types") is None:
-        return _whole_number(config, "global_attn_every_n_layers")
+        return _integer(config, "global_attn_every_n_layers")
     types = config["layer_types"]
     given = config.get("global_attn_every_n_layers")
     for every in (*([given] if isinstance(given, int) and given > 0 else []), *range(1, num_layers + 1)):
@@ -223,7 +223,7 @@ def _sliding_window(config: Mapping[str, Any], objective: str, max_positions: in
     width = config.get("local_attention", 0)
     if width is None or (isinstance(width, int) and width < 0):
         return 2 * (max_positions + 1)
-    if _whole_number(config, "local_attention") < 2:
+    if _integer(config, "local_attention") < 2:
         raise _error(config, "local_attention", "must be at least 2, or -1 for no window")
     if not is_encoder(objective) and config.get("sliding_window") not in (None, width // 2):
         raise _error(config, "sliding_window", f"must be half of local_attention {width}")
@@ -238,10 +238,10 @@ def _flag(config: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _whole_number(config: Mapping[str, Any], key: str) -> int:
+def _integer(config: Mapping[str, Any], key: str) -> int:
     value = _number(config, key)
     if not value.is_integer():
-        raise _error(config, key, "must be a whole number")
+        raise _error(config, key, "must be an integer")
     return int(value)
 
 

@@ -48,12 +48,11 @@ def read_special_tokens(folder: Path, objective: str, vocab_size: int) -> Specia
         ConfigError: a file is missing or broken, a required token is missing, or an id is outside the vocabulary.
     """
     path = folder / TOKENIZER_FILE
+    content = read_json(path)
     try:
-        ids = token_ids(read_json(path))
+        ids = token_ids(content)
         largest = max(ids.values())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{path}: is not a tokenizer of the tokenizers library") from None
     named = _named_roles(folder)
     tokens = {}

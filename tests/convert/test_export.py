@@ -119,9 +119,9 @@ def test_another_dtype_is_rounded_once_and_checked_as_rounded(tmp_path: Path, ch
     result = export_checkpoint(checkpoint, tmp_path / "out", options=ExportOptions(dtype=dtype))
     assert result.check is not None
     assert result.check.passed
-    wanted = getattr(torch, dtype)
+    torch_dtype = getattr(torch, dtype)
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hub", "out"))
-    assert all(after[name].equal(before[name].to(wanted)) for name in before)
+    assert all(after[name].equal(before[name].to(torch_dtype)) for name in before)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
 
 

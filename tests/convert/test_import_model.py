@@ -77,9 +77,9 @@ def test_the_trainer_loads_it_on_any_layout(tmp_path: Path, layout: dict[str, in
     folder = resolve_checkpoint(tmp_path / "run")
     config = with_overrides(RunConfig.from_dict(read_run_json(folder)["config"]), device="cpu", **layout)
     shards = run_ranks(2 if layout else 1, load_in_trainer, config, folder)
-    found = assemble(shards)
+    weights = assemble(shards)
     for name, tensor in weights_of(hf, "clm", model, padded=101).items():
-        np.testing.assert_array_equal(found[name][: len(tensor)], tensor.numpy(), err_msg=name)
+        np.testing.assert_array_equal(weights[name][: len(tensor)], tensor.numpy(), err_msg=name)
 
 
 def test_a_missing_output_bias_is_zero(tmp_path: Path) -> None:

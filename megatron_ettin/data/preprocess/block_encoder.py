@@ -95,9 +95,9 @@ class BlockEncoder:
         last_sequences = np.cumsum(counts)[counts > 0] - 1
         ends = np.cumsum(lengths)[last_sequences]
         given = np.fromiter((isinstance(value, np.ndarray) for value in values), bool, len(values))[counts > 0]
-        wanted = ~(given & (ids[ends - 1] == end))
-        lengths[last_sequences[wanted]] += 1
-        return np.insert(ids, ends[wanted], end), lengths
+        open_ended = ~(given & (ids[ends - 1] == end))
+        lengths[last_sequences[open_ended]] += 1
+        return np.insert(ids, ends[open_ended], end), lengths
 
     def _given(self, ids: Ids, where: str) -> Ids:
         if len(ids) and int(ids.min()) < 0:

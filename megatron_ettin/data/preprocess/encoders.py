@@ -67,7 +67,7 @@ class GigatokenEncoder:
             del encode
             self._tokenizer = None
             self._tokenizer = self._load()
-            # Memory that other objects hold must not reload it again and again.
+            # Memory of other objects must not trigger a reload at every call.
             self._limit_bytes = max(self._limit_bytes, resident_bytes() + self._cache_bytes)
         return ids
 

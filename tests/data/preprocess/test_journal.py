@@ -97,18 +97,18 @@ def test_an_unfinished_copy_is_truncated_and_a_lost_one_is_made_again(tmp_path: 
     folder = tmp_path / "out.parts"
     interrupt(folder)
     joined = folder / "joined-1.bin"
-    whole = joined.read_bytes()
-    joined.write_bytes(whole + b"unfinished")
+    content = joined.read_bytes()
+    joined.write_bytes(content + b"unfinished")
     assert finished_tasks(folder) == [0, 2]
-    assert joined.read_bytes() == whole
-    joined.write_bytes(whole[:-1])
+    assert joined.read_bytes() == content
+    joined.write_bytes(content[:-1])
     assert finished_tasks(folder) == [2]
     assert (joined.stat().st_size, (folder / "joined-0.bin").stat().st_size) == (0, 0)
     with journal(folder) as opened:
         for task in (0, 1):
             finish(opened, folder, task)
         opened.join()
-    assert joined.read_bytes()[: len(whole)] == whole
+    assert joined.read_bytes()[: len(content)] == content
 
 
 def test_parts_are_deleted_only_after_the_joined_file_is_flushed(

@@ -263,11 +263,11 @@ def test_damaged_mds_is_reported(tmp_path: Path) -> None:
     for file in (MDS / "raw").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     shard = tmp_path / "shard.00001.mds"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-1])
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
     with pytest.raises(ConfigError, match=r"shard\.00001\.mds: has \d+ bytes, its index says \d+"):
         list(read_texts([str(tmp_path)], "--input"))
-    shard.write_bytes(whole[:4] + b"\xff" * 4 + whole[8:])
+    shard.write_bytes(content[:4] + b"\xff" * 4 + content[8:])
     with pytest.raises(ConfigError, match=r"shard\.00001\.mds from sample 1 on: "):
         list(read_texts([str(tmp_path)], "--input"))
     shard.unlink()
