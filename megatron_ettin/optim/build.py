@@ -1,4 +1,4 @@
-"""megatron-core's optimizer, made from our config."""
+"""Build megatron-core's optimizer from the config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.optim.adamw import FusedAdamW
 from megatron_ettin.optim.core_state import single_optimizer
 from megatron_ettin.optim.muon import MuonAdamW
-from megatron_ettin.optim.parameter_means import Spread, is_of_vocabulary
+from megatron_ettin.optim.parameter_means import ParameterMeans, is_of_vocabulary
 from megatron_ettin.optim.stable_adamw import StableAdamW
 
 _CLASSES: Mapping[str, type[FusedAdamW]] = {
@@ -30,13 +30,13 @@ def build_optimizer(config: RunConfig, model_chunks: list[DistributedDataParalle
     """Build the optimizer of this rank's stage.
 
     Args:
-        config: resolved config.
+        config: the resolved config.
         model_chunks: the stage inside megatron-core's data parallelism, in a list of one.
 
-    megatron-core builds what surrounds the step (precision, sharding, clipping, checkpoints) about an Adam of its own
-    choice. It offers no place to hand in another, so that one is replaced before it has made a step, over the same
-    parameter groups. Building megatron-core's wrappers directly would repeat how it finds their process groups and
-    buffers. The learning rate of every step is set on the parameter groups by the step itself.
+    megatron-core wraps mixed precision, sharding, clipping and checkpoints around an Adam of its own choice, and has no
+    hook for another one. So its Adam is replaced before the first step, over the same parameter groups. Building the
+    wrappers directly would duplicate how megatron-core finds their process groups and buffers. The learning rate is set
+    on the parameter groups in every step.
     """
     optimizer = get_megatron_optimizer(
         core_optimizer_config(config),
@@ -51,7 +51,7 @@ def build_optimizer(config: RunConfig, model_chunks: list[DistributedDataParalle
 
 
 def core_optimizer_config(config: RunConfig) -> CoreOptimizerConfig:
-    """Translate the optimizer's settings into megatron-core's words."""
+    """Return the optimizer's settings as megatron-core's config."""
     settings = config.optimizer
     return CoreOptimizerConfig(
         optimizer="adam",
@@ -62,7 +62,7 @@ def core_optimizer_config(config: RunConfig) -> CoreOptimizerConfig:
         adam_beta1=settings.adam_beta1,
         adam_beta2=settings.adam_beta2,
         adam_eps=settings.adam_eps,
-        # Without a limit core measures no gradient norm; an infinite one measures and never clips.
+        # With 0, megatron-core computes no gradient norm; with infinity it computes the norm and never clips.
         clip_grad=settings.clip_grad or math.inf,
         bf16=config.training.bf16,
         params_dtype=torch.bfloat16 if config.training.bf16 else torch.float32,
@@ -71,17 +71,17 @@ def core_optimizer_config(config: RunConfig) -> CoreOptimizerConfig:
 
 
 def _build_inner(config: RunConfig, optimizer: MegatronOptimizer, stage: DistributedDataParallel) -> FusedAdamW:
-    """Build what steps the tensors that megatron-core's optimizer has chosen."""
+    """Build the optimizer that steps the tensors of megatron-core's wrapper."""
     settings = config.optimizer
     groups = optimizer.param_groups
     for group in groups:
-        # megatron-core notes a multiplier and leaves the decay to its scheduler.
+        # megatron-core stores a multiplier here and leaves the decay to its scheduler.
         group["weight_decay"] = settings.weight_decay * group["wd_mult"]
         group["max_lr"] = settings.max_lr or settings.lr
         group["muon_momentum"] = settings.muon_momentum
     inner = _CLASSES[settings.optimizer].over(groups)
     if isinstance(inner, StableAdamW):
-        inner.means = Spread(stage, optimizer, config.model.vocab_size).means
+        inner.means = ParameterMeans(stage, optimizer, config.model.vocab_size).means
     return inner
 
 
@@ -94,8 +94,8 @@ def _overrides(optimizer: str, *, mixed_types: bool) -> dict[ParamKey, ParamGrou
 
     Args:
         optimizer: as --optimizer names it.
-        mixed_types: norm weights are fp32 beside bf16 parameters. megatron-core 0.16.1 orders the parameters of a group
-            by type when it steps them and not when it saves them, so a group must have one type.
+        mixed_types: norm weights are fp32 next to bf16 parameters. megatron-core 0.16.1 sorts the parameters of a group
+            by type when it steps them but not when it saves them, so a group must have one type.
     """
     overrides = {_of("vector"): ParamGroupOverride(wd_mult=0.0)}
     if mixed_types:

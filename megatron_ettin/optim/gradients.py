@@ -1,7 +1,8 @@
-"""An optimizer step in two parts, so that what the gradients are may decide whether the second one follows.
+"""Gradient norm, clipping and finalization without waiting for the device in the middle of a step.
 
-megatron-core measures and clips as well, but reads the norm from the device at once, and without Transformer Engine or
-apex the norm of every parameter by itself: on a GPU, each of these would wait for the whole backward pass.
+The norm and the update are two calls, so that a step can be skipped because of its norm. megatron-core's own clipping
+reads the norm from the device at once, and without Transformer Engine or apex one norm per parameter: on a GPU, each
+read would wait for the full backward pass.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _CLIP_EPSILON = 1e-6
 
 @torch.no_grad()
 def squared_gradient_norm(optimizer: MegatronOptimizer) -> Tensor:
-    """Return the squared global L2 norm of the gradients that a backward pass left, a scalar on their device.
+    """Return the squared global L2 norm of the gradients of a backward pass, a scalar on their device.
 
-    Collective, and the same on all ranks of a replica. megatron-core's optimizers never refuse a gradient without a
-    loss scale, which only fp16 has. Not finite is the norm when any gradient on any rank is not, or when their squares
-    leave fp32.
+    Collective, and equal on all ranks of a replica. The norm is not finite if any gradient on any rank is not finite,
+    or if the sum of squares overflows fp32. megatron-core itself checks gradients only with a loss scale, that is, in
+    fp16.
     """
     single = single_optimizer(optimizer)
     single.prepare_grads()
@@ -43,11 +44,11 @@ def squared_gradient_norm(optimizer: MegatronOptimizer) -> Tensor:
 
 @torch.no_grad()
 def apply_gradients(optimizer: MegatronOptimizer, norm: float) -> None:
-    """Clip the gradients to ``--clip-grad`` and make the step; follows :func:`squared_gradient_norm`.
+    """Clip the gradients to ``--clip-grad`` and step; call :func:`squared_gradient_norm` first.
 
     Args:
-        optimizer: whose gradients these are.
-        norm: their global norm.
+        optimizer: the optimizer of the gradients.
+        norm: their global L2 norm.
     """
     shrink = optimizer.config.clip_grad / (norm + _CLIP_EPSILON)
     gradients = [tensor.grad for tensor in optimizer.get_parameters() if tensor.grad is not None]
@@ -57,30 +58,30 @@ def apply_gradients(optimizer: MegatronOptimizer, norm: float) -> None:
 
 
 class GradientFinalizer:
-    """Stands where megatron-core's schedules expect a ``finalize_model_grads_func``.
+    """The ``finalize_model_grads_func`` of megatron-core's schedules.
 
-    megatron-core's own one also divides, but asks the host whether any token was scored, which makes it wait for the
-    device in the middle of a step.
+    megatron-core's own function divides as well, but checks on the host whether any token was scored, which waits for
+    the device in the middle of a step.
     """
 
     def __init__(self, arrived: Callable[[], None]) -> None:
-        """Set up.
+        """Create the function.
 
         Args:
-            arrived: called when this rank has done its own part, before it waits for the others.
+            arrived: called when this rank has finished its own part, before it waits for the others.
         """
         self._arrived = arrived
 
     def __call__(
         self, stages: list[DistributedDataParallel], scored_tokens: Tensor | None = None, **settings: Any
     ) -> None:
-        """Sum the gradients over the ranks and divide them by the scored tokens of the global batch.
+        """Sum the gradients over ranks and divide them by the scored tokens of the global batch.
 
         Args:
             stages: this rank's part of the model.
-            scored_tokens: those of this rank's micro-batches, an int32 scalar on the device, 0 before the last stage;
-                summed up here. Without a single one gradients stay as they are, 0.
-            settings: megatron-core's own, handed on.
+            scored_tokens: the count of this rank's micro-batches, an int32 scalar on the device, 0 before the last
+                stage; summed over ranks in place. If no token is scored, the gradients stay 0.
+            settings: passed to megatron-core's function.
         """
         self._arrived()
         finalize_model_grads(stages, None, **settings)

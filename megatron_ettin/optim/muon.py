@@ -1,4 +1,4 @@
-"""Muon for the matrices between embedding and output, AdamW for the rest, in one optimizer."""
+"""Muon for the matrices between embedding and output, AdamW for all other parameters, in one optimizer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from megatron_ettin.optim.adamw import FusedAdamW, Group, with_gradient
 
 
 class MuonAdamW(FusedAdamW):
-    """Steps the groups marked ``muon`` by torch's Muon, the others by AdamW.
+    """Steps the groups marked ``muon`` with torch's Muon, the others with AdamW.
 
-    Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with the scale of Liu et al. 2025 (arXiv:2502.16982), 0.2
-    sqrt(max(rows, columns)), which gives a step the size of AdamW's: one learning rate and decay serve both. A fused
-    matrix (query, key and value; both halves of the gated MLP) is one matrix.
+    Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with the update scale of Liu et al. 2025 (arXiv:2502.16982),
+    0.2 sqrt(max(rows, columns)), which matches the RMS of AdamW's update: learning rate and decay are shared. A fused
+    matrix (query, key and value; both halves of the gated MLP) counts as one matrix.
     """
 
     def _step_groups(self) -> None:
@@ -22,7 +22,7 @@ class MuonAdamW(FusedAdamW):
                 self._step_muon(group, tensors) if group.get("muon") else self._step_adamw(group, tensors)
 
     def _step_muon(self, group: Group, tensors: list[Tensor]) -> None:
-        # Torch has no public function for the step alone: its class is lent the momenta, which it updates in place.
+        # Torch has no public function for the step alone: its class gets the momenta, which it updates in place.
         muon = torch.optim.Muon(
             tensors,
             lr=group["lr"],

@@ -1,8 +1,8 @@
 """Learning rates as pure functions of time.
 
-Time ``t`` counts whatever the caller counts in (steps, samples, tokens); a schedule only needs warm-up, end and length
-of the decay in the same unit. The styles and their names are Megatron's; ``1-sqrt`` is the cooldown of Hägele et al.
-2024 (arXiv:2405.18392): peak times one less the root of the share of the decay that has passed.
+Time ``t`` is in steps or tokens; a schedule only needs warm-up, end and length of the decay in the same unit. The
+styles and their names are Megatron's; ``1-sqrt`` is the cooldown of Hägele et al. 2024 (arXiv:2405.18392): the peak
+times 1 - sqrt(x), where x is the fraction of the decay that has passed.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from megatron_ettin.config.training import OptimizerConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up from zero to ``peak``, then a way down to ``floor``, which holds ever after."""
+    """Linear warm-up from zero to ``peak``, then a decay to ``floor``, which is kept."""
 
     style: str
     peak: float
     floor: float
     warmup: float
-    """Time at which the peak is reached."""
+    """Time of the peak."""
     decay_end: float
-    """Time at which the floor is reached."""
+    """Time at which the decay ends."""
     decay_length: float
-    """How long WSD's way down takes; the other styles begin theirs where the warm-up ends."""
+    """Duration of the decay of WSD; the decay of other styles starts at the end of the warm-up."""
 
     def __call__(self, t: float) -> float:
         """Return the learning rate at time ``t``."""
@@ -45,12 +45,11 @@ class Schedule:
 
 
 def build_schedule(optimizer: OptimizerConfig, training: TrainingConfig) -> Callable[[int, int], float]:
-    """Return the learning rate of a step by its number (0-based) and the tokens trained before it in this phase.
+    """Return the learning rate as a function of the step (0-based) and the tokens before it in this phase.
 
-    In steps, step s is applied with the schedule's value at time s + 1, so that with a warm-up of W steps the first
-    step already moves the weights, by peak / W, and step W - 1 is the first at the peak. In tokens a step is applied
-    with the value at the tokens before it: its own are not known before it is made. The first step of a warm-up then
-    has a rate of 0, as in the published runs.
+    In steps, step s has the schedule's value at time s + 1: with a warm-up of W steps, the first step has the rate
+    peak / W, and step W - 1 is the first at the peak. In tokens, a step has the value at the tokens before it, since
+    its own are not known in advance. The first step of a warm-up then has the rate 0, as in the published runs.
     """
     unit = schedule_unit(optimizer, training)
     schedule = phase_schedule(optimizer, training)
@@ -60,10 +59,10 @@ def build_schedule(optimizer: OptimizerConfig, training: TrainingConfig) -> Call
 
 
 def phase_schedule(optimizer: OptimizerConfig, training: TrainingConfig) -> Schedule:
-    """Return the learning rate over the time of a phase, in the unit that its schedule counts in."""
+    """Return the schedule of a phase, in its own unit of time."""
     unit = schedule_unit(optimizer, training)
     return Schedule(
-        # Where the end is not told, it makes no difference.
+        # A schedule that needs no end is constant after the warm-up.
         style=optimizer.lr_decay_style if needs_end(optimizer, unit) else "constant",
         peak=optimizer.lr,
         floor=optimizer.min_lr,
@@ -74,7 +73,7 @@ def phase_schedule(optimizer: OptimizerConfig, training: TrainingConfig) -> Sche
 
 
 def learning_rate_path(optimizer: OptimizerConfig, training: TrainingConfig) -> tuple[tuple[int, float], ...]:
-    """Return times worth telling, in the schedule's unit, each with its learning rate: corners and quarters."""
+    """Return (time, learning rate) at the corners and quarters of a schedule, in its unit of time."""
     schedule, end = phase_schedule(optimizer, training), schedule_end(optimizer, training)
     corners = {0, int(schedule.warmup)}
     if end:
@@ -90,9 +89,9 @@ def _cosine(passed: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * passed))
 
 
-def _one_less_root(passed: float) -> float:
+def _one_minus_root(passed: float) -> float:
     return 1.0 - math.sqrt(passed)
 
 
-_REMAINING = {"linear": _linear, "cosine": _cosine, "WSD": _linear, "1-sqrt": _one_less_root}
-"""Share of the height above the floor that is left when a share ``passed`` of the decay has gone by."""
+_REMAINING = {"linear": _linear, "cosine": _cosine, "WSD": _linear, "1-sqrt": _one_minus_root}
+"""Fraction of peak - floor that remains after a fraction ``passed`` of the decay."""

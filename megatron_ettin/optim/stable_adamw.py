@@ -1,17 +1,17 @@
 """StableAdamW, the optimizer of ModernBERT and Ettin.
 
-Wortsman et al. 2023 (arXiv:2304.13013), algorithm 2, with fully decoupled weight decay, as torch-optimi and
-ModernBERT's ``src/optimizer.py`` write it. For each parameter at step t (1-based), with gradient g:
+Wortsman et al. 2023 (arXiv:2304.13013), algorithm 2, with fully decoupled weight decay, as in torch-optimi and
+ModernBERT's ``src/optimizer.py``. For each parameter at step t (1-based), with gradient g:
 
-    b = beta (1 - beta^(t-1)) / (1 - beta^t)           for both betas: the moments need no bias correction
+    b = beta (1 - beta^(t-1)) / (1 - beta^t)           for both betas, so that no bias correction is needed
     m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
-    RMS = sqrt(mean(g^2 / max(v, eps^2)))              over the whole parameter, however it is split over ranks
+    RMS = sqrt(mean(g^2 / max(v, eps^2)))              over the full parameter, also if it is split over ranks
     r = lr / max(1, RMS)
     p = p (1 - r / max_lr * weight_decay) - r m / (sqrt(v) + eps)
 
-The RMS stands for gradient clipping. All but the RMS is what torch's fused AdamW computes when it is given the betas b,
-the rate r, the decay weight_decay / max_lr and a step at which its own bias corrections are 1. So there is one pass for
-the RMS, which stores nothing, and one call of that kernel.
+The RMS replaces gradient clipping. Torch's fused AdamW computes the rest, given the betas b, the rate r, the decay
+weight_decay / max_lr and a step at which its own bias corrections are 1. So an update is one pass for the RMS, which
+stores nothing, and one call of that kernel.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from torch import Tensor
 from megatron_ettin.optim.adamw import FusedAdamW, gradient_of, with_gradient
 
 Means = Callable[[Sequence[Tensor], Tensor], Tensor]
-"""From the stepped tensors and the sum over each, to the mean over the whole parameter that each is a part of."""
+"""(stepped tensors, sum over each) -> mean over the full parameter that each tensor is a part of."""
 
 _CORE_CHUNK_ELEMENTS = 1 << 16
-"""Values that the RMS pass takes at a time for each core: with moments and scratch they fit a cache of 1 MiB."""
+"""Values per core that the RMS pass processes at a time; with moments and scratch they fit a cache of 1 MiB."""
 _DEVICE_CHUNK_ELEMENTS = 1 << 24
-"""Elsewhere: many values for one launch, and scratch of 128 MiB."""
+"""The same on other devices: few kernel launches, and 128 MiB of scratch."""
 
 
 def local_means(tensors: Sequence[Tensor], sums: Tensor) -> Tensor:
-    """Return the means where every tensor is a whole parameter."""
+    """Return the means if every tensor is a full parameter."""
     sizes = torch.tensor([tensor.numel() for tensor in tensors], dtype=sums.dtype)
     return sums / sizes.to(sums.device, non_blocking=True)
 
 
 class StableAdamW(FusedAdamW):
-    """Steps dense fp32 tensors; a group's ``max_lr`` is the peak learning rate, without it the one at construction."""
+    """Steps dense fp32 tensors; the peak learning rate is a group's ``max_lr``, by default the one at construction."""
 
     means: Means = staticmethod(local_means)
-    """Who knows how parameters are split over ranks replaces it."""
+    """Replaced where parameters are split over ranks."""
 
     def _step_groups(self) -> None:
         stepped = [(group, tensor) for group in self.param_groups for tensor in with_gradient(group)]
@@ -53,7 +53,7 @@ class StableAdamW(FusedAdamW):
         for (group, tensor), divisor in zip(stepped, divisors.float().unbind(), strict=True):
             betas = (_debiased(group["betas"][0], group["step"]), _debiased(group["betas"][1], group["step"]))
             decay = group["weight_decay"] / group.get("max_lr", self.defaults["lr"])
-            # As a tensor, the rate stays on its device: no rank waits for it.
+            # As a tensor, the rate stays on the device, and the host does not wait for it.
             self._run_kernel(group, [tensor], group["lr"] / divisor, betas, decay, steps=math.inf)
 
     def _ratio_sums(self) -> Tensor:
@@ -69,7 +69,7 @@ class StableAdamW(FusedAdamW):
 
 
 def new_scratch(tensors: Sequence[Tensor]) -> Tensor:
-    """Return room for two rows of the values that the RMS pass over these tensors takes at a time."""
+    """Return scratch for the RMS pass over these tensors: two rows of the values processed at a time."""
     if not tensors:
         return torch.empty(2, 0)
     on_cpu = tensors[0].device.type == "cpu"
@@ -89,5 +89,5 @@ def ratio_sum(gradient: Tensor, second_moment: Tensor, beta2: float, floor: floa
 
 
 def _debiased(beta: float, step: int) -> float:
-    """Return the beta whose plain average is, after ``step`` steps, the bias-corrected average of ``beta``."""
+    """Return the beta whose plain average after ``step`` steps is the bias-corrected average of ``beta``."""
     return float(beta * (1.0 - beta ** (step - 1)) / (1.0 - beta**step))

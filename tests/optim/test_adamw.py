@@ -1,4 +1,4 @@
-"""Our AdamW is torch's fused one, to the bit."""
+"""FusedAdamW is bit-equal to torch's fused AdamW."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_steps_equal_torch() -> None:
     assert run_ranks(1, equals_torch) == [True]
 
 
-def skips_what_has_no_gradient() -> bool:
+def step_without_one_gradient() -> bool:
     import torch
 
     from megatron_ettin.optim.stable_adamw import StableAdamW
@@ -42,5 +42,5 @@ def skips_what_has_no_gradient() -> bool:
     return bool((moved < 1).all() and (still == 1).all())
 
 
-def test_a_tensor_without_gradient_stays() -> None:
-    assert run_ranks(1, skips_what_has_no_gradient) == [True]
+def test_tensor_without_gradient_is_not_stepped() -> None:
+    assert run_ranks(1, step_without_one_gradient) == [True]

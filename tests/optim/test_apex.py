@@ -1,4 +1,4 @@
-"""Where apex (or Transformer Engine) can be imported, megatron-core keeps the step of an optimizer elsewhere."""
+"""If apex (or Transformer Engine) can be imported, megatron-core keeps the step of an optimizer elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.optim.with_apex import CASES
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_resume_goes_on_as_without_apex(tmp_path: Path) -> None:
+def test_resume_with_apex_equals_one_without(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,8 +31,8 @@ def test_resume_goes_on_as_without_apex(tmp_path: Path) -> None:
         timeout=250,
     )
     assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout.splitlines()[-1])
+    losses = json.loads(ran.stdout.splitlines()[-1])
     for name, overrides in CASES.items():
-        assert found[name]["resumed"] == found[name]["whole"][3:], name
+        assert losses[name]["resumed"] == losses[name]["uninterrupted"][3:], name
         without = run_ranks(1, launch, Case(9, "clm", overrides=overrides))[0]["losses"]
-        assert found[name]["whole"] == pytest.approx(without, rel=1e-6), name
+        assert losses[name]["uninterrupted"] == pytest.approx(without, rel=1e-6), name

@@ -1,4 +1,4 @@
-"""megatron-core's optimizer against a float64 AdamW written here."""
+"""The built optimizer against an AdamW in float64."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SETTINGS: dict[str, Any] = {
 
 
 def gradient(name: str, step: int, shape: tuple[int, ...]) -> np.ndarray:
-    """A gradient that every rank and the reference agree on."""
+    """A gradient that is the same for every rank and the reference."""
     return np.random.default_rng([step, *name.encode()]).normal(size=shape)
 
 
 def run_steps(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Apply STEPS made-up gradients; return weights before and after, and each group's decay."""
+    """Apply STEPS synthetic gradients; return the weights before and after."""
     import torch
 
     from tests.helpers.training import start_training
@@ -59,7 +59,7 @@ def reference(name: str, weight: np.ndarray) -> np.ndarray:
     return weight
 
 
-@pytest.mark.parametrize("overrides", [{}, {"use_distributed_optimizer": True}], ids=["whole", "distributed"])
+@pytest.mark.parametrize("overrides", [{}, {"use_distributed_optimizer": True}], ids=["replicated", "distributed"])
 def test_steps_equal_the_formula_and_only_matrices_decay(overrides: dict[str, Any]) -> None:
     for result in run_ranks(2, run_steps, overrides):
         names = set(result["after"])
@@ -69,7 +69,7 @@ def test_steps_equal_the_formula_and_only_matrices_decay(overrides: dict[str, An
             np.testing.assert_allclose(result["after"][name], expected, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def test_decay_is_large_enough_to_be_seen_by_that_test() -> None:
+def test_decay_exceeds_the_tolerance() -> None:
     weight = np.ones((2, 2))
     moved = reference("x", weight) - reference("x", np.ones(4)).reshape(2, 2)
     assert np.abs(moved).max() > 1e-4

@@ -1,4 +1,4 @@
-"""Muon and AdamW together against torch's own, and what Muon is for."""
+"""MuonAdamW against torch's Muon and AdamW, and the property that Muon is used for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.distributed import run_ranks
 from tests.helpers.shards import assemble
-from tests.optim.gradients import BETA1, BETA2, DECAY, EPSILON, RATE, gradient, rate, run_steps
+from tests.optim.synthetic_gradients import BETA1, BETA2, DECAY, EPSILON, RATE, gradient, rate, run_steps
 
 STEPS = 4
 MUON = {"optimizer": "muon"}
@@ -20,7 +20,7 @@ def is_hidden(name: str, weight: np.ndarray) -> bool:
 
 
 def torch_steps(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights after torch's Muon and torch's AdamW have stepped them."""
+    """The weights after steps of torch's Muon and torch's AdamW."""
     import torch
 
     values = {name: torch.nn.Parameter(torch.from_numpy(weight.copy())) for name, weight in weights.items()}
@@ -52,8 +52,8 @@ def test_steps_equal_torch(overrides: dict[str, Any]) -> None:
         np.testing.assert_allclose(after[name], expected, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def test_a_step_moves_a_matrix_by_much_the_same_in_every_direction() -> None:
-    """Singular values of the step are near 0.2 sqrt(max(rows, columns)) times the rate, whatever the gradient's are."""
+def test_muon_step_has_nearly_equal_singular_values() -> None:
+    """They are near 0.2 sqrt(max(rows, columns)) times the rate, while those of the gradient vary."""
     [result] = run_ranks(1, run_steps, {**MUON, "weight_decay": 0.0}, 1)
     before, after = assemble([result.before]), assemble([result.after])
     name = "head.dense.weight"

@@ -1,4 +1,4 @@
-"""StableAdamW against a float64 reference written here, at every layout."""
+"""StableAdamW against a float64 reference, under every layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import pytest
 
 from tests.helpers.distributed import run_ranks
 from tests.helpers.shards import assemble
-from tests.optim.gradients import BETA1, BETA2, DECAY, EPSILON, RATE, VOCABULARY, Result, gradient, rate, run_steps
+from tests.optim.synthetic_gradients import (
+    BETA1,
+    BETA2,
+    DECAY,
+    EPSILON,
+    RATE,
+    VOCABULARY,
+    Result,
+    gradient,
+    rate,
+    run_steps,
+)
 
 STEPS = 20
 STABLE = {"optimizer": "stable_adamw"}
@@ -55,7 +66,7 @@ def largest_errors(results: list[Result], peak: float = RATE) -> dict[str, float
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_twenty_steps_equal_the_formula_at_every_layout(layout: str) -> None:
+def test_twenty_steps_equal_the_formula_under_every_layout(layout: str) -> None:
     world_size, overrides = LAYOUTS[layout]
     results = run_ranks(world_size, run_steps, {**STABLE, **overrides}, STEPS)
     errors = largest_errors(results)
@@ -66,42 +77,42 @@ def test_twenty_steps_equal_the_formula_at_every_layout(layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["pp2", "pp2-dp2-distributed", "tp2", "dp2"])
-def test_replicas_stay_equal_to_the_bit(layout: str) -> None:
-    """The tied matrix lies on the first and the last stage, norms on every tensor-parallel rank."""
+def test_replicas_stay_bit_equal(layout: str) -> None:
+    """The first and last stage both have the tied matrix, all tensor-parallel ranks the norm weights."""
     world_size, overrides = LAYOUTS[layout]
-    found: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+    first: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
     copies = 0
     for result in run_ranks(world_size, run_steps, {**STABLE, **overrides}, 5):
         for name, offset, values in result.after:
-            copies += (name, offset) in found
-            np.testing.assert_array_equal(values, found.setdefault((name, offset), values), err_msg=name)
+            copies += (name, offset) in first
+            np.testing.assert_array_equal(values, first.setdefault((name, offset), values), err_msg=name)
     assert copies
 
 
 @pytest.mark.parametrize("layout", ["tp2", "dp2-distributed"])
-def test_means_over_parts_would_be_seen(layout: str) -> None:
+def test_means_over_parts_of_a_parameter_differ(layout: str) -> None:
     world_size, overrides = LAYOUTS[layout]
     errors = largest_errors(run_ranks(world_size, run_steps, {**STABLE, **overrides}, STEPS, local=True))
     assert max(errors.values()) > 1e-4
 
 
-def test_decay_is_relative_to_the_peak_that_is_given() -> None:
+def test_decay_is_relative_to_max_lr() -> None:
     results = run_ranks(1, run_steps, {**STABLE, "max_lr": 2 * RATE}, STEPS)
     assert max(largest_errors(results, 2 * RATE).values()) <= 1e-6
     assert max(largest_errors(results, RATE).values()) > 1e-4
 
 
 def test_vectors_do_not_decay_and_the_tied_matrix_does() -> None:
-    decaying, still = (
+    decaying, constant = (
         assemble([result.after for result in run_ranks(1, run_steps, {**STABLE, "weight_decay": decay}, 3)])
         for decay in (0.5, 0.0)
     )
     for name, weight in decaying.items():
-        assert np.array_equal(weight, still[name]) == (weight.ndim == 1), name
+        assert np.array_equal(weight, constant[name]) == (weight.ndim == 1), name
 
 
 def resume_alone() -> bool:
-    """Step two tensors six times, and again from the state dict of the third step; tell whether the end is the same."""
+    """Step two tensors six times, and again from the state dict of the third step; return whether both ends agree."""
     import copy
 
     import torch
@@ -128,17 +139,17 @@ def resume_alone() -> bool:
     steps(one, through, slice(3, 6))
     other = StableAdamW(halfway, lr=RATE, weight_decay=DECAY)
     other.load_state_dict(state)
-    assert all(set(of_tensor) == {"exp_avg", "exp_avg_sq"} for of_tensor in other.state.values())
+    assert all(set(state) == {"exp_avg", "exp_avg_sq"} for state in other.state.values())
     steps(other, halfway, slice(3, 6))
     return all(map(torch.equal, through, halfway))
 
 
-def test_stands_alone_and_goes_on_from_its_state_dict() -> None:
+def test_resume_from_the_state_dict_without_megatron_core_is_bit_equal() -> None:
     assert run_ranks(1, resume_alone) == [True]
 
 
 def ratio_sums() -> tuple[float, float]:
-    """The sum over a tensor of several chunks and a rest, and the same in float64 at once."""
+    """The sum over a tensor of several chunks and a remainder, and the same sum in float64."""
     import torch
 
     from megatron_ettin.optim import stable_adamw
@@ -146,18 +157,18 @@ def ratio_sums() -> tuple[float, float]:
     generator = torch.Generator().manual_seed(0)
     slope, moment = torch.randn(2, 3 * stable_adamw._CORE_CHUNK_ELEMENTS + 17, generator=generator)
     moment.square_()
-    whole = slope.double() ** 2 / (0.9 * moment.double() + 0.1 * slope.double() ** 2).clamp(min=0.01)
-    found = stable_adamw.ratio_sum(slope, moment, 0.9, 0.01, stable_adamw.new_scratch([slope]))
-    return float(found), float(whole.sum())
+    ratios = slope.double() ** 2 / (0.9 * moment.double() + 0.1 * slope.double() ** 2).clamp(min=0.01)
+    total = stable_adamw.ratio_sum(slope, moment, 0.9, 0.01, stable_adamw.new_scratch([slope]))
+    return float(total), float(ratios.sum())
 
 
-def test_chunks_of_the_first_pass_leave_no_value_out() -> None:
-    [(found, expected)] = run_ranks(1, ratio_sums)
-    assert found == pytest.approx(expected, rel=1e-6)
+def test_chunks_of_the_rms_pass_cover_all_values() -> None:
+    [(total, expected)] = run_ranks(1, ratio_sums)
+    assert total == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.gpu
-def test_cuda_steps_as_the_cpu() -> None:
+def test_steps_on_cuda_equal_those_on_cpu() -> None:
     import torch
 
     from megatron_ettin.optim.stable_adamw import StableAdamW

@@ -1,7 +1,7 @@
-"""Train, save and go on in a process where megatron-core finds apex; prints the result as JSON.
+"""Train, save and resume in a process where megatron-core finds apex; prints the losses as JSON.
 
-The stand-in has what megatron-core asks of apex's optimizer: its name, its setting for decoupled decay, and a step that
-is counted in the parameter groups. Run as ``python -m tests.optim.with_apex FOLDER``; tests/optim/test_apex.py does.
+The stand-in has what megatron-core uses of apex's optimizer: its name, its setting for decoupled decay, and a step
+count in the parameter groups. Run as ``python -m tests.optim.with_apex FOLDER``; tests/optim/test_apex.py does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DISTRIBUTED = (("use_distributed_optimizer", True),)
 BF16 = (("bf16", True),)
 STABLE = (("optimizer", "stable_adamw"),)
 CASES: dict[str, tuple[tuple[str, Any], ...]] = {
-    "stable-whole": STABLE,
+    "stable": STABLE,
     "stable-distributed": (*STABLE, *DISTRIBUTED),
     "stable-bf16": (*STABLE, *BF16),
     "stable-distributed-bf16": (*STABLE, *DISTRIBUTED, *BF16),
@@ -42,16 +42,16 @@ def install_apex() -> None:
 
 
 def losses(overrides: tuple[tuple[str, Any], ...], folder: str) -> dict[str, list[float]]:
-    """Train nine steps, and the last six again from the checkpoint of the third."""
+    """Train nine steps, then the last six again from the checkpoint of the third."""
     from megatron_ettin.runtime.process import end_process
     from tests.checkpoint.training import Case, launch
 
     case = Case(9, "clm", save=folder, save_at=3, overrides=overrides)
-    whole = launch(case)
+    uninterrupted = launch(case)
     end_process()
-    resumed = launch(replace(case, save="", load=whole["folder"]))
+    resumed = launch(replace(case, save="", load=uninterrupted["folder"]))
     end_process()
-    return {"whole": whole["losses"], "resumed": resumed["losses"]}
+    return {"uninterrupted": uninterrupted["losses"], "resumed": resumed["losses"]}
 
 
 def main(folder: str) -> None:
@@ -61,8 +61,8 @@ def main(folder: str) -> None:
 
     assert HAVE_APEX_OR_TE
     assert not USING_PYTORCH_OPTIMIZER
-    found = {name: losses(overrides, f"{folder}/{name}") for name, overrides in CASES.items()}
-    sys.stdout.write(json.dumps(found) + "\n")
+    results = {name: losses(overrides, f"{folder}/{name}") for name, overrides in CASES.items()}
+    sys.stdout.write(json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":

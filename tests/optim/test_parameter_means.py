@@ -1,4 +1,4 @@
-"""The norm of all weights is the same however they lie on ranks, and that of the weights by hand on one."""
+"""The norm of all weights does not depend on the layout, and on one rank equals a norm in float64."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def norms(overrides: dict[str, Any]) -> tuple[float, float]:
     ],
 )
 def test_every_weight_counts_once(layout: dict[str, Any]) -> None:
-    (whole, by_hand), *_ = run_ranks(1, norms, {})
-    np.testing.assert_allclose(whole, by_hand, rtol=1e-6)
+    (expected, in_float64), *_ = run_ranks(1, norms, {})
+    np.testing.assert_allclose(expected, in_float64, rtol=1e-6)
     ranks = layout.get("tensor_model_parallel_size", 1) * layout.get("pipeline_model_parallel_size", 1)
     for norm, _ in run_ranks(ranks, norms, layout):
-        np.testing.assert_allclose(norm, whole, rtol=1e-6)
+        np.testing.assert_allclose(norm, expected, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Made-up gradients of whole parameters, and steps of the trainer's optimizer on them at any layout."""
+"""Synthetic gradients of full parameters, and steps of the trainer's optimizer on them under any layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.runs import TINY, tiny_run
 from tests.helpers.shards import Shard, rank_shards
 
 VOCABULARY = 120
-"""No multiple of 16: at two tensor-parallel ranks the vocabulary has filling rows, at one it has none."""
+"""Not a multiple of 16: on two tensor-parallel ranks the vocabulary has padding rows, on one it has none."""
 
 RATE, DECAY, BETA1, BETA2, EPSILON = 3e-3, 0.1, 0.9, 0.98, 1e-6
 SETTINGS: dict[str, Any] = {
@@ -35,25 +35,25 @@ class Result:
 
 
 def rate(step: int) -> float:
-    """A learning rate that moves below and up to the peak."""
+    """A learning rate that varies up to the peak."""
     return RATE * (1 + step % 4) / 4
 
 
 def gradient(name: str, step: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The gradient of a whole parameter, float32, the same for ranks and references.
+    """The gradient of a full parameter, float32, the same for ranks and references.
 
-    Steps differ in size, halves of a parameter differ in when they grow, and some values lie below epsilon: the mean
-    over a part of a parameter is not the mean over the whole.
+    Steps differ in size, the halves of a parameter grow at different steps, and some values are below epsilon: the mean
+    over a part of a parameter differs from the mean over all of it.
     """
     rng = np.random.default_rng([step, *name.encode()])
-    whole = rng.normal(size=shape) * (8.0 if step % 5 == 3 else 1.0)
-    whole[: shape[0] // 2] *= 30.0 if step % 3 == 1 else 0.1
-    whole[shape[0] // 3 : shape[0] // 2] *= 1e-7
-    return whole.astype(np.float32)
+    values = rng.normal(size=shape) * (8.0 if step % 5 == 3 else 1.0)
+    values[: shape[0] // 2] *= 30.0 if step % 3 == 1 else 0.1
+    values[shape[0] // 3 : shape[0] // 2] *= 1e-7
+    return values.astype(np.float32)
 
 
 def run_steps(overrides: dict[str, Any], steps: int, *, local: bool = False) -> Result:
-    """Apply ``steps`` made-up gradients at the rank's layout; ``local`` takes means over what the rank holds."""
+    """Apply ``steps`` synthetic gradients on a rank; ``local`` takes means over the rank's own part only."""
     from megatron_ettin.optim.stable_adamw import local_means
     from tests.helpers.training import start_training
 
@@ -64,24 +64,24 @@ def run_steps(overrides: dict[str, Any], steps: int, *, local: bool = False) -> 
     for step in range(steps):
         training.wrapped.zero_grad_buffer()
         for name, part, values in _gradient_parts(training.model):
-            values.copy_(_part_of(gradient_with_filling(name, step, part.global_shape), part, values))
+            values.copy_(_part_of(padded_gradient(name, step, part.global_shape), part, values))
         for group in training.optimizer.param_groups:
             group["lr"] = rate(step)
         training.optimizer.step()
     return Result(before, rank_shards(training.model))
 
 
-def gradient_with_filling(name: str, step: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The gradient with rows of zeros where a parameter has rows that belong to no token."""
+def padded_gradient(name: str, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient, with zeros for the padding rows of a parameter."""
     if not name.startswith(("embedding.word", "output_layer")):
         return gradient(name, step, shape)
-    whole = np.zeros(shape, dtype=np.float32)
-    whole[:VOCABULARY] = gradient(name, step, (VOCABULARY, *shape[1:]))
-    return whole
+    padded = np.zeros(shape, dtype=np.float32)
+    padded[:VOCABULARY] = gradient(name, step, (VOCABULARY, *shape[1:]))
+    return padded
 
 
 def _gradient_parts(model: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Give (global name, where it lies, its place in the gradient buffer) for each part of a parameter here."""
+    """Yield (global name, shard, its values in the gradient buffer) for each part of a parameter on this rank."""
     from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
     for entry in model.sharded_state_dict().values():
@@ -90,8 +90,8 @@ def _gradient_parts(model: Any) -> Iterator[tuple[str, Any, Any]]:
             yield part.key, part, part.data
 
 
-def _part_of(whole: np.ndarray, part: Any, values: Any) -> Any:
+def _part_of(full: np.ndarray, part: Any, values: Any) -> Any:
     import torch
 
     slices = tuple(slice(o, o + n) for o, n in zip(part.global_offset, values.shape, strict=True))
-    return torch.from_numpy(whole[slices])
+    return torch.from_numpy(full[slices])
