@@ -1,9 +1,9 @@
-"""Tokens per second that one core packs and masks, compared with transformers' DataCollatorForLanguageModeling.
+"""Tokens that one core packs and masks in a second, beside transformers' DataCollatorForLanguageModeling.
 
-Both process the same chunks of text in the same rows. Ours does what training does: row numbers, chunks of the mapped
-corpus, special tokens, masks, a PackedBatch. The collator receives the ids of each chunk with its special tokens, as
-lists and as arrays, and pads and masks them; its time excludes reading and packing. Every figure is the median of
-alternating rounds, in one process with one thread. The text is the Python standard library's.
+Both get the same chunks of text in the same rows. Ours goes the way of training: row numbers, chunks of the mapped
+corpus, special tokens, masks, a PackedBatch. The collator gets each chunk's ids with its special tokens, as lists and
+as arrays, and pads and masks them; reading and packing are not counted against it. Every figure is the median of some
+rounds in turns, in one process with one thread. The text is the Python standard library's.
 
     python benchmarks/loader.py --output benchmarks/results/loader.md
 """
@@ -29,8 +29,7 @@ from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.corpus.train_tokenizer import save_tokenizer, train_tokenizer
 from megatron_ettin.data.preprocess.starter_text import choose_documents, standard_library
 from megatron_ettin.objectives.objective import build_objective
-from megatron_ettin.train.datasets import build_training_rows, open_corpus
-from megatron_ettin.train.prefetch import plan_steps
+from megatron_ettin.train.datasets import build_training_data
 
 SEQ_LENGTH = 1024
 MICRO_BATCH = 32
@@ -58,11 +57,11 @@ class Feed:
     def __init__(self, config: RunConfig, steps: int, objective: str, packing: str, masking: str) -> None:
         self.config = config.with_values({"objective": objective, "packing": packing, "masking": masking})
         self.tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
-        self.rows = build_training_rows(self.config, open_corpus(self.config), self.tokenizer)
         self.objective = build_objective(self.config, self.tokenizer)
-        plan = plan_steps(self.config, self.rows, self.objective)
+        data = build_training_data(self.config, self.tokenizer, self.objective)
+        self.rows = data.rows
         # Computed once: a plan keeps only the latest steps, and every round requests all of them.
-        self.parts = [plan.micro_batches(step, 0, 1)[0] for step in range(steps)]
+        self.parts = [data.plan.micro_batches(step, 0, 1)[0] for step in range(steps)]
 
     def step(self, step: int) -> int:
         """Build the micro-batch of a step and return its real tokens."""
@@ -79,14 +78,14 @@ class Feed:
 
 
 def rate(work: Callable[[int], int], steps: range) -> float:
-    """Return the tokens per second of processor time of ``work``."""
-    start = time.process_time()
+    """Return the tokens a second of processor time that ``work`` does."""
+    begun = time.process_time()
     tokens = sum(work(step) for step in steps)
-    return tokens / (time.process_time() - start)
+    return tokens / (time.process_time() - begun)
 
 
 def collator_work(feed: Feed, steps: range, *, mlm: bool, as_lists: bool) -> Callable[[int], int]:
-    """Return the collator's work on the same steps, with its examples built in advance."""
+    """Return the collator's share of the same steps, with its examples made beforehand."""
     front = PreTrainedTokenizerFast(
         tokenizer_file=str(feed.tokenizer.path), cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
         mask_token="[MASK]", unk_token="[UNK]",
@@ -103,7 +102,7 @@ def collator_work(feed: Feed, steps: range, *, mlm: bool, as_lists: bool) -> Cal
 
 
 def measure(config: RunConfig, steps: int, rounds: int) -> list[str]:
-    """Measure in alternating rounds, and return the lines of a table."""
+    """Take turns, and return the lines of a table."""
     lines = []
     cases = [("mlm", "best-fit", "token"), ("mlm", "none", "token"), ("mlm", "best-fit", "whole-word"),
              ("mlm", "best-fit", "span"), ("clm", "best-fit", "token"), ("clm", "none", "token")]  # fmt: skip
@@ -115,14 +114,14 @@ def measure(config: RunConfig, steps: int, rounds: int) -> list[str]:
             "lists": collator_work(feed, here, mlm=objective == "mlm", as_lists=True),
             "arrays": collator_work(feed, here, mlm=objective == "mlm", as_lists=False),
         }
-        rates: dict[str, list[float]] = {name: [] for name in works}
+        found: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(rounds + 1):
             for name, work in works.items():
-                # The collator is slow, so it runs a tenth of the steps.
+                # The collator is slow: a part of the steps tells its pace.
                 figure = rate(work, here if name == "ours" else range(max(1, steps // 10)))
-                if turn:  # the first round is a warm-up
-                    rates[name].append(figure)
-        ours, lists, arrays = (statistics.median(rates[name]) for name in works)
+                if turn:  # the first one warms up
+                    found[name].append(figure)
+        ours, lists, arrays = (statistics.median(found[name]) for name in works)
         best = max(lists, arrays)
         lines.append(
             f"| {objective} | {packing} | {masking if objective == 'mlm' else ''} | {ours / 1e6:.2f} | "
@@ -133,9 +132,9 @@ def measure(config: RunConfig, steps: int, rounds: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print the table, and write it to --output."""
+    """Measure and print, and write the table where --output is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=16_000_000, help="size of the text")
+    parser.add_argument("--bytes", type=int, default=16_000_000, help="text to make rows from")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path)
@@ -144,17 +143,17 @@ def main() -> None:
     head = [
         "# Packing and masking on one core",
         "",
-        f"Rows of {SEQ_LENGTH}, {MICRO_BATCH} per micro-batch, millions of real tokens per second of one core; median "
-        f"of {options.rounds} alternating rounds; transformers {transformers.__version__}'s "
-        "DataCollatorForLanguageModeling on the same chunks, given as lists and as arrays, without reading and "
-        "packing. The last column is ours relative to the faster of the two.",
+        f"Rows of {SEQ_LENGTH}, {MICRO_BATCH} a micro-batch, millions of real tokens a second of one core; median of "
+        f"{options.rounds} rounds in turns; transformers {transformers.__version__}'s DataCollatorForLanguageModeling "
+        "on the same pieces, given as lists and as arrays, reading and packing not counted. The last column is ours "
+        "against the faster of the two.",
         "",
         "| objective | packing | masking | ours | collator, lists | collator, arrays | ratio |",
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
         lines = measure(write_corpus(Path(folder), options.bytes), options.steps, options.rounds)
-    wanted = f"Goal: {FASTER_THAN_COLLATOR:.0f} times the collator, and {CLM_TOKENS_PER_SECOND / 1e6:.0f} M for clm."
+    wanted = f"Wanted: {FASTER_THAN_COLLATOR:.0f} times the collator, and {CLM_TOKENS_PER_SECOND / 1e6:.0f} M for clm."
     text = "\n".join([*head, *lines, "", wanted]) + "\n"
     print(text)
     if options.output:

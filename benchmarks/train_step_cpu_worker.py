@@ -128,8 +128,8 @@ def shares(config: RunConfig, steps: int) -> dict[str, Any]:
     from megatron_ettin.runtime.device import choose_device, product_rate
     from megatron_ettin.runtime.process import end_process, start_process
     from megatron_ettin.train.build import build_training
-    from megatron_ettin.train.datasets import build_training_rows, open_corpus
-    from megatron_ettin.train.prefetch import build_ahead, plan_steps, step_batches
+    from megatron_ettin.train.datasets import build_training_data
+    from megatron_ettin.train.prefetch import BatchPrefetcher
     from megatron_ettin.train.step import train_step
 
     device = choose_device("cpu")
@@ -137,21 +137,18 @@ def shares(config: RunConfig, steps: int) -> dict[str, Any]:
     objective = build_objective(config, tokenizer)
     ranks = start_process(config, device)
     training = build_training(config, objective.traits.mask_kind, device, ranks)
-    rows = build_training_rows(config, open_corpus(config), tokenizer)
+    data = build_training_data(config, tokenizer, objective)
     spent: dict[str, float] = {}
     time_parts(training, spent)
     work, total = 0, 0.0
-    plan = plan_steps(config, rows, objective)
-    with build_ahead(
-        lambda step: step_batches(plan, rows, objective, ranks, step), range(WARM_UP + steps)
-    ) as batches_of:
+    with BatchPrefetcher(lambda step: data.batches(step, ranks), range(WARM_UP + steps), device) as prefetcher:
         for step in range(WARM_UP + steps):
             if step == WARM_UP:
                 spent.clear()
                 work, total = 0, 0.0
             start = time.perf_counter()
             with timed(spent, "waiting for data"):
-                batches = batches_of(step)
+                batches = prefetcher.batches(step)
             work += train_step(training, batches, config.optimizer.lr / 100).sums.model_flops
             total += time.perf_counter() - start
     peak = product_rate(device, torch.float32, size=2048, rounds=10)

@@ -21,7 +21,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +124,8 @@ def measure(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import start_process
     from megatron_ettin.train.build import build_training
-    from megatron_ettin.train.datasets import build_training_rows, open_corpus
-    from megatron_ettin.train.prefetch import build_ahead, pinned, plan_steps, step_batches
+    from megatron_ettin.train.datasets import build_training_data
+    from megatron_ettin.train.prefetch import BatchPrefetcher
     from megatron_ettin.train.step import train_step
 
     device = choose_device("cuda")
@@ -135,14 +134,13 @@ def measure(config: RunConfig, steps: int, profile: str) -> dict[str, Any]:
     objective = build_objective(config, tokenizer)
     ranks = start_process(config, device)
     training = build_training(config, objective.traits.mask_kind, device, ranks)
-    rows = build_training_rows(config, open_corpus(config), tokenizer)
-    build = pinned(partial(step_batches, plan_steps(config, rows, objective), rows, objective, ranks), device)
+    data = build_training_data(config, tokenizer, objective)
     seconds, waits, tokens, flops, losses = [], [], [], [], []
     warm_up = 3
-    with build_ahead(build, range(warm_up + steps)) as batches_of:
+    with BatchPrefetcher(lambda step: data.batches(step, ranks), range(warm_up + steps), device) as prefetcher:
         for step in range(warm_up + steps):
             started = time.perf_counter()
-            batches = batches_of(step)
+            batches = prefetcher.batches(step)
             waited = time.perf_counter() - started
             with profiled(profile if step == warm_up + steps - 1 else ""):
                 result = train_step(training, batches, config.optimizer.lr * min(1.0, (step + 1) / 100))

@@ -1,4 +1,4 @@
-"""Entry of a run: ``torchrun -m megatron_ettin.pretrain``. Only training imports torch and megatron-core (seconds)."""
+"""Entry point: ``torchrun -m megatron_ettin.pretrain``. Only training imports torch and megatron-core (seconds)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from megatron_ettin.runtime.signals import hold_signals
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line; return 0, 2 for wrong input or 1 for a run that failed, which rank 0 tells in one line."""
-    # torchrun ends all ranks as soon as one has failed: none may end before rank 0 spoke, nor by that signal.
+    """Run a command line; return 0, 2 for wrong input or 1 for a failed run, which rank 0 reports in one line."""
+    # torchrun ends all ranks as soon as one has failed: no rank may exit before rank 0 reports, nor by that signal.
     hold_signals()
     try:
         return start(arguments, Launch.from_environment(os.environ))
@@ -28,7 +28,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def start(arguments: Sequence[str], launch: Launch) -> int:
-    """Plan, train or evaluate, and return the exit code; what a user got wrong raises ConfigError."""
+    """Plan, train or evaluate; return the exit code.
+
+    Raises:
+        ConfigError: the command line or a file it names is wrong.
+        RunFailure: training cannot continue.
+    """
     command = parse_command(arguments)
     from megatron_ettin.planning.cluster import parse_cluster
     from megatron_ettin.train.preflight.prepare import prepare_run  # imports numpy: not for --help
@@ -50,5 +55,5 @@ def start(arguments: Sequence[str], launch: Launch) -> int:
     return train(prepared)
 
 
-if __name__ == "__main__":  # megatron-core's saving spawns processes, and these import this file
+if __name__ == "__main__":  # megatron-core spawns processes when it saves, and they import this file
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""From a resolved run to a model that can be stepped."""
+"""Build the model, its data-parallel wrapper and the optimizer of a rank."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from megatron_ettin.runtime.stopwatch import Stopwatch
 
 @dataclass
 class Training:
-    """Everything one step needs, built once."""
+    """Everything that a step needs, built once."""
 
     config: RunConfig
     device: Device
     ranks: Ranks
     core_config: TransformerConfig
     model: EttinModel
-    """This rank's stage, unwrapped: for checkpoints and inspection."""
+    """This rank's pipeline stage without wrappers, for checkpoints and inspection."""
     wrapped: DistributedDataParallel
-    """The same stage inside megatron-core's data parallelism: for stepping."""
+    """The same stage in megatron-core's data parallelism, for training."""
     optimizer: MegatronOptimizer
     stopwatch: Stopwatch
-    """Marks where this rank's part of a step ends and its wait for the others begins."""
+    """Measures this rank's part of a step, up to its wait for the other ranks."""
 
     @property
     def parts(self) -> TrainedParts:
@@ -46,13 +46,13 @@ class Training:
 
 
 def build_training(config: RunConfig, mask_kind: MaskKind, device: Device, ranks: Ranks) -> Training:
-    """Build model, data parallelism and optimizer of this rank, with freshly drawn weights.
+    """Build model, data parallelism and optimizer of this rank, with newly initialised weights.
 
     Args:
-        config: resolved config; the vocabulary size is known.
-        mask_kind: the objective's mask.
-        device: where this rank computes.
-        ranks: this rank's coordinates; the parallel groups exist.
+        config: the resolved config, with its vocabulary size.
+        mask_kind: the objective's attention mask.
+        device: of this rank.
+        ranks: this rank's coordinates; the parallel groups must exist.
     """
     core_config = build_core_config(config)
     model = build_model(config, core_config, mask_kind, device, ranks)
@@ -71,7 +71,7 @@ def build_training(config: RunConfig, mask_kind: MaskKind, device: Device, ranks
     stopwatch = Stopwatch(device)
     core_config.finalize_model_grads_func = GradientFinalizer(stopwatch.arrive)
     if config.parallel.overlap_grad_reduce:
-        # Only the last micro-batch's backward may start to sum gradients.
+        # Only the backward pass of the last micro-batch may start the reduction of gradients.
         core_config.no_sync_func = wrapped.no_sync
     core_config.grad_scale_func = optimizer.scale_loss
     return Training(config, device, ranks, core_config, model, wrapped, optimizer, stopwatch)
@@ -87,7 +87,7 @@ def _in_half_precision(core_config: TransformerConfig, model: EttinModel) -> Flo
 def build_model(
     config: RunConfig, core_config: TransformerConfig, mask_kind: MaskKind, device: Device, ranks: Ranks
 ) -> EttinModel:
-    """Build this rank's stage on its device and draw its weights."""
+    """Build this rank's pipeline stage on its device and initialise its weights."""
     model = EttinModel(
         core_config,
         config.model,

@@ -1,4 +1,4 @@
-"""The corpora of a run, opened and split, and what they are made into."""
+"""The corpora of a run, split, packed into rows and assigned to steps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.sources import SourceRequest, source_names
 from megatron_ettin.config.value_types import format_token_count, plain_value
-from megatron_ettin.data.batch_plan import BatchRule
+from megatron_ettin.data.batch import PackedBatch
+from megatron_ettin.data.batch_plan import BatchRule, StepPlan
 from megatron_ettin.data.chunk_lengths import ChunkRule, Dropped
 from megatron_ettin.data.corpus.indexed import IndexedTokens, all_documents_closed
 from megatron_ettin.data.corpus.token_bytes import sentence_ends
@@ -19,6 +21,48 @@ from megatron_ettin.data.index_cache import IndexCache
 from megatron_ettin.data.rows import EvaluationRows, RowDataset, evaluation_rows
 from megatron_ettin.data.splits import Documents, split_corpus
 from megatron_ettin.data.training_rows import Realised, TrainingRows
+from megatron_ettin.objectives.objective import Objective
+from megatron_ettin.runtime.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains and validates on."""
+
+    objective: Objective
+    rows: TrainingRows
+    plan: StepPlan
+    """The rows of each step."""
+    validation_rows: tuple[EvaluationRows, ...]
+    """Of each source."""
+
+    def batches(self, step: int, ranks: Ranks) -> list[PackedBatch]:
+        """Build a rank's micro-batches of a step (0-based); they depend on nothing that was trained before."""
+        tokens_before = max(0, self.plan.of(step).tokens_before)
+        return [
+            self.objective.train_batch(self.rows.rows(part.start, part.stop), part, tokens_before)
+            for part in self.plan.micro_batches(step, ranks.dp_rank, ranks.dp_size)
+        ]
+
+
+def build_training_data(
+    config: RunConfig, tokenizer: TokenizerFiles, objective: Objective, state: TrainingState | None = None
+) -> TrainingData:
+    """Open the corpora and plan the steps that follow a state, or all steps."""
+    state = state or TrainingState()
+    corpus = open_corpus(config)
+    rows = build_training_rows(config, corpus, tokenizer)
+    if state.source_rows:
+        rows.blend.start_at(state.consumed_samples, state.source_rows)
+    plan = StepPlan(
+        batch_rule(config, close_every_chunk=objective.close_every_chunk),
+        rows,
+        step=state.step,
+        sample=state.consumed_samples,
+        tokens=state.consumed_tokens,
+        counts_tokens=bool(config.data.mlm_probability_schedule),
+    )
+    return TrainingData(objective, rows, plan, build_validation_rows(config, corpus, tokenizer))
 
 
 @dataclass(frozen=True)
@@ -28,24 +72,23 @@ class Source:
     request: SourceRequest
     tokens: IndexedTokens
     documents: dict[str, Documents]
-    """Of each split, by its name."""
+    """Of each split, by the name of the split."""
 
 
 def open_corpus(config: RunConfig) -> tuple[Source, ...]:
-    """Open what ``--data-path`` names and split it."""
-    return tuple(_open_source(config, request) for request in config.data.data_path.requests)
-
-
-def _open_source(config: RunConfig, request: SourceRequest) -> Source:
-    tokens = IndexedTokens(request.path)
-    data = config.data
-    return Source(request, tokens, split_corpus(tokens.num_documents, data.split, data.split_by, request.path))
+    """Open and split the corpora that ``--data-path`` names."""
+    data, sources = config.data, []
+    for request in data.data_path.requests:
+        tokens = IndexedTokens(request.path)
+        splits = split_corpus(tokens.num_documents, data.split, data.split_by, request.path)
+        sources.append(Source(request, tokens, splits))
+    return tuple(sources)
 
 
 def build_training_rows(config: RunConfig, corpus: Sequence[Source], tokenizer: TokenizerFiles) -> TrainingRows:
-    """Cut, pack and blend the training splits."""
+    """Chunk, pack and blend the training splits."""
     rule = chunk_rule(config, tokenizer)
-    # A source may be so small that the split leaves it nothing.
+    # The split may leave a very small source without documents.
     filled = [(number, source) for number, source in enumerate(corpus) if len(source.documents["training"])]
     rows = [_source_rows(config, source, tokenizer, rule, number) for number, source in filled]
     return TrainingRows([source.request for _, source in filled], rows)
@@ -54,8 +97,8 @@ def build_training_rows(config: RunConfig, corpus: Sequence[Source], tokenizer: 
 def build_validation_rows(
     config: RunConfig, corpus: Sequence[Source], tokenizer: TokenizerFiles
 ) -> tuple[EvaluationRows, ...]:
-    """Cut and pack the validation split of each source."""
-    found = []
+    """Chunk and pack the validation split of each source."""
+    validation_rows = []
     names = source_names({number: source.request.path for number, source in enumerate(corpus)})
     for number, source in enumerate(corpus):
         documents = source.documents["validation"]
@@ -64,15 +107,15 @@ def build_validation_rows(
                 source.tokens, documents, config.data.seq_length, sep_id=tokenizer.sep_id, source=number
             )
             rows.name = names[number]
-            found.append(rows)
-    return tuple(found)
+            validation_rows.append(rows)
+    return tuple(validation_rows)
 
 
 def chunk_rule(config: RunConfig, tokenizer: TokenizerFiles) -> ChunkRule:
-    """Return how long documents are cut.
+    """Return how documents are chunked.
 
     Raises:
-        ConfigError: sentence ends are asked for, and the tokenizer does not tell them.
+        ConfigError: ``--chunk-at-sentences`` with a tokenizer that does not reveal where sentences end.
     """
     data = config.data
     ends = sentence_ends(tokenizer, "--chunk-at-sentences") if data.chunk_at_sentences else None
@@ -82,7 +125,7 @@ def chunk_rule(config: RunConfig, tokenizer: TokenizerFiles) -> ChunkRule:
 
 
 def batch_rule(config: RunConfig, *, close_every_chunk: bool) -> BatchRule:
-    """Return how large steps and micro-batches are."""
+    """Return the sizes of steps and micro-batches."""
     training = config.training
     micro = training.micro_batch_size
     if training.global_batch_tokens:
@@ -99,7 +142,7 @@ def batch_rule(config: RunConfig, *, close_every_chunk: bool) -> BatchRule:
 
 
 def row_notes(rows: TrainingRows) -> list[str]:
-    """Return what became of the documents, a line each."""
+    """Return the number and fill rate of the rows and what chunking dropped, one line each."""
     dropped = sum((source.dropped for source in rows.sources), Dropped())
     notes = [f"{rows.num_rows:,} rows in an epoch, {rows.fill_rate:.2%} filled"]
     if dropped.chunks:
@@ -108,20 +151,20 @@ def row_notes(rows: TrainingRows) -> list[str]:
     return notes
 
 
-def blend_notes(training: TrainingRows, samples: int, close_every_chunk: bool) -> list[str]:
-    """Return what each source was asked for and has given, a line each; nothing where there is one source."""
-    if len(training.sources) < 2:
+def blend_notes(training_rows: TrainingRows, samples: int, *, close_every_chunk: bool) -> list[str]:
+    """Return the requested and actual share of each source, one line each; empty for a single source."""
+    if len(training_rows.sources) < 2:
         return []
-    realised = training.realised(samples, close_every_chunk=close_every_chunk)
+    realised = training_rows.realised(samples, close_every_chunk=close_every_chunk)
     rows, tokens = (max(1, sum(getattr(each, name) for each in realised)) for name in ("rows", "tokens"))
     return [
-        f"{each.name}: asked for {_asked(each)}, gave {each.rows:,} ({each.rows / rows:.4%}), "
+        f"{each.name}: requested {_requested(each)}, gave {each.rows:,} ({each.rows / rows:.4%}), "
         f"{format_token_count(each.tokens)} tokens ({each.tokens / tokens:.2%}), {each.epochs:.2f} epochs"
         for each in realised
     ]
 
 
-def _asked(each: Realised) -> str:
+def _requested(each: Realised) -> str:
     share = f"{each.requested:.4%} of the rows"
     if each.requested_tokens is None:
         return share

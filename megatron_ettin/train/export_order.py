@@ -1,9 +1,9 @@
-"""The training order of a run, worked out again from its checkpoints."""
+"""Reconstruct the training order of a run from its checkpoints and write it as parquet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,108 +20,105 @@ from megatron_ettin.train.datasets import batch_rule, build_training_rows, open_
 
 
 @dataclass(frozen=True)
-class _Place:
-    """How far a run was."""
+class _Progress:
+    """Counters of a run after some step."""
 
     step: int = 0
     row: int = 0
     tokens: int = 0
 
 
-def export_training_order(save: Path, output: Path, say: Callable[[str], None]) -> None:
-    """Write one folder for each checkpoint of a run; those that are there already are left as they are.
+def export_training_order(save: Path, output: Path, report: Callable[[str], None]) -> None:
+    """Write one folder per checkpoint of a run; existing ones are kept.
 
-    An earlier export is gone on from where it ended, although checkpoints that it saw are gone: no step comes twice.
-    Steps and rows between two checkpoints are those of the later one's settings. Whether they end where that checkpoint
-    says is checked, so a run whose batches were changed between checkpoints that are gone is refused.
+    An earlier export is continued where it ended, even if checkpoints that it used are gone: no step is written twice.
+    The steps between two checkpoints are computed with the settings of the later one and must end at its row, so a run
+    whose batches changed between checkpoints that are gone is refused.
 
     Args:
         save: the run's ``--save`` folder.
-        output: where to write.
-        say: takes lines of progress.
+        output: the folder to write to.
+        report: receives lines of progress.
 
     Raises:
-        ConfigError: the run has no checkpoint, its corpora are not those it was trained on, data was changed between
-            checkpoints that are gone, an interval does not end where its checkpoint says, or the output is of another
-            run.
+        ConfigError: the run has no checkpoint, its corpora are not those it was trained on, data changed between
+            checkpoints that are gone, the steps before a checkpoint do not end at its row, or the output belongs to
+            another run.
     """
     steps = list_steps(save)
     if not steps:
         raise ConfigError(f"--load {save}: has no complete checkpoint")
-    before, known = _Place(), None
+    done, rows = _Progress(), None
     written = written_intervals(output)
     for step in steps:
         checkpoint = save / step_folder_name(step)
-        described = read_run_json(checkpoint)
-        here = _Place(step, described["consumed_samples"], described["consumed_tokens"])
-        while (found := written.get(before.step)) is not None and found[0].last_step <= step:
-            say(f"{found[0].folder_name}: was there before")
-            before = _Place(found[0].last_step, found[0].last_row, before.tokens + found[1])
-        if before.step == step and before != here:
-            raise ConfigError(f"--output {output}: holds the order of another run up to step {step}")
-        if before.step < step:
-            _refuse_lost_change(checkpoint, described, before, here)
-            interval = Interval(before.step, here.step, before.row, here.row)
-            if known is None or known.described["data_order"] != described["data_order"]:
-                known = _Opened.of(checkpoint, described)
-            folder = _write(known, checkpoint, described, before, interval, output)
-            say(f"{folder}: rows {interval.first_row:,} to {interval.last_row - 1:,}")
-        before = here
+        run_json = read_run_json(checkpoint)
+        end = _Progress(step, run_json["consumed_samples"], run_json["consumed_tokens"])
+        while (known := written.get(done.step)) is not None and known[0].last_step <= step:
+            interval, tokens = known
+            report(f"{interval.folder_name}: already written")
+            done = _Progress(interval.last_step, interval.last_row, done.tokens + tokens)
+        if done.step == step and done != end:
+            raise ConfigError(f"--output {output}: contains the order of another run up to step {step}")
+        if done.step < step:
+            _refuse_lost_change(checkpoint, run_json, done, end)
+            if rows is None or rows.run_json["data_order"] != run_json["data_order"]:
+                rows = _CheckpointRows.open(checkpoint, run_json)
+            interval = Interval(done.step, end.step, done.row, end.row)
+            folder = _write(replace(rows, checkpoint=checkpoint, run_json=run_json), interval, done.tokens, output)
+            report(f"{folder}: rows {interval.first_row:,} to {interval.last_row - 1:,}")
+        done = end
 
 
-def _refuse_lost_change(checkpoint: Path, described: dict[str, Any], before: _Place, here: _Place) -> None:
-    """Refuse an interval in which the data was changed: only checkpoints tell what it was."""
-    for change in described.get("data_changes", []):
-        if before.step < change["step"] < here.step:
-            what = ", ".join(change["changed"])
+def _refuse_lost_change(checkpoint: Path, run_json: dict[str, Any], done: _Progress, end: _Progress) -> None:
+    """Refuse an interval in which the data changed: only the checkpoint at the change contains its previous order."""
+    for change in run_json.get("data_changes", []):
+        if done.step < change["step"] < end.step:
+            causes = ", ".join(change["changed"])
             raise ConfigError(
-                f"--load {checkpoint}: its data changed at step {change['step']} ({what}), and the checkpoint of that "
-                "step, which tells what it was before, is gone"
+                f"--load {checkpoint}: its data changed at step {change['step']} ({causes}), and the checkpoint of "
+                "that step, which contains the previous order, is gone"
             )
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """The rows of a run, as a checkpoint tells them."""
+class _CheckpointRows:
+    """The rows of a run with the settings of one checkpoint."""
 
-    described: dict[str, Any]
+    checkpoint: Path
+    run_json: dict[str, Any]
     tokenizer: TokenizerFiles
     rows: TrainingRows
 
     @classmethod
-    def of(cls, checkpoint: Path, described: dict[str, Any]) -> _Opened:
-        run = _run_of(described)
+    def open(cls, checkpoint: Path, run_json: dict[str, Any]) -> _CheckpointRows:
+        config = RunConfig.from_dict(run_json["config"])
         tokenizer = TokenizerFiles.load(checkpoint / TOKENIZER_FOLDER)
-        changed = changed_causes(described.get("data_order", {}), order_fingerprint(run, tokenizer))
+        changed = changed_causes(run_json.get("data_order", {}), order_fingerprint(config, tokenizer))
         if changed:
-            what = ", ".join(changed)
-            raise ConfigError(f"--load {checkpoint}: the corpora are not those it was trained on; changed: {what}")
-        return cls(described, tokenizer, build_training_rows(run, open_corpus(run), tokenizer))
+            causes = ", ".join(changed)
+            raise ConfigError(f"--load {checkpoint}: the corpora are not those it was trained on; changed: {causes}")
+        return cls(checkpoint, run_json, tokenizer, build_training_rows(config, open_corpus(config), tokenizer))
+
+    def plan(self, interval: Interval, tokens: int) -> StepPlan:
+        """Return the rows of each step of an interval, before which ``tokens`` were trained."""
+        config = RunConfig.from_dict(self.run_json["config"])
+        rule = batch_rule(config, close_every_chunk=close_every_chunk(config))
+        return StepPlan(rule, self.rows, step=interval.first_step, sample=interval.first_row, tokens=tokens)
 
 
-def _write(
-    known: _Opened, checkpoint: Path, described: dict[str, Any], before: _Place, interval: Interval, output: Path
-) -> Path:
-    run, tokenizer = _run_of(described), known.tokenizer
-    assert tokenizer.cls_id is not None
-    assert tokenizer.sep_id is not None
-    closes = close_every_chunk(run)
-    rule = batch_rule(run, close_every_chunk=closes)
-    plan = StepPlan(rule, known.rows, step=before.step, sample=before.row, tokens=before.tokens)
-    end = _end_of(plan, interval)
+def _write(rows: _CheckpointRows, interval: Interval, tokens: int, output: Path) -> Path:
+    """Write an interval, before which ``tokens`` were trained, and return its folder."""
+    end = rows.plan(interval, tokens).of(interval.last_step - 1).stop
     if end != interval.last_row:
         raise ConfigError(
-            f"--load {checkpoint}: its {interval.last_step} steps took {interval.last_row} rows, and by its settings "
-            f"they take {end}: batches were changed between checkpoints that are gone"
+            f"--load {rows.checkpoint}: its {interval.last_step} steps took {interval.last_row} rows, and by its "
+            f"settings they take {end}: batches were changed between checkpoints that are gone"
         )
-    plan = StepPlan(rule, known.rows, step=before.step, sample=before.row, tokens=before.tokens)
+    tokenizer = rows.tokenizer
+    assert tokenizer.cls_id is not None
+    assert tokenizer.sep_id is not None
+    closes = close_every_chunk(RunConfig.from_dict(rows.run_json["config"]))
     delimiters = ChunkDelimiters(tokenizer.cls_id, tokenizer.sep_id, closes)
-    return write_interval(interval, plan, known.rows, delimiters, output)
-
-
-def _end_of(plan: StepPlan, interval: Interval) -> int:
-    return plan.of(interval.last_step - 1).stop
-
-
-def _run_of(described: dict[str, Any]) -> RunConfig:
-    return RunConfig.from_dict(described["config"])
+    # A plan forgets steps that are long past, so a new one starts over.
+    return write_interval(interval, rows.plan(interval, tokens), rows.rows, delimiters, output)

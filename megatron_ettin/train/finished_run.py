@@ -1,4 +1,4 @@
-"""What a run left behind, read without megatron-core: its settings, its weights, its validation split."""
+"""Read a finished run without megatron-core: its config, weights and validation split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TOKENIZER_FOLDER, read_run_json, resolve_checkpoint
+from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TOKENIZER_FOLDER, open_checkpoint
 from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader
@@ -30,13 +30,13 @@ class FinishedRun:
 
     @classmethod
     def open(cls, folder: Path) -> FinishedRun:
-        """Find the latest checkpoint and what it was trained with.
+        """Open the latest checkpoint.
 
         Raises:
-            ConfigError: there is no whole checkpoint.
+            ConfigError: there is no complete checkpoint.
         """
-        checkpoint = resolve_checkpoint(folder)
-        return cls(folder, checkpoint, RunConfig.from_dict(read_run_json(checkpoint)["config"]))
+        checkpoint, run_json = open_checkpoint(folder)
+        return cls(folder, checkpoint, RunConfig.from_dict(run_json["config"]))
 
     @property
     def objective(self) -> str:
@@ -45,22 +45,22 @@ class FinishedRun:
 
     @property
     def metrics(self) -> Path:
-        """The file of the run's figures."""
+        """The metrics file of the run."""
         return self.folder / METRICS_FILE
 
     def validation_split(self) -> tuple[tuple[Chunk, ...], PackedBatch]:
-        """Return every chunk of the validation split, in document order, and all as one batch, scored by the objective.
+        """Return every chunk of the validation split in document order, and all of them as one batch.
 
         Raises:
             ConfigError: the corpus is gone.
         """
         tokenizer = TokenizerFiles.load(self.checkpoint / TOKENIZER_FOLDER)
         sources = build_validation_rows(self.config, open_corpus(self.config), tokenizer)
-        found = (chunk for rows in sources for row in rows for chunk in row)
-        chunks = tuple(sorted(found, key=lambda chunk: (chunk.source, chunk.document, chunk.index)))
+        unsorted = (chunk for rows in sources for row in rows for chunk in row)
+        chunks = tuple(sorted(unsorted, key=lambda chunk: (chunk.source, chunk.document, chunk.index)))
         return chunks, build_objective(self.config, tokenizer).eval_batch([chunks])
 
     def logits(self, texts: Sequence[Tensor]) -> list[Tensor]:
-        """Return the logits [S, V] of each text (input ids [S]), computed from the checkpoint's own tensors."""
+        """Return the logits [S, V] of each text (input ids [S]), computed from the tensors of the checkpoint."""
         reader = CheckpointReader(self.checkpoint)
         return reference_logits(reader.tensor, self.config.model, mask_kind_of(self.objective), texts)

@@ -1,13 +1,12 @@
-"""The process of a launch: parallel groups, model, checkpoint, loop, and the way out."""
+"""The process of a launch: join the group, build the model, restore, train or evaluate, and leave the group."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch.distributed
@@ -15,9 +14,7 @@ import torch.distributed
 from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.load import LoadResult, load_weights
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.batch_plan import StepPlan
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
-from megatron_ettin.data.training_rows import TrainingRows
 from megatron_ettin.doctor.report import machine_lines
 from megatron_ettin.errors import RunFailure
 from megatron_ettin.objectives.objective import Objective, build_objective
@@ -29,80 +26,76 @@ from megatron_ettin.runtime.health.watchdog import Watchdog
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.train.build import Training, build_training
 from megatron_ettin.train.datasets import (
-    Source,
+    TrainingData,
     blend_notes,
-    build_training_rows,
+    build_training_data,
     build_validation_rows,
     open_corpus,
     row_notes,
 )
 from megatron_ettin.train.loop import train
-from megatron_ettin.train.prefetch import pinned, plan_steps, step_batches
 from megatron_ettin.train.preflight.prepare import PreparedRun
 from megatron_ettin.train.resume import record_data_order, restore, verify_checkpoint
 from megatron_ettin.train.stop import StopRequests, write_stop
-from megatron_ettin.train.summary import summary
-from megatron_ettin.train.telemetry.console import Goal, open_screen
+from megatron_ettin.train.telemetry.console import Goal, open_console
 from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, open_wandb, quality
 from megatron_ettin.train.telemetry.profiler import Profiler, profile_notes
-from megatron_ettin.train.telemetry.throughput import Pace
-from megatron_ettin.train.trainer import Session
+from megatron_ettin.train.telemetry.throughput import Throughput
+from megatron_ettin.train.trainer import Trainer
 from megatron_ettin.train.validate import bits_per_byte, count_scored_bytes, validate_sources
 
 
 def launch_training(prepared: PreparedRun, requests: StopRequests) -> int:
-    """Train from the planned checkpoint, or from fresh weights; return 0.
+    """Train from the planned checkpoint, or from new weights; return 0.
 
-    A launch that was asked to stop leaves ``stop.json``, when everything else is on the disk.
+    A launch that was asked to stop writes ``stop.json`` after everything else is on disk.
 
     Raises:
         RunFailure: on all ranks, after too many skipped steps in a row.
     """
-    device, (config, kernels) = _choose(prepared.config)
+    device, config, backend = _choose_device(prepared.config)
     tokenizer = prepared.tokenizer
     assert tokenizer is not None
     with _process(config, device, tokenizer) as (training, objective, watchdog):
-        machine = machine_lines(on_gpu=device.type == "cuda") if training.ranks.is_main else []
+        is_main = training.ranks.is_main
+        machine = machine_lines(on_gpu=device.type == "cuda") if is_main else []
         plan = verify_checkpoint(prepared.resume, config, training.ranks) if prepared.resume else None
         restored = restore(training, plan)
-        data = (
-            *record_data_order(restored.state, prepared.data_order),
-            *profile_notes(config, restored.state.step),
-        )
-        corpus = open_corpus(config)
-        rows = build_training_rows(config, corpus, tokenizer)
-        steps = plan_steps(config, rows, objective, restored.state)
-        before = (*prepared.assumptions, *(plan.notes if plan else ()))
-        restored = replace(restored, notes=(*machine, kernels, *before, *restored.notes, *data, *row_notes(rows)))
-        parts = (training, objective, tokenizer, corpus, rows, steps, restored)
-        with closing(_open_session(*parts, requests, watchdog)) as session:
-            build_batches = partial(step_batches, steps, rows, objective, training.ranks)
-            train(session, pinned(build_batches, device), build_schedule(config.optimizer, config.training))
-            if training.ranks.is_main:
-                for note in blend_notes(rows, session.state.consumed_samples, objective.close_every_chunk):
-                    session.screen.note(note)
-            session.screen.close(*summary(session))
-        if session.stop_reason:
-            if training.ranks.is_main:
-                state = session.state
-                write_stop(Path(config.checkpoint.save), session.stop_reason, state.step, state.consumed_tokens)
-            # A launcher may end everything as soon as the first rank has ended.
+        state = restored.state
+        order_notes = record_data_order(state, prepared.data_order)
+        data = build_training_data(config, tokenizer, objective, state)
+        notes = [*machine, backend, *prepared.assumptions, *(plan.notes if plan else ()), *restored.notes]
+        notes += [*order_notes, *profile_notes(config, state.step), *row_notes(data.rows)]
+        restored = replace(restored, notes=tuple(notes))
+        with closing(_open_trainer(training, data, restored, tokenizer, requests, watchdog)) as trainer:
+            train(trainer, build_schedule(config.optimizer, config.training))
+            if is_main:
+                closes = objective.close_every_chunk
+                for note in blend_notes(data.rows, state.consumed_samples, close_every_chunk=closes):
+                    trainer.console.note(note)
+            trainer.console.close(*trainer.summary())
+        if trainer.stop_reason:
+            if is_main:
+                write_stop(Path(config.checkpoint.save), trainer.stop_reason, state.step, state.consumed_tokens)
+            # A launcher may end all processes as soon as the first one has ended.
             torch.distributed.barrier()
     return 0
 
 
 def launch_evaluation(prepared: PreparedRun) -> int:
     """Score the whole validation split with the weights of ``--load``; the main rank writes one JSON object."""
-    device, (config, _) = _choose(prepared.config)
+    device, config, _ = _choose_device(prepared.config)
     tokenizer, plan = prepared.tokenizer, prepared.resume
     assert tokenizer is not None
     assert plan is not None
     with _process(config, device, tokenizer) as (training, objective, _):
-        plan = verify_checkpoint(plan, config, training.ranks)
-        load_weights(plan.folder, training.model)
+        folder = verify_checkpoint(plan, config, training.ranks).folder
+        load_weights(folder, training.model)
         rows = build_validation_rows(config, open_corpus(config), tokenizer)
         sums, by_source = validate_sources(training, objective, rows, 0)
-        scored_bytes = count_scored_bytes(objective, rows, tokenizer) if training.ranks.is_main else None
+        if not training.ranks.is_main:
+            return 0
+        scored_bytes = count_scored_bytes(objective, rows, tokenizer)
         name = config.training.objective
         report = {
             "objective": name,
@@ -116,19 +109,18 @@ def launch_evaluation(prepared: PreparedRun) -> int:
                 source: {"validation_loss": own.loss, "scored_tokens": own.scored_tokens, **quality(name, own)}
                 for source, own in by_source.items()
             },
-            "checkpoint": str(plan.folder),
+            "checkpoint": str(folder),
         }
-        if training.ranks.is_main:
-            sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(json.dumps(report) + "\n")
     return 0
 
 
-def _choose(config: RunConfig) -> tuple[Device, tuple[RunConfig, str]]:
-    """Return where this process computes and, for that, the run with its kernels decided and a line about them."""
+def _choose_device(config: RunConfig) -> tuple[Device, RunConfig, str]:
+    """Return the device of this process, the config with the layers chosen for it, and a line on that choice."""
     if config.backend.deterministic:
         be_deterministic()
     device = choose_device(config.training.device)
-    return device, resolve_backend(config, device)
+    return device, *resolve_backend(config, device)
 
 
 @contextmanager
@@ -150,48 +142,43 @@ def _process(
 
 @contextmanager
 def _lost_ranks_named(watchdog: Watchdog) -> Iterator[None]:
-    """Say which rank is gone where a collective failed because one is: its own message names addresses at best."""
+    """Name the rank whose end made a collective fail: the collective's own message names addresses at best."""
     try:
         yield
     except RunFailure:
         raise
     except RuntimeError:
-        if told := watchdog.who_is_gone():
-            sys.stderr.write(f"error: {told}\n")
+        if lost := watchdog.who_is_gone():
+            sys.stderr.write(f"error: {lost}\n")
         raise
 
 
-def _open_session(
+def _open_trainer(
     training: Training,
-    objective: Objective,
+    data: TrainingData,
+    restored: LoadResult,
     tokenizer: TokenizerFiles,
-    corpus: Sequence[Source],
-    rows: TrainingRows,
-    plan: StepPlan,
-    found: LoadResult,
     requests: StopRequests,
     watchdog: Watchdog,
-) -> Session:
-    config, is_main, step = training.config, training.ranks.is_main, found.state.step
+) -> Trainer:
+    """Open console and metrics files and print the notes."""
+    config, device, ranks, state = training.config, training.device, training.ranks, restored.state
     files = MetricsFiles.of(config.checkpoint.save, config.checkpoint.tensorboard_dir)
-    screen = open_screen(is_main=is_main, goal=_goal(config, found.state))
-    for note in found.notes:
-        screen.note(note)
-    return Session(
+    console = open_console(is_main=ranks.is_main, goal=_goal(config, state))
+    for note in restored.notes:
+        console.note(note)
+    return Trainer(
         training=training,
-        objective=objective,
-        state=found.state,
-        rows=rows,
-        plan=plan,
-        validation_rows=build_validation_rows(config, corpus, tokenizer),
-        # Read now: a folder may be gone by the time of a save.
+        data=data,
+        state=state,
+        # Read now: the folder may be gone when a checkpoint is saved.
         tokenizer_files=tokenizer.folder_files(),
-        screen=screen,
-        metrics=MetricsLog(files, step + 1, open_wandb(config)) if is_main else None,
+        console=console,
+        metrics=MetricsLog(files, state.step + 1, open_wandb(config)) if ranks.is_main else None,
         requests=requests,
         watchdog=watchdog,
-        pace=Pace(peak_rate(training.device, bf16=config.training.bf16) * training.ranks.world_size),
-        profiler=Profiler(config, training.device, training.ranks),
+        throughput=Throughput(peak_rate(device, bf16=config.training.bf16) * ranks.world_size),
+        profiler=Profiler(config, device, ranks),
     )
 
 

@@ -5,44 +5,40 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.train.prefetch import build_ahead
+from megatron_ettin.train.prefetch import BatchPrefetcher
 from megatron_ettin.train.step import train_step
-from megatron_ettin.train.trainer import Session
+from megatron_ettin.train.trainer import Trainer
 
 
-def train(
-    session: Session, build_batches: Callable[[int], list[PackedBatch]], rate_of: Callable[[int, int], float]
-) -> None:
-    """Train until the run is complete or this launch has to stop; leaves a checkpoint of the last step.
-
-    Raises:
-        RunFailure: on all ranks, when too many steps in a row were not fit to be made.
+def train(trainer: Trainer, learning_rate: Callable[[int, int], float]) -> None:
+    """Train until the run is complete or the launch has to stop; the last step is saved.
 
     Args:
-        session: the run under way.
-        build_batches: gives this rank's micro-batches of a step (0-based).
-        rate_of: gives the learning rate of a step, by its number and the tokens trained before it.
+        trainer: the run.
+        learning_rate: of a step (0-based), given its number and the tokens trained before it.
+
+    Raises:
+        RunFailure: on all ranks, after too many skipped steps in a row.
     """
-    steps = session.steps_ahead
-    if session.stop_early():
+    steps = trainer.steps_ahead
+    if trainer.should_stop_early():
         return
-    with build_ahead(build_batches, steps) as batches_of:
+    with BatchPrefetcher(trainer.build_batches, steps, trainer.training.device) as prefetcher:
         for step in steps:
             started = time.perf_counter()
-            session.training.stopwatch.begin()
+            trainer.training.stopwatch.begin()
             # The first step also compiles and warms up.
-            session.watchdog.mark(step + 1, "training", limited=step > steps[0])
-            rate = rate_of(step, session.state.consumed_tokens)
-            batches = batches_of(step)
+            trainer.watchdog.mark(step + 1, "training", limited=step > steps[0])
+            rate = learning_rate(step, trainer.state.consumed_tokens)
+            batches = prefetcher.batches(step)
             waited = time.perf_counter() - started
-            with session.profiler.step(step + 1):
-                result = train_step(session.training, batches, rate, session.requests.votes, session.guard.allows)
-            session.count(result, rate, time.perf_counter() - started, waited)
+            with trainer.profiler.step(step + 1):
+                result = train_step(trainer.training, batches, rate, trainer.requests.votes, trainer.guard.allows)
+            report = trainer.count(result, rate, time.perf_counter() - started, waited)
             if not result.applied:
-                session.tell_skip(result, batches)
-            session.evaluate()
-            session.log()
-            session.save()
-            if session.stop():
+                trainer.report_skip(report, batches)
+            validation = trainer.evaluate()
+            trainer.log(report, validation)
+            trainer.save()
+            if trainer.should_stop():
                 break

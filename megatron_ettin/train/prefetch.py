@@ -1,103 +1,76 @@
-"""Micro-batches in training order, built while the step before is computed."""
+"""Micro-batches in training order, built in a thread while the previous step is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from megatron_ettin.checkpoint.folder.state import TrainingState
-from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.batch_plan import StepPlan
-from megatron_ettin.data.training_rows import TrainingRows
-from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.runtime.device import Device
-from megatron_ettin.runtime.ranks import Ranks
-from megatron_ettin.train.datasets import batch_rule
 
 
-def plan_steps(
-    config: RunConfig, rows: TrainingRows, objective: Objective, state: TrainingState | None = None
-) -> StepPlan:
-    """Return which rows the steps from a state on train; without one from the beginning."""
-    state = state or TrainingState()
-    if state.source_rows:
-        rows.blend.start_at(state.consumed_samples, state.source_rows)
-    return StepPlan(
-        batch_rule(config, close_every_chunk=objective.close_every_chunk),
-        rows,
-        step=state.step,
-        sample=state.consumed_samples,
-        tokens=state.consumed_tokens,
-        counts_tokens=bool(config.data.mlm_probability_schedule),
-    )
+class BatchPrefetcher:
+    """Gives each step's micro-batches and builds the next step's meanwhile; for a GPU, in page-locked memory.
 
-
-def step_batches(
-    plan: StepPlan, rows: TrainingRows, objective: Objective, ranks: Ranks, step: int
-) -> list[PackedBatch]:
-    """Build this rank's micro-batches of one step: a function of the step, whatever was trained before."""
-    before = max(0, plan.of(step).tokens_before)
-    return [
-        objective.train_batch(rows.rows(part.start, part.stop), part, before)
-        for part in plan.micro_batches(step, ranks.dp_rank, ranks.dp_size)
-    ]
-
-
-@contextmanager
-def build_ahead(
-    build: Callable[[int], list[PackedBatch]], steps: range
-) -> Iterator[Callable[[int], list[PackedBatch]]]:
-    """Hand out ``build`` for the given steps, asked for in order, with the next step built in a thread meanwhile."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as thread:
-        pending: dict[int, Future[list[PackedBatch]]] = {}
-
-        def batches_of(step: int) -> list[PackedBatch]:
-            ready = pending.pop(step, None) or thread.submit(build, step)
-            if step + 1 in steps:
-                pending[step + 1] = thread.submit(build, step + 1)
-            return ready.result()
-
-        yield batches_of
-
-
-Build = Callable[[int], list[PackedBatch]]
-"""Gives this rank's micro-batches of a step."""
-
-
-def pinned(build: Build, device: Device) -> Build:
-    """Return ``build`` with its batches page-locked by the thread that builds them; on a CPU ``build`` itself.
-
-    The copies go into the stream that computes, in order before the step that reads them; they are a thousandth of it
-    at most, so a stream of their own would win nothing. Who holds a batch until its step's results were read, as the
-    training loop does, need not fear that the memory is used again too early.
+    The copies to the GPU run in the computing stream, ahead of the step that reads them; they take a thousandth of its
+    time at most, so a second stream would gain nothing. A caller that keeps a batch until its step's results are read,
+    as the training loop does, never sees its memory reused too early.
     """
-    if device.type != "cuda":
-        return build
 
-    def build_pinned(step: int) -> list[PackedBatch]:
-        # A new thread stands at the first GPU, and would take memory of it.
-        torch.cuda.set_device(device.index)
-        return [pin_batch(batch) for batch in build(step)]
+    def __init__(self, build: Callable[[int], list[PackedBatch]], steps: range, device: Device) -> None:
+        """Start the thread; leaving the context ends it.
 
-    return build_pinned
+        Args:
+            build: returns this rank's micro-batches of a step.
+            steps: the steps that may be asked for, in order.
+            device: where the batches are used.
+        """
+        self._build_batches = build
+        self._steps = steps
+        self._device = device
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._pending: dict[int, Future[list[PackedBatch]]] = {}
+
+    def __enter__(self) -> Self:
+        """Return the prefetcher."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for the thread to end."""
+        self._thread.shutdown()
+
+    def batches(self, step: int) -> list[PackedBatch]:
+        """Return the micro-batches of a step, and start to build those of the next one."""
+        current = self._pending.pop(step, None) or self._thread.submit(self._build, step)
+        if step + 1 in self._steps:
+            self._pending[step + 1] = self._thread.submit(self._build, step + 1)
+        return current.result()
+
+    def _build(self, step: int) -> list[PackedBatch]:
+        if self._device.type != "cuda":
+            return self._build_batches(step)
+        # A new thread starts on the first GPU, and would allocate memory there.
+        torch.cuda.set_device(self._device.index)
+        return [pin_batch(batch) for batch in self._build_batches(step)]
 
 
 def pin_batch(batch: PackedBatch) -> PackedBatch:
-    """Return a batch of the same values whose arrays are page-locked; an empty one has nothing to lock."""
+    """Return the batch with its arrays in page-locked memory; CUDA cannot lock empty ones."""
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    locked: dict[str, Any] = {name: _pin(array) for name, array in arrays.items() if array.size}
-    return replace(batch, **locked)
+    pinned: dict[str, Any] = {name: _pin(array) for name, array in arrays.items() if array.size}
+    return replace(batch, **pinned)
 
 
 def _pin(array: NDArray[Any]) -> NDArray[Any]:
-    found: NDArray[Any] = torch.from_numpy(array).pin_memory().numpy()
-    return found
+    pinned: NDArray[Any] = torch.from_numpy(array).pin_memory().numpy()
+    return pinned

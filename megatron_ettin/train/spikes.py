@@ -1,4 +1,4 @@
-"""Which steps are not made: those that are not finite, and those whose loss leaps up."""
+"""Skip steps with non-finite values or loss spikes."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from megatron_ettin.errors import RunFailure
 from megatron_ettin.train.step import StepResult, Sums
 
 SPIKE_WINDOW_STEPS = 128
-"""Losses that mean and deviation are taken of, as in OLMo-core's skip-step optimizers, whose 6 deviations are usual."""
+"""Losses whose mean and deviation decide, as in OLMo-core's skip-step optimizers, where 6 deviations are usual."""
 SPIKE_LEAST_STEPS = SPIKE_WINDOW_STEPS // 2
-"""Losses without which no step is called a spike."""
+"""With fewer losses, no step counts as a spike."""
 
 
 class StepGuard:
-    """Judges each step by what the run's state remembers, so that a resumed run judges alike."""
+    """Decides which steps are skipped, from the saved state alone: a resumed run decides the same."""
 
     def __init__(self, settings: TrainingConfig, state: TrainingState) -> None:
-        """Set up a guard that keeps its memory in ``state``."""
+        """Guard a run; recent losses and counters of skipped steps are kept in ``state``."""
         self._settings = settings
         self._state = state
 
     def allows(self, sums: Sums) -> bool:
-        """Whether a step with these totals is no spike; the same on all ranks, which share the totals."""
+        """Whether the loss of a step is not a spike; all ranks share the totals and agree."""
         factor, losses = self._settings.skip_loss_spikes, self._state.recent_losses
         if not factor or len(losses) < SPIKE_LEAST_STEPS:
             return True
         return sums.loss - statistics.fmean(losses) <= factor * statistics.stdev(losses)
 
-    def note(self, result: StepResult) -> None:
-        """Remember a step.
+    def count(self, result: StepResult) -> None:
+        """Count a step.
 
-        A spike's loss is remembered too: where the loss stays up, as with other data, its deviation grows and after a
-        few steps training goes on.
+        The loss of a spike enters the window as well: if the loss stays high, as with other data, the deviation grows
+        and training continues after a few steps.
         """
         state = self._state
         if self._settings.skip_loss_spikes and result.finite:
@@ -43,13 +43,13 @@ class StepGuard:
         state.skipped_in_a_row = 0 if result.applied else state.skipped_in_a_row + 1
 
     @property
-    def is_spent(self) -> bool:
-        """Whether more steps in a row were skipped than --max-skipped-steps."""
+    def is_exhausted(self) -> bool:
+        """Whether more steps in a row were skipped than --max-skipped-steps allows."""
         return self._state.skipped_in_a_row > self._settings.max_skipped_steps
 
     def failure(self) -> RunFailure:
-        """Return what ends the run then."""
+        """Return the error that then ends the run."""
         return RunFailure(
             f"step {self._state.step}: steps skipped in a row: {self._state.skipped_in_a_row}, allowed are "
-            f"--max-skipped-steps {self._settings.max_skipped_steps}; the checkpoints stay as they were before"
+            f"--max-skipped-steps {self._settings.max_skipped_steps}; previous checkpoints are complete"
         )

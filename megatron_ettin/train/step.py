@@ -1,7 +1,7 @@
 """One training step and one pass of evaluation, through megatron-core's schedules.
 
-The loss is summed over scored positions and divided by their number in the whole global batch, however the batch is
-split over micro-batches and ranks.
+The loss is summed over scored positions and divided by their number in the global batch, independently of how the
+batch is split over micro-batches and ranks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Sums:
     correct_tokens: int
     real_tokens: int
     model_flops: int = 0
-    """Operations of a training step by the objective's own count; 0 of an evaluation."""
+    """Model FLOPs of a training step, without recomputation; 0 for an evaluation."""
 
     @property
     def loss(self) -> float:
@@ -44,7 +44,7 @@ class Sums:
 
     @property
     def accuracy(self) -> float:
-        """Share of scored tokens whose label is the most likely token."""
+        """Share of scored tokens whose label gets the highest logit."""
         return self.correct_tokens / max(1, self.scored_tokens)
 
     def __add__(self, other: Sums) -> Sums:
@@ -59,20 +59,20 @@ class Sums:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did."""
+    """Result of one step, the same on all ranks but for the norm of a replica."""
 
     sums: Sums
     gradient_norm: float
     applied: bool
-    """Whether the weights moved: not where a loss or gradient is not finite, nor where the step was not allowed."""
+    """Whether the optimizer step was made: loss and gradients are finite, and the step was allowed."""
     finite: bool = True
-    """Whether loss and gradients are, on all ranks."""
+    """Whether loss and gradients are finite on all ranks."""
     votes: tuple[bool, ...] = ()
-    """What any rank voted for."""
+    """Whether any rank voted for each option."""
 
 
 LossFunction = Callable[[Any], tuple[Tensor, Tensor, Tensor]]
-"""From what the last stage's model returns to loss, scored tokens and report."""
+"""Maps the output of the last stage to loss, number of scored tokens and report."""
 
 
 def train_step(
@@ -82,37 +82,37 @@ def train_step(
     votes: Callable[[], Sequence[bool]] = tuple,
     allows: Callable[[Sums], bool] = lambda sums: True,
 ) -> StepResult:
-    """Run forward and backward over this rank's micro-batches and apply one optimizer step, if it is fit to be made.
+    """Run forward and backward over this rank's micro-batches and, unless the step is skipped, the optimizer.
 
-    The host waits for the device once: for norm, totals and votes together, between backward and optimizer.
+    The host waits for the device once, between backward and optimizer: for norm, totals and votes together.
 
     Args:
-        training: what to step.
+        training: model and optimizer.
         batches: this rank's micro-batches.
         learning_rate: of this step.
-        votes: what this rank has to say to all, asked for after the backward pass; as many on every rank.
-        allows: whether a step with these totals may be made; says the same on all ranks.
+        votes: returns this rank's votes after the backward pass; their number is the same on all ranks.
+        allows: whether a step with these totals is applied; all ranks must agree.
     """
     training.wrapped.train()
     training.wrapped.zero_grad_buffer()
     training.optimizer.zero_grad()
     reports = run_schedule(training, batches, forward_only=False)
     square = squared_gradient_norm(training.optimizer)
-    work = sum(_model_flops(training.config, batch) for batch in batches)
-    told = _total(training, batches, reports, square, work, votes())
-    # Totals and votes are those of all ranks: each decides alike.
-    finite = not told.broken and math.isfinite(told.sums.loss_sum)
-    applied = finite and allows(told.sums)
+    flops = sum(_model_flops(training.config, batch) for batch in batches)
+    totals = _total(training, batches, reports, square, flops, votes())
+    # All ranks have the same totals and votes, and so decide the same.
+    finite = totals.gradients_finite and math.isfinite(totals.sums.loss_sum)
+    applied = finite and allows(totals.sums)
     if applied:
         for group in training.optimizer.param_groups:
             group["lr"] = learning_rate
-        apply_gradients(training.optimizer, told.norm)
-    return StepResult(told.sums, told.norm, applied, finite, told.agreed)
+        apply_gradients(training.optimizer, totals.gradient_norm)
+    return StepResult(totals.sums, totals.gradient_norm, applied, finite, totals.votes)
 
 
 @torch.no_grad()
 def evaluate_batches(training: Training, batches: Sequence[PackedBatch]) -> Sums:
-    """Score micro-batches without touching weights; data-parallel ranks may bring different numbers of them."""
+    """Score micro-batches without changing weights; their number may differ between data-parallel ranks."""
     training.wrapped.eval()
     reports = run_schedule(training, batches, forward_only=True) if batches else []
     training.wrapped.train()
@@ -122,7 +122,7 @@ def evaluate_batches(training: Training, batches: Sequence[PackedBatch]) -> Sums
 def run_schedule(training: Training, batches: Sequence[PackedBatch], *, forward_only: bool) -> list[Tensor]:
     """Run megatron-core's pipeline schedule; return each micro-batch's report on the last stage, [] before it."""
     schedule = get_forward_backward_func()
-    # Sequence length and micro-batch size are those of a packed micro-batch; under a pipeline each sends its own shape.
+    # A packed micro-batch is one sequence; under pipeline parallelism, each sends its own shape.
     return schedule(
         forward_step_func=_forward_step,
         data_iterator=iter([_to_device(batch, training) for batch in batches]),
@@ -169,15 +169,15 @@ def _model_flops(config: RunConfig, batch: PackedBatch) -> int:
 
 @dataclass(frozen=True)
 class _Totals:
-    """What all ranks know after a step's backward pass."""
+    """Totals over all ranks after the backward pass of a step."""
 
     sums: Sums
-    norm: float
-    """Of the gradients of this rank's replica."""
-    broken: bool
-    """Whether it is not finite on any rank."""
-    agreed: tuple[bool, ...]
-    """What any rank voted for."""
+    gradient_norm: float
+    """Of this rank's replica."""
+    gradients_finite: bool
+    """On all ranks."""
+    votes: tuple[bool, ...]
+    """Whether any rank voted for each option."""
 
 
 def _total(
@@ -185,23 +185,23 @@ def _total(
     batches: Sequence[PackedBatch],
     reports: list[Tensor],
     squared_norm: Tensor,
-    work: int = 0,
+    model_flops: int = 0,
     votes: Sequence[bool] = (),
 ) -> _Totals:
-    """Add the reports up over the world, and read all that a step has to tell from the device at once.
+    """Sum reports and votes over all ranks and read the results from the device in one transfer.
 
-    One rank of each data-parallel replica speaks for its tokens; every rank votes.
+    One rank of each data-parallel replica counts its tokens; every rank votes.
     """
-    here, device = training.ranks, training.device.torch_device
-    speaks = here.is_last_stage and here.tp_rank == 0
+    ranks, device = training.ranks, training.device.torch_device
+    counts = ranks.is_last_stage and ranks.tp_rank == 0
     reported = torch.zeros(3, dtype=torch.float64, device=device)
-    for report in reports if speaks else ():
+    for report in reports if counts else ():
         reported += report
-    own = (sum(batch.real_tokens for batch in batches), work) if speaks else (0, 0)
+    own = (sum(batch.real_tokens for batch in batches), model_flops) if counts else (0, 0)
     from_host = torch.tensor([*own, *votes], dtype=torch.float64).to(device, non_blocking=True)
     total = torch.cat((reported, from_host, ~squared_norm.isfinite().reshape(1)))
     torch.distributed.all_reduce(total)
     values = torch.cat((total, squared_norm.reshape(1))).tolist()
-    loss_sum, scored, correct, real, flops, *voted, broken, square = values
+    loss_sum, scored, correct, real, flops, *voters, non_finite, square = values
     sums = Sums(loss_sum, int(scored), int(correct), int(real), int(flops))
-    return _Totals(sums, square**0.5, broken > 0, tuple(count > 0 for count in voted))
+    return _Totals(sums, square**0.5, non_finite == 0, tuple(count > 0 for count in voters))

@@ -1,7 +1,7 @@
-"""Why a launch ends before its run is complete: the requests of each rank, and the file that tells of it.
+"""Requests to stop a launch early, and the file that records them.
 
-A request may reach one rank alone, or all at different times. Each rank hands in what it knows with the totals of a
-step, so that all find the same sum and stop after the same step, without a collective of its own.
+A request may reach a single rank, or all ranks at different times. Each rank adds its votes to the totals of a step, so
+all ranks stop after the same step, without a collective of their own.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ REASONS = (*(number.name for number in STOP_SIGNALS), EXIT_AFTER_MINUTES)
 
 
 class StopRequests:
-    """What asks this rank to stop."""
+    """Requests to stop that this rank knows of."""
 
     def __init__(self, signals: StopSignals, exit_after_minutes: float) -> None:
-        """Begin to listen and to count the time.
+        """Start the clock.
 
         Args:
-            signals: the listener for signals.
-            exit_after_minutes: how old the launch may become, from now; 0 for any age.
+            signals: receives the signals.
+            exit_after_minutes: age at which the launch stops, counted from now; 0 for no limit.
         """
         self._signals = signals
         self._minutes = exit_after_minutes
         self._started = time.monotonic()
 
     def votes(self) -> tuple[bool, ...]:
-        """Return for each of REASONS whether this rank knows of it."""
+        """Return for each of REASONS whether it holds on this rank."""
         is_old = 0 < self._minutes * 60 <= time.monotonic() - self._started
         return (*(name == self._signals.received for name in REASONS[:-1]), is_old)
 
 
 def reason_of(votes: Sequence[bool]) -> str:
-    """Return the reason that all ranks give for stopping, by the votes of any of them, or nothing."""
+    """Return the first reason that any rank voted for; empty if there is none."""
     return next((reason for reason, vote in zip(REASONS, votes, strict=True) if vote), "")
 
 
 def write_stop(save: Path, reason: str, step: int, tokens: int) -> None:
-    """Tell scripts why and where the launch stopped; what it names is saved already."""
+    """Record why and after which step the launch stopped; the checkpoint of that step is complete."""
     write_json_atomic(save / STOP_FILE, {"reason": reason, "step": step, "tokens": tokens})
 
 
 def clear_stop(save: Path) -> None:
-    """Remove what a former launch told."""
+    """Delete the record of the previous launch."""
     (save / STOP_FILE).unlink(missing_ok=True)

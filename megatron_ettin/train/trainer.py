@@ -1,4 +1,4 @@
-"""A run under way: what happens between two steps."""
+"""A training run in progress: what happens between two steps."""
 
 from __future__ import annotations
 
@@ -6,72 +6,63 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from megatron_ettin.checkpoint.folder.layout import step_folder_name
 from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.manager import CheckpointManager
-from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.time_units import is_complete
 from megatron_ettin.data.batch import PackedBatch
-from megatron_ettin.data.batch_plan import StepPlan
-from megatron_ettin.data.rows import EvaluationRows
-from megatron_ettin.data.training_rows import TrainingRows
-from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.optim.parameter_means import parameter_norm
 from megatron_ettin.runtime.device import peak_memory_bytes
 from megatron_ettin.runtime.health.watchdog import Watchdog
 from megatron_ettin.runtime.ranks import said_by_any
 from megatron_ettin.train.build import Training
+from megatron_ettin.train.datasets import TrainingData
 from megatron_ettin.train.spikes import StepGuard
 from megatron_ettin.train.step import StepResult
 from megatron_ettin.train.stop import StopRequests, reason_of
-from megatron_ettin.train.telemetry.console import Screen
-from megatron_ettin.train.telemetry.metrics import MetricsLog, Record, step_record, validation_record
+from megatron_ettin.train.telemetry.console import RunConsole
+from megatron_ettin.train.telemetry.metrics import MetricsLog, Record, StepReport, validation_record
 from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 from megatron_ettin.train.telemetry.profiler import Profiler
 from megatron_ettin.train.telemetry.stragglers import Stragglers
-from megatron_ettin.train.telemetry.throughput import Pace
+from megatron_ettin.train.telemetry.throughput import Throughput
 from megatron_ettin.train.validate import validate_sources
 
 
 @dataclass
-class Session:
-    """One launch of a run. All ranks decide alike, from the step alone; what they may not share is None or silent."""
+class Trainer:
+    """One launch of a run. Decisions depend only on the step and on shared totals, so all ranks agree."""
 
     training: Training
-    objective: Objective
+    data: TrainingData
     state: TrainingState
-    rows: TrainingRows
-    plan: StepPlan
-    validation_rows: Sequence[EvaluationRows]
-    """Of each source."""
     tokenizer_files: Mapping[str, bytes]
-    screen: Screen
+    console: RunConsole
     metrics: MetricsLog | None
+    """None on all ranks but the main one."""
     requests: StopRequests
     watchdog: Watchdog
-    pace: Pace
+    throughput: Throughput
     profiler: Profiler
-    record: Record = field(init=False, default_factory=dict)
-    """Figures of the latest step."""
-    first_record: Record = field(init=False, default_factory=dict)
-    """Figures of this launch's first step."""
     stop_reason: str = field(init=False, default="")
-    """Why all ranks were asked to stop, once they were."""
+    """Why all ranks stop early; empty if they do not."""
     guard: StepGuard = field(init=False)
+    _first_report: StepReport | None = field(init=False, default=None)
+    _last_report: StepReport | None = field(init=False, default=None)
     _stragglers: Stragglers = field(init=False)
     _checkpoints: CheckpointManager = field(init=False)
     _first_step: int = field(init=False)
     _tokens_before: int = field(init=False, default=0)
-    """Trained before the latest step."""
+    """Tokens trained before the last step."""
 
     def __post_init__(self) -> None:
         self._first_step = self.state.step
         self.guard = StepGuard(self.config.training, self.state)
         threshold = self.config.parallel.straggler_threshold
         self._stragglers = Stragglers(self.training.ranks, self.training.device, threshold)
-        self._checkpoints = CheckpointManager(
-            self.config, self.training.parts, self.tokenizer_files, log=self.screen.note
-        )
+        parts = self.training.parts
+        self._checkpoints = CheckpointManager(self.config, parts, self.tokenizer_files, log=self.console.note)
 
     @property
     def config(self) -> RunConfig:
@@ -85,106 +76,152 @@ class Session:
 
     @property
     def steps_ahead(self) -> range:
-        """The steps (0-based) that may come; how many a run in tokens takes is known at its end."""
+        """The steps (0-based) that may follow; a run that counts tokens ends before their end."""
         first = self.state.step
         return range(first, first if self.is_complete else self.config.training.train_iters or sys.maxsize)
 
-    def stop_early(self) -> bool:
+    def build_batches(self, step: int) -> list[PackedBatch]:
+        """Build this rank's micro-batches of a step (0-based)."""
+        return self.data.batches(step, self.training.ranks)
+
+    def should_stop_early(self) -> bool:
         """Whether the launch was asked to stop before its first step; collective. There is nothing to save then."""
         if not self.is_complete:
             self.stop_reason = reason_of(said_by_any(self.requests.votes(), self.training.device.torch_device))
         return bool(self.stop_reason)
 
-    def count(self, result: StepResult, learning_rate: float, seconds: float, waited_seconds: float) -> None:
-        """Note a step that was made, or skipped, in so many seconds, the wait for its batches counted."""
-        self._tokens_before = self.state.consumed_tokens
-        self.state.count_step(len(self.plan.of(self.state.step)), result.sums.real_tokens)
-        self.pace.add(result.sums, seconds, waited_seconds)
-        self._stragglers.add(self.training.stopwatch.seconds(), seconds)
-        name = self.config.training.objective
-        self.record = step_record(name, self.state.step, self.state.consumed_tokens, result, learning_rate)
-        self.record |= self.pace.figures()
-        if OBJECTIVES[name].hides_tokens:
-            self.record["mask_ratio"] = self.config.data.mask_ratio(self._tokens_before)
-        self.first_record = self.first_record or self.record
-        self.stop_reason = "" if self.is_complete else reason_of(result.votes)
-        self.guard.note(result)
+    def count(self, result: StepResult, learning_rate: float, seconds: float, waited_seconds: float) -> StepReport:
+        """Count a step, applied or skipped, and return its report.
 
-    def tell_skip(self, result: StepResult, batches: Sequence[PackedBatch]) -> None:
-        """Say why a step was skipped, and end the run after too many; collective.
+        Args:
+            result: of the step.
+            learning_rate: of the step.
+            seconds: its duration, including the wait for its batches.
+            waited_seconds: the wait for its batches.
+        """
+        self._tokens_before = self.state.consumed_tokens
+        self.state.count_step(len(self.data.plan.of(self.state.step)), result.sums.real_tokens)
+        self.throughput.add(result.sums, seconds, waited_seconds)
+        self._stragglers.add(self.training.stopwatch.seconds(), seconds)
+        self.stop_reason = "" if self.is_complete else reason_of(result.votes)
+        self.guard.count(result)
+        traits = self.data.objective.traits
+        report = StepReport(
+            objective=traits.name,
+            step=self.state.step,
+            tokens=self.state.consumed_tokens,
+            result=result,
+            learning_rate=learning_rate,
+            throughput=self.throughput.figures(),
+            mask_ratio=self.config.data.mask_ratio(self._tokens_before) if traits.hides_tokens else None,
+        )
+        self._first_report = self._first_report or report
+        self._last_report = report
+        return report
+
+    def report_skip(self, report: StepReport, batches: Sequence[PackedBatch]) -> None:
+        """Report why a step was skipped, and end the run after too many skipped steps; collective.
 
         Raises:
             RunFailure: on all ranks, after more than --max-skipped-steps in a row.
         """
-        self.watchdog.mark(self.state.step, "looking for what is not finite")
-        self.record["skipped"] = 1
-        what = f"its loss, {result.sums.loss:.4f}, leaps beyond --skip-loss-spikes"
-        if not result.finite:
-            what = explain_non_finite(self.training, batches, self.state.step - 1, self.plan)
-        self.screen.note(f"step {self.state.step} was skipped: {what}")
-        if self.guard.is_spent:
+        self.watchdog.mark(self.state.step, "looking for non-finite values")
+        reason = f"its loss, {report.result.sums.loss:.4f}, exceeds --skip-loss-spikes"
+        if not report.result.finite:
+            reason = explain_non_finite(self.training, batches, self.state.step - 1, self.data.plan)
+        self.console.note(f"step {self.state.step} was skipped: {reason}")
+        if self.guard.is_exhausted:
             self._checkpoints.finish()
-            self.log()
+            self.log(report, {})
             raise self.guard.failure()
 
-    def evaluate(self) -> None:
-        """Measure the validation loss, every --eval-interval steps (or tokens) and at the end of the run."""
-        settings = self.config.training
-        if not (settings.eval_interval or settings.eval_interval_tokens) or not self.validation_rows:
-            return
-        if self.is_complete or self._is_due(settings.eval_interval, settings.eval_interval_tokens):
-            self.watchdog.mark(self.state.step, "validating")
-            rows_of_step = settings.global_batch_tokens // self.config.data.seq_length or settings.global_batch_size
-            sums, by_source = validate_sources(
-                self.training, self.objective, self.validation_rows, settings.eval_iters * rows_of_step
-            )
-            self.state.validation_loss = sums.loss
-            self.record |= validation_record(settings.objective, sums)
-            for name, own in by_source.items():
-                self.record |= validation_record(settings.objective, own, f"_{name}")
+    def evaluate(self) -> Record:
+        """Return the figures of a validation, every --eval-interval steps (or tokens) and at the end; else none."""
+        settings, validation_rows = self.config.training, self.data.validation_rows
+        if not (settings.eval_interval or settings.eval_interval_tokens) or not validation_rows:
+            return {}
+        if not self.is_complete and not self._is_due(settings.eval_interval, settings.eval_interval_tokens):
+            return {}
+        self.watchdog.mark(self.state.step, "validating")
+        rows_per_step = settings.global_batch_tokens // self.config.data.seq_length or settings.global_batch_size
+        limit = settings.eval_iters * rows_per_step
+        sums, by_source = validate_sources(self.training, self.data.objective, validation_rows, limit)
+        self.state.validation_loss = sums.loss
+        record = validation_record(settings.objective, sums)
+        for name, source_sums in by_source.items():
+            record |= validation_record(settings.objective, source_sums, f"_{name}")
+        return record
 
-    def log(self) -> None:
-        """Write and show the step's figures, every --log-interval steps and with rarer events; collective."""
+    def log(self, report: StepReport, validation: Record) -> None:
+        """Write and print a step's figures every --log-interval steps, and with every rare event; collective."""
         due = self.state.step % self.config.training.log_interval == 0
-        if due or self.is_complete or self.record.keys() & {"validation_loss", "skipped"}:
-            self.record["parameter_norm"] = parameter_norm(self.training.model)
-            self.record["memory_bytes"] = peak_memory_bytes(self.training.device)
-            slowest, told = self._stragglers.report()
-            self.record |= slowest
-            if self.metrics is not None:
-                self.metrics.write(self.record)
-            self.screen.show(self.record)
-            if told:
-                self.screen.note(told)
-            self.pace.start_over()
+        if not (due or self.is_complete or validation or not report.result.applied):
+            return
+        slowest_rank, warning = self._stragglers.report()
+        record = {
+            **report.record(),
+            **validation,
+            "parameter_norm": parameter_norm(self.training.model),
+            "memory_bytes": peak_memory_bytes(self.training.device),
+            **slowest_rank,
+        }
+        if self.metrics is not None:
+            self.metrics.write(record)
+        self.console.show(record)
+        if warning:
+            self.console.note(warning)
+        self.throughput.reset()
 
     def save(self) -> None:
-        """Write a checkpoint, every --save-interval steps (or tokens) and, waiting for it, before the launch ends."""
-        places, stops = self.config.checkpoint, self.stop()
+        """Save every --save-interval steps (or tokens) and, waiting for the write, before the launch ends."""
+        interval, stops = self.config.checkpoint, self.should_stop()
         self.watchdog.mark(self.state.step, "saving")
         self._checkpoints.finish_if_written()
-        if stops or self._is_due(places.save_interval, places.save_interval_tokens):
-            if len(self.rows.sources) > 1:
-                self.state.source_rows = self.rows.blend.counts(self.state.consumed_samples)
+        if stops or self._is_due(interval.save_interval, interval.save_interval_tokens):
+            if len(self.data.rows.sources) > 1:
+                self.state.source_rows = self.data.rows.blend.counts(self.state.consumed_samples)
             self._checkpoints.save(self.state)
         if stops:
             self._checkpoints.finish()
 
-    def stop(self) -> bool:
-        """Whether this launch ends with the step just made."""
+    def should_stop(self) -> bool:
+        """Whether this launch ends after the last step."""
         limit = self.config.training.exit_interval
         limited = bool(limit) and self.state.step - self._first_step >= limit
         return self.is_complete or limited or bool(self.stop_reason)
 
     def _is_due(self, steps: int, tokens: int) -> bool:
-        """Whether the latest step ended an interval; of tokens one ends with the step that reaches its multiple."""
+        """Whether the last step ended an interval; one in tokens ends with the step that reaches its multiple."""
         if tokens:
             return self.state.consumed_tokens // tokens > self._tokens_before // tokens
         return bool(steps) and self.state.step % steps == 0
 
+    def summary(self) -> tuple[str, dict[str, str]]:
+        """Return a title and the rows of a table: what this launch trained and how to resume."""
+        config, state, first, last = self.config, self.state, self._first_report, self._last_report
+        rows = {"steps": f"{state.step:,}", "tokens": f"{state.consumed_tokens:,}"}
+        if config.training.train_tokens:
+            rows["tokens"] += f" of {config.training.train_tokens:,}"
+        else:
+            rows["steps"] += f" of {config.training.train_iters:,}"
+        if first and last:
+            rows["loss"] = f"{first.result.sums.loss:.4f} -> {last.result.sums.loss:.4f}"
+            rows["tokens/s"] = f"{last.throughput['tokens_per_second']:,.0f}"
+        if state.validation_loss is not None:
+            rows["validation loss"] = f"{state.validation_loss:.4f}"
+        if self.stop_reason:
+            rows["stopped by"] = self.stop_reason
+        if self.stop_reason and not last:
+            rows["checkpoint"] = "none new: stopped before the first step of this launch"
+        else:
+            rows["checkpoint"] = f"{config.checkpoint.save}/{step_folder_name(state.step)}"
+        if not self.is_complete:
+            rows["resume with"] = f"--load {config.checkpoint.save}"
+        return ("trained" if self.is_complete else "stopped"), rows
+
     def close(self) -> None:
-        """Write out what is buffered and free the terminal."""
+        """Flush all files and release the terminal."""
         self.profiler.close()
         if self.metrics is not None:
             self.metrics.close()
-        self.screen.close()
+        self.console.close()

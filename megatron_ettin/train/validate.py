@@ -1,4 +1,4 @@
-"""The loss on documents that training never sees."""
+"""Validation: the loss on held-out documents, and bits per byte."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from megatron_ettin.train.build import Training
 from megatron_ettin.train.step import Sums, evaluate_batches
 
 _BATCHES_AT_A_TIME = 64
-"""Micro-batches built before they are scored: bounds memory on a large split."""
+"""Micro-batches that are built before they are scored; limits the memory for a large split."""
 
 
 def validate_sources(
     training: Training, objective: Objective, sources: Sequence[EvaluationRows], limit: int
 ) -> tuple[Sums, dict[str, Sums]]:
-    """Score each source by itself; return the sums of all, and where there are several, of each by its name.
+    """Score every source; return the total, and the sums of each source by name if there are several.
 
     Args:
         training: the model.
-        objective: builds and scores batches.
-        sources: rows of each.
-        limit: rows to score at most, shared by size; 0 takes all.
+        objective: builds the batches.
+        sources: their validation rows.
+        limit: rows to score, shared between sources by size; 0 for all.
     """
-    rows = sum(map(len, sources))
-    wanted = min(limit, rows) or rows
-    found = [validate(training, objective, source, -(-wanted * len(source) // rows)) for source in sources]
-    total = sum(found, Sums(0.0, 0, 0, 0))
-    return total, {rows.name: own for rows, own in zip(sources, found, strict=True)} if len(found) > 1 else {}
+    num_rows = sum(map(len, sources))
+    wanted = min(limit, num_rows) or num_rows
+    sums = [validate(training, objective, rows, -(-wanted * len(rows) // num_rows)) for rows in sources]
+    by_source = {rows.name: each for rows, each in zip(sources, sums, strict=True)} if len(sums) > 1 else {}
+    return sum(sums, Sums(0.0, 0, 0, 0)), by_source
 
 
 def validate(training: Training, objective: Objective, rows: Sequence[Row], num_rows: int) -> Sums:
-    """Score the first ``num_rows`` rows once each, spread over the data-parallel ranks.
+    """Score the first ``num_rows`` rows once each, distributed over the data-parallel ranks.
 
-    Weights, optimizer and random states stay as they are. Every rank makes the same number of passes, each with what
-    rows it has; the sums are those of all ranks, and do not depend on how the rows were spread or batched.
+    Weights, optimizer and random states do not change. Every rank makes the same number of passes; the sums are totals
+    over all ranks and do not depend on how rows are distributed or batched.
     """
     ranks, micro_batch = training.ranks, training.config.training.micro_batch_size
     end = min(num_rows, len(rows))
     rows_per_pass = _BATCHES_AT_A_TIME * micro_batch * ranks.dp_size
     total = Sums(0.0, 0, 0, 0)
     for start in range(0, end, rows_per_pass):
-        here = range(start + ranks.dp_rank, min(start + rows_per_pass, end), ranks.dp_size)
-        chunks = [here[i : i + micro_batch] for i in range(0, len(here), micro_batch)]
-        batches = [objective.eval_batch([rows[number] for number in chunk]) for chunk in chunks]
+        own = range(start + ranks.dp_rank, min(start + rows_per_pass, end), ranks.dp_size)
+        parts = [own[i : i + micro_batch] for i in range(0, len(own), micro_batch)]
+        batches = [objective.eval_batch([rows[number] for number in part]) for part in parts]
         total += evaluate_batches(training, batches)
     return total
 
@@ -59,10 +59,10 @@ def validate(training: Training, objective: Objective, rows: Sequence[Row], num_
 def count_scored_bytes(
     objective: Objective, sources: Sequence[EvaluationRows], tokenizer: TokenizerFiles
 ) -> int | None:
-    """Return how many bytes of text the scored tokens of an evaluation stand for.
+    """Return the bytes of text that the scored tokens of an evaluation encode; special tokens encode none.
 
-    It builds the batches of all rows once more and asks no model, so one rank can tell for all of them. Special tokens
-    stand for no text. None where the tokenizer is no byte-level BPE, whose tokens do not tell their bytes.
+    It builds the batches of all rows again but needs no model, so one rank computes it for all. Returns None if the
+    tokenizer is not a byte-level BPE, whose tokens determine their bytes.
     """
     try:
         lengths_V = bytes_by_token(tokenizer)
@@ -73,17 +73,18 @@ def count_scored_bytes(
 
 
 def bytes_by_token(tokenizer: TokenizerFiles) -> NDArray[np.int64]:
-    """Return the number of bytes of text that each token id stands for; 0 for special tokens.
+    """Return the number of bytes of text that each token id encodes [V]; 0 for special tokens.
 
     Raises:
-        ConfigError: the tokenizer is no byte-level BPE.
+        ConfigError: the tokenizer is not a byte-level BPE.
     """
-    return np.array([len(told or b"") for told in token_bytes(tokenizer, "bits per byte")], dtype=np.int64)
+    return np.array([len(encoded or b"") for encoded in token_bytes(tokenizer, "bits per byte")], dtype=np.int64)
 
 
 def bits_per_byte(loss_sum: float, scored_bytes: int | None) -> float | None:
-    """Return nats of all scored tokens as bits of each byte that they stand for; None where no bytes are known.
+    """Return the loss in bits per byte of text; None if the number of bytes is unknown or 0.
 
-    The loss of special tokens (where a document ends) counts, their bytes are none: a text's end is told, not shown.
+    The loss of special tokens, which end a document, counts although they encode no bytes: predicting the end of a
+    text is part of encoding it.
     """
     return loss_sum / math.log(2) / scored_bytes if scored_bytes else None

@@ -74,20 +74,21 @@ def test_a_step_waits_once(optimizer: dict[str, Any]) -> None:
 
 
 def test_page_locked_batches_train_alike() -> None:
-    from megatron_ettin.train.prefetch import build_ahead, pinned
+    from megatron_ettin.runtime.device import Device
+    from megatron_ettin.train.prefetch import BatchPrefetcher
     from megatron_ettin.train.step import train_step
 
     losses = []
     for lock in (False, True):
         training = build(run_of("mlm", bf16=True))
-        prepare = pinned(batches_of, training.device) if lock else batches_of
-        with build_ahead(prepare, range(20)) as batches:
+        device = training.device if lock else Device("cpu", 0)
+        with BatchPrefetcher(batches_of, range(20), device) as prefetcher:
             curve = []
             for step in range(20):
-                given = batches(step)
-                arrays = [given[0].tokens_T, given[0].scored_K, given[0].cu_seqlens]
+                batches = prefetcher.batches(step)
+                arrays = [batches[0].tokens_T, batches[0].scored_K, batches[0].cu_seqlens]
                 assert all(torch.from_numpy(array).is_pinned() == lock for array in arrays)
-                curve.append(train_step(training, given, 1e-3).sums.loss)
+                curve.append(train_step(training, batches, 1e-3).sums.loss)
         losses.append(curve)
     # Sums of gradients differ from run to run where kernels add atomically.
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

@@ -154,9 +154,8 @@ def test_the_exported_order_replays_the_run(
     tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
 ) -> None:
     from megatron_ettin.objectives.objective import build_objective
-    from megatron_ettin.train.datasets import build_training_rows, open_corpus
+    from megatron_ettin.train.datasets import build_training_data
     from megatron_ettin.train.export_order import export_training_order
-    from megatron_ettin.train.prefetch import plan_steps
 
     save, output = tmp_path / "run", tmp_path / "run" / "training_order"
     run = settings(material, objective, save, **BLEND, **more)
@@ -168,14 +167,13 @@ def test_the_exported_order_replays_the_run(
     assert sum(len(record["input_ids"]) for record in records) == metrics(save)[-1]["tokens"]
     tokenizer = TokenizerFiles.load(material["tokenizer_model"])
     builder = build_objective(run, tokenizer)
-    rows = build_training_rows(run, open_corpus(run), tokenizer)
-    plan = plan_steps(run, rows, builder)
+    data = build_training_data(run, tokenizer, builder)
     assert {record["source"] for record in records} == {"books", "web"}
     for step in range(8):
         own = [record for record in records if record["step"] == step]
-        whole = plan.of(step)
+        whole = data.plan.of(step)
         batch = builder.train_batch(
-            rows.rows(whole.start, whole.stop), range(whole.start, whole.stop), max(0, whole.tokens_before)
+            data.rows.rows(whole.start, whole.stop), range(whole.start, whole.stop), max(0, whole.tokens_before)
         )
         assert replay(own, builder, max(0, whole.tokens_before)) == (
             batch.tokens_T.tolist(), batch.scored_K.tolist(), batch.labels_K.tolist()
@@ -187,17 +185,17 @@ def test_the_exported_order_replays_the_run(
         path.unlink()
     lines: list[str] = []
     export_training_order(save, output, lines.append)
-    assert lines[1] == f"{folders[1]}: was there before"
+    assert lines[1] == f"{folders[1]}: already written"
     assert (output / folders[0] / "part-00000.parquet").read_bytes() == kept
     # So it is where the checkpoint between them has been deleted since: no step is written twice.
     shutil.rmtree(save / "step_0000004")
     lines.clear()
     export_training_order(save, output, lines.append)
-    assert lines == [f"{folder}: was there before" for folder in folders]
+    assert lines == [f"{folder}: already written" for folder in folders]
     assert sorted(path.name for path in output.iterdir()) == folders
     figures = json.loads((output / folders[1] / TOTALS_FILE).read_text())
     (output / folders[1] / TOTALS_FILE).write_text(json.dumps(figures | {"last_row": figures["last_row"] + 1}))
-    with pytest.raises(ConfigError, match=r"--output .*training_order: holds the order of another run up to step 8"):
+    with pytest.raises(ConfigError, match=r"--output .*training_order: contains the order of another run up to step 8"):
         export_training_order(save, output, lines.append)
 
 

@@ -54,7 +54,7 @@ def test_fill_rate_and_what_chunking_dropped_are_told(folder: Path) -> None:
     ]
 
 
-NOTE = re.compile(r"(\S+): asked for (.*) of the rows, gave ([\d,]+) \((.*)%\), (\S+) tokens \((.*)%\), (.*) epochs")
+NOTE = re.compile(r"(\S+): requested (.*) of the rows, gave ([\d,]+) \((.*)%\), (\S+) tokens \((.*)%\), (.*) epochs")
 
 
 @pytest.mark.parametrize(("amounts", "asked"), [(("0.7", "0.3"), "70.0000%"), (("3M", "1M"), "3M tokens, ")])

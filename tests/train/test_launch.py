@@ -224,7 +224,7 @@ def fail_then_launch(config: RunConfig) -> list[int]:
     with patch.object(loop, "train_step", break_at_second), pytest.raises(ZeroDivisionError):
         launch(config)
     assert not torch.distributed.is_initialized()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     launch(config)
     return [line["step"] for line in metrics(Path(config.checkpoint.save))]
 
@@ -238,6 +238,6 @@ def test_a_trace_of_chosen_steps_is_written(tmp_path: Path, material: Material) 
     assert names.count("Optimizer.step#FusedAdamW.step") == 2, "one for each step"
     later = settings(material, save=str(save), load=str(save), train_iters=5, profile_steps="2:4")
     out = run_ranks(1, launch, later)[0]
-    assert "--profile-steps 2:4: no trace, as this launch begins with step 5\n" in out
+    assert "--profile-steps 2:4: no trace, as this launch starts with step 5\n" in out
     with pytest.raises(ConfigError, match="--profile-steps 9: starts after the last step, --train-iters 8"):
         check_run(settings(material, save=str(save), profile_steps="9"), 1)

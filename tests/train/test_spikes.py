@@ -45,7 +45,7 @@ def test_a_loss_that_stays_up_is_trained_on_after_a_few_steps() -> None:
     guard = remembering([2.0, 2.1] * (SPIKE_WINDOW_STEPS // 2), skip_loss_spikes=6.0)
     skipped = 0
     while not guard.allows(totals(5.0)):
-        guard.note(StepResult(totals(5.0), 1.0, applied=False))
+        guard.count(StepResult(totals(5.0), 1.0, applied=False))
         skipped += 1
     # With j of n losses a height h above the others the deviation is about h sqrt(j / n): 6 of them reach h at n / 36.
     assert skipped == math.ceil(SPIKE_WINDOW_STEPS / 36)
@@ -56,18 +56,18 @@ def test_memory_is_the_latest_finite_losses_and_the_skips() -> None:
     state = TrainingState.start("mlm")
     guard = StepGuard(replace(TrainingConfig(), skip_loss_spikes=6.0, max_skipped_steps=1), state)
     for loss in range(SPIKE_WINDOW_STEPS + 3):
-        guard.note(StepResult(totals(float(loss)), 1.0, applied=True))
-    guard.note(StepResult(totals(math.nan), math.nan, applied=False, finite=False))
+        guard.count(StepResult(totals(float(loss)), 1.0, applied=True))
+    guard.count(StepResult(totals(math.nan), math.nan, applied=False, finite=False))
     assert state.recent_losses == [float(loss) for loss in range(3, SPIKE_WINDOW_STEPS + 3)]
-    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_spent) == (1, 1, False)
-    guard.note(StepResult(totals(1.0), math.inf, applied=False, finite=False))
-    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_spent) == (2, 2, True)
+    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_exhausted) == (1, 1, False)
+    guard.count(StepResult(totals(1.0), math.inf, applied=False, finite=False))
+    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_exhausted) == (2, 2, True)
     assert "--max-skipped-steps 1" in str(guard.failure())
-    guard.note(StepResult(totals(1.0), 1.0, applied=True))
-    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_spent) == (2, 0, False)
+    guard.count(StepResult(totals(1.0), 1.0, applied=True))
+    assert (state.skipped_steps, state.skipped_in_a_row, guard.is_exhausted) == (2, 0, False)
 
 
 def test_losses_are_not_kept_for_nothing() -> None:
     state = TrainingState.start("mlm")
-    StepGuard(TrainingConfig(), state).note(StepResult(totals(1.0), 1.0, applied=True))
+    StepGuard(TrainingConfig(), state).count(StepResult(totals(1.0), 1.0, applied=True))
     assert state.recent_losses == []

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines anywhere else."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,53 +17,52 @@ from megatron_ettin.config.value_types import format_token_count
 from megatron_ettin.train.telemetry.metrics import Record
 
 
-class Screen(Protocol):
-    """Shows a run; the loop does not know which kind it has."""
+class RunConsole(Protocol):
+    """Where a run reports its progress."""
 
     def note(self, text: str) -> None:
-        """Tell something that happens once, in one line."""
+        """Print one line about an event."""
 
     def show(self, record: Record) -> None:
-        """Show the figures of a step."""
+        """Print the figures of a step."""
 
     def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
-        """End, with a box of what came out where there is something to tell."""
+        """End the output, with a summary if ``rows`` are given."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Where a run stands and where it ends, in steps or in tokens."""
+    """Where this launch starts and the run ends, in steps or in tokens."""
 
     unit: Literal["step", "tokens"]
-    """The figure of a record that it counts."""
+    """The key of a record that counts."""
     start: int
     end: int
 
     def reached(self, record: Record) -> str:
-        """Return how far a record is, and of what."""
+        """Return the progress at a record."""
         if self.unit == "step":
             return f"step {record['step']}/{self.end}"
         share = record["tokens"] / max(1, self.end)
         return f"step {record['step']} | {share:.1%} of {format_token_count(self.end)} tokens"
 
 
-def open_screen(*, is_main: bool, goal: Goal, console: Console | None = None) -> Screen:
-    """Return the screen of this rank: one rank speaks, the others are silent.
+def open_console(*, is_main: bool, goal: Goal, console: Console | None = None) -> RunConsole:
+    """Return the console of this rank; only the main rank prints.
 
     Args:
-        is_main: whether this rank speaks.
-        goal: what is already done and what is to do.
-        console: where to write; standard output unless something else is given.
+        is_main: whether this is the main rank.
+        goal: the range of the progress.
+        console: where to print; standard output by default.
     """
     if not is_main:
-        return SilentScreen()
+        return SilentConsole()
     console = console or Console(highlight=False)
-    kind = BarScreen if console.is_terminal else LineScreen
-    return kind(console, goal)
+    return ProgressConsole(console, goal) if console.is_terminal else LineConsole(console, goal)
 
 
-class SilentScreen:
-    """Shows nothing."""
+class SilentConsole:
+    """Prints nothing."""
 
     def note(self, text: str) -> None:
         """Do nothing."""
@@ -75,36 +74,36 @@ class SilentScreen:
         """Do nothing."""
 
 
-class LineScreen:
-    """One line a record, for files and pipes: nothing is folded, cut or coloured."""
+class LineConsole:
+    """One line per record for files and pipes: not wrapped, truncated or coloured."""
 
     def __init__(self, console: Console, goal: Goal) -> None:
         self._file = console.file
-        self._pace = _Pace(goal)
+        self._clock = _Clock(goal)
         self._goal = goal
 
     def note(self, text: str) -> None:
-        """Write a line."""
+        """Print a line."""
         self._file.write(text + "\n")
         self._file.flush()
 
     def show(self, record: Record) -> None:
-        """Write the figures as one line."""
-        self.note(f"{self._goal.reached(record)} | {figures(record)} | {self._pace.left(record)} left")
+        """Print the figures as one line."""
+        self.note(f"{self._goal.reached(record)} | {figures(record)} | {self._clock.left(record)} left")
 
     def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
-        """Write the rows."""
+        """Print the summary."""
         if rows:
             width = max(map(len, rows))
             self.note("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())]))
 
 
-class BarScreen:
-    """A bar at the foot of the terminal with the latest figures below it; notes scroll by above."""
+class ProgressConsole:
+    """A progress bar at the bottom of the terminal, the latest figures below it and notes above it."""
 
     def __init__(self, console: Console, goal: Goal) -> None:
         self._console = console
-        self._pace = _Pace(goal)
+        self._clock = _Clock(goal)
         self._unit = goal.unit
         self._bar = _BarWithFigures(
             TextColumn(goal.unit),
@@ -125,10 +124,10 @@ class BarScreen:
     def show(self, record: Record) -> None:
         """Move the bar and replace the figures."""
         self._bar.figures = figures(record)
-        self._bar.update(self._task, completed=record[self._unit], left=f"{self._pace.left(record)} left")
+        self._bar.update(self._task, completed=record[self._unit], left=f"{self._clock.left(record)} left")
 
     def close(self, title: str = "", rows: Mapping[str, str] | None = None) -> None:
-        """Leave the bar as it stands and print a box."""
+        """Stop the bar and print the summary in a box."""
         self._bar.stop()
         if not rows:
             return
@@ -146,8 +145,8 @@ class _BarWithFigures(Progress):
         yield Text(self.figures)
 
 
-class _Pace:
-    """Tells the time left from how fast this launch has gone so far."""
+class _Clock:
+    """Estimates the time left from the speed of this launch so far."""
 
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
@@ -173,7 +172,7 @@ _LABELS = {
 
 
 def figures(record: Record) -> str:
-    """Return a record's figures in words, without the step."""
+    """Return a record's figures with their labels, without the step."""
     shown = ((label, form.format(record[name])) for name, (label, form) in _LABELS.items() if name in record)
     return " | ".join(f"{label} {value}" for label, value in shown)
 

@@ -1,4 +1,4 @@
-"""Figures of a run, one record a line in ``metrics.jsonl`` and the same in TensorBoard."""
+"""Figures of a run: one record per line of ``metrics.jsonl``, also sent to TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +18,82 @@ from megatron_ettin.errors import ConfigError, one_line
 from megatron_ettin.train.step import StepResult, Sums
 
 Record = dict[str, float | int]
-"""One line; ``step`` and ``tokens`` count from the beginning of the run. A skipped step has ``skipped`` 1."""
+"""One line; ``step`` and ``tokens`` count from the start of the phase. A skipped step has ``skipped`` 1."""
 
 
-def step_record(objective: str, step: int, tokens: int, result: StepResult, learning_rate: float) -> Record:
-    """Return the figures of one step. The loss is that step's own, so that a resumed run writes the same lines."""
-    return {
-        "step": step,
-        "tokens": tokens,
-        "loss": result.sums.loss,
-        **quality(objective, result.sums),
-        "scored_tokens": result.sums.scored_tokens,
-        "learning_rate": learning_rate,
-        "gradient_norm": result.gradient_norm,
-    }
+@dataclass(frozen=True)
+class StepReport:
+    """One training step as it is logged. The loss is not smoothed, so a resumed run logs the same figures."""
+
+    objective: str
+    step: int
+    """1-based."""
+    tokens: int
+    """Real tokens trained up to and including this step."""
+    result: StepResult
+    learning_rate: float
+    throughput: Record = field(default_factory=dict)
+    """Means since the previous record."""
+    mask_ratio: float | None = None
+    """None if the objective does not mask tokens."""
+
+    def record(self) -> Record:
+        """Return the figures under their names in ``metrics.jsonl``."""
+        sums = self.result.sums
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "loss": sums.loss,
+            **quality(self.objective, sums),
+            "scored_tokens": sums.scored_tokens,
+            "learning_rate": self.learning_rate,
+            "gradient_norm": self.result.gradient_norm,
+            **self.throughput,
+            **({} if self.mask_ratio is None else {"mask_ratio": self.mask_ratio}),
+            **({} if self.result.applied else {"skipped": 1}),
+        }
 
 
 def quality(objective: str, sums: Sums) -> Record:
     """Return the objective's quality metric: masked accuracy or perplexity."""
     if OBJECTIVES[objective].quality_metric == "masked_accuracy":
         return {"masked_accuracy": sums.accuracy}
-    # Beyond this a float overflows; such a loss is broken anyway.
+    # exp overflows above this.
     return {"perplexity": math.exp(min(sums.loss, 700.0))}
 
 
 def validation_record(objective: str, sums: Sums, suffix: str = "") -> Record:
-    """Return the figures of a validation; those of one source have its name as suffix."""
+    """Return the figures of a validation; those of a single source have its name as suffix."""
     figures = {"loss": sums.loss, **quality(objective, sums)}
     return {f"validation_{name}{suffix}": value for name, value in figures.items()}
 
 
 @dataclass(frozen=True)
 class MetricsFiles:
-    """Where figures go."""
+    """Where the figures of a run are stored."""
 
     jsonl: Path
     tensorboard: Path
 
     @classmethod
     def of(cls, save: str, tensorboard_dir: str) -> MetricsFiles:
-        """Return the places that ``--save`` and ``--tensorboard-dir`` name."""
+        """Return the paths that follow from ``--save`` and ``--tensorboard-dir``."""
         return cls(
             Path(save) / METRICS_FILE, Path(tensorboard_dir) if tensorboard_dir else Path(save) / TENSORBOARD_FOLDER
         )
 
 
 class MetricsLog:
-    """Appends records; a step that is trained again replaces its former line."""
+    """Appends records; a step that is trained again replaces its previous record."""
 
     def __init__(self, files: MetricsFiles, first_step: int, wandb: Any | None = None) -> None:
         """Open the files.
 
         Args:
-            files: where to write; folders are made.
-            first_step: the first step that may still be written. Lines from there on, which a run left that was
-                stopped after its last checkpoint, are dropped.
-            wandb: a run of Weights & Biases that gets the figures too.
+            files: where to write; folders are created.
+            first_step: the first step of this launch. Later records, of steps after the checkpoint it resumes from,
+                are deleted.
+            wandb: a run of Weights & Biases.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -84,8 +104,8 @@ class MetricsLog:
         self._wandb = wandb
 
     def write(self, record: Record) -> None:
-        """Add one step's figures; they are in the file when this returns."""
-        # JSON has no word for what is not a number; a step that was skipped may have such a loss.
+        """Append a record; it is in the file when this returns."""
+        # JSON has no NaN or infinity, which the loss of a skipped step may be.
         finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
         self._jsonl.write(json.dumps(finite) + "\n")
         self._jsonl.flush()
@@ -96,7 +116,7 @@ class MetricsLog:
             self._wandb.log(finite, step=int(record["step"]))
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Flush and close all files."""
         self._jsonl.close()
         self._tensorboard.close()
         if self._wandb is not None:
@@ -106,10 +126,11 @@ class MetricsLog:
 def open_wandb(config: RunConfig) -> Any | None:
     """Return the run of ``--wandb-project``, or None without one.
 
-    Launches that save to one folder go on with one run: its id comes from the folder, unless WANDB_RUN_ID tells it.
+    Launches that save to the same folder continue the same run: its id follows from the folder unless WANDB_RUN_ID
+    sets it.
 
     Raises:
-        ConfigError: there is no key, or the service refuses.
+        ConfigError: there is no API key, or the service rejects it.
     """
     project = config.checkpoint.wandb_project
     if not project:

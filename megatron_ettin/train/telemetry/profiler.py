@@ -1,4 +1,4 @@
-"""A trace of chosen steps, written by torch's profiler on demand."""
+"""Traces of chosen steps by torch's profiler."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PROFILE_FOLDER = "profile"
 
 
 def profile_notes(config: RunConfig, step: int) -> tuple[str, ...]:
-    """Return a line where a launch that goes on from ``step`` has passed all of ``--profile-steps`` already."""
-    asked = config.training.profile_steps
-    if not asked or asked.steps.stop > step + 1:
+    """Return a line if all of ``--profile-steps`` precede a launch that continues from ``step``."""
+    profiled = config.training.profile_steps
+    if not profiled or profiled.steps.stop > step + 1:
         return ()
-    return (f"--profile-steps {asked}: no trace, as this launch begins with step {step + 1}",)
+    return (f"--profile-steps {profiled}: no trace, as this launch starts with step {step + 1}",)
 
 
 class Profiler:
@@ -31,7 +31,7 @@ class Profiler:
     """
 
     def __init__(self, config: RunConfig, device: Device, ranks: Ranks) -> None:
-        """Note what to record; nothing is recorded yet."""
+        """Set up; recording starts with the first of the steps."""
         self._steps = config.training.profile_steps.steps
         first, last = self._steps.start, self._steps.stop - 1
         self._path = Path(config.checkpoint.save) / PROFILE_FOLDER / f"steps_{first}_{last}_rank_{ranks.rank}.json"
@@ -40,7 +40,7 @@ class Profiler:
 
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Record what runs inside if the step (1-based, as it is logged) is one of those."""
+        """Record the block if the step (1-based, as logged) is one of ``--profile-steps``."""
         if step not in self._steps:
             yield
             return
@@ -52,7 +52,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Write what was recorded, also when the run ends before the last of the steps."""
+        """Write the trace, also if the run ends before the last of the steps."""
         if self._profile is None:
             return
         profile, self._profile = self._profile, None

@@ -1,4 +1,4 @@
-"""Which rank the others wait for, by how long each works on a step before it has to wait itself."""
+"""Find the slowest rank by the time each spends on a step before it has to wait for others."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from megatron_ettin.runtime.ranks import Ranks
 from megatron_ettin.train.telemetry.metrics import Record
 
 Part = tuple[int, int]
-"""Pipeline stage and tensor-parallel rank: which part of the model."""
+"""The part of the model that a rank computes: pipeline stage and tensor-parallel rank."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one rank did in its median step, which a single pause does not move."""
+    """Times of one rank in its median step, which a single pause does not affect."""
 
     part: Part
     own_seconds: float
-    """Until it had to wait for other replicas of the model."""
+    """Until it waits for the other replicas of the model."""
     step_seconds: float
-    """From beginning to end."""
+    """Of the complete step."""
 
 
 @dataclass(frozen=True)
@@ -35,41 +35,41 @@ class Straggler:
 
     rank: int
     ratio: float
-    """Its own seconds over those of the median rank with the same part of the model."""
+    """Its own seconds over those of the median rank with the same part."""
     step_share: float
     """Its own seconds over those of the step."""
 
 
 def slowest(works: Sequence[Work]) -> Straggler | None:
-    """Return the rank that is slowest beside those with the same part of the model; None where each has its own.
+    """Return the rank that is slowest relative to the ranks with the same part of the model, which have equal work.
 
-    Only these have the same to do. Of two the faster one counts as the median.
+    The median of two is the faster one. Returns None if no two ranks have the same part.
 
     Args:
-        works: of all ranks, in their order.
+        works: of all ranks, by rank.
     """
-    found = None
+    worst = None
     for rank, work in enumerate(works):
         peers = [other.own_seconds for other in works if other.part == work.part]
-        usual = statistics.median_low(peers)
-        if len(peers) == 1 or min(usual, work.step_seconds) <= 0:
+        median = statistics.median_low(peers)
+        if len(peers) == 1 or min(median, work.step_seconds) <= 0:
             continue
-        straggler = Straggler(rank, work.own_seconds / usual, work.own_seconds / work.step_seconds)
-        if found is None or straggler.ratio > found.ratio:
-            found = straggler
-    return found
+        straggler = Straggler(rank, work.own_seconds / median, work.own_seconds / work.step_seconds)
+        if worst is None or straggler.ratio > worst.ratio:
+            worst = straggler
+    return worst
 
 
 class Stragglers:
-    """Compares the ranks at each record, over the steps since the last one."""
+    """Compares the ranks over the steps between two records."""
 
     def __init__(self, ranks: Ranks, device: Device, threshold: float) -> None:
         """Set up.
 
         Args:
             ranks: this rank.
-            device: where ranks exchange figures.
-            threshold: ratio from which the slowest rank is told of in words; 0 compares nothing.
+            device: of this rank.
+            threshold: ratio from which a line reports the slowest rank; 0 switches the comparison off.
         """
         self._ranks, self._device, self._threshold = ranks, device, threshold
         self._compares = threshold > 0 and ranks.dp_size > 1
@@ -78,26 +78,26 @@ class Stragglers:
         self._step_seconds: list[float] = []
 
     def add(self, own_seconds: float, step_seconds: float) -> None:
-        """Count a step; the first of a launch also compiles and warms up, and does not count."""
+        """Add a step; the first one of a launch, which also compiles and warms up, is ignored."""
         if self._is_warm and self._compares:
             self._own_seconds.append(own_seconds)
             self._step_seconds.append(step_seconds)
         self._is_warm = True
 
     def report(self) -> tuple[Record, str]:
-        """Return figures of the slowest rank and, from the threshold on, a line about it; collective over the world."""
+        """Return figures of the slowest rank and, above the threshold, a line on it; collective over the world."""
         if not self._compares or not self._own_seconds:
             return {}, ""
-        found = slowest(self._gather())
+        straggler = slowest(self._gather())
         self._own_seconds, self._step_seconds = [], []
-        if found is None:
+        if straggler is None:
             return {}, ""
         figures: Record = {
-            "slowest_rank": found.rank,
-            "slowest_rank_ratio": round(found.ratio, 4),
-            "slowest_rank_step_share": round(found.step_share, 4),
+            "slowest_rank": straggler.rank,
+            "slowest_rank_ratio": round(straggler.ratio, 4),
+            "slowest_rank_step_share": round(straggler.step_share, 4),
         }
-        return figures, self._told(found) if found.ratio >= self._threshold else ""
+        return figures, self._describe(straggler) if straggler.ratio >= self._threshold else ""
 
     def _gather(self) -> list[Work]:
         here, device = self._ranks, self._device.torch_device
@@ -106,15 +106,15 @@ class Stragglers:
         gathered = [torch.empty_like(own) for _ in range(here.world_size)]
         torch.distributed.all_gather(gathered, own)
         rows = torch.stack(gathered).tolist()
-        return [Work((int(stage), int(part)), alone, step) for stage, part, alone, step in rows]
+        return [Work((int(stage), int(part)), own_seconds, step) for stage, part, own_seconds, step in rows]
 
-    def _told(self, found: Straggler) -> str:
-        """Say which process it is; all ranks have found the same."""
-        here = self._ranks
-        place = [socket.gethostname(), here.dp_rank]
-        torch.distributed.broadcast_object_list(place, src=found.rank, device=self._device.torch_device)
-        shared = f", replica {place[1]} of the model" if here.tp_size * here.pp_size > 1 else ""
+    def _describe(self, straggler: Straggler) -> str:
+        """Return a line with the host of the rank; all ranks have found the same one."""
+        ranks = self._ranks
+        place = [socket.gethostname(), ranks.dp_rank]
+        torch.distributed.broadcast_object_list(place, src=straggler.rank, device=self._device.torch_device)
+        replica = f", replica {place[1]} of the model" if ranks.tp_size * ranks.pp_size > 1 else ""
         return (
-            f"slowest rank {found.rank} ({place[0]}{shared}): {found.ratio:.2f} x the median rank's work, "
-            f"{found.step_share:.0%} of the step"
+            f"slowest rank {straggler.rank} ({place[0]}{replica}): {straggler.ratio:.2f} x the median rank's work, "
+            f"{straggler.step_share:.0%} of the step"
         )

@@ -1,4 +1,4 @@
-"""How fast steps are made: tokens and operations a second, and how long they wait for data."""
+"""Throughput: tokens and model FLOPs per second, MFU and the share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from megatron_ettin.train.telemetry.metrics import Record
 
 
 @dataclass
-class Pace:
-    """Sums over the steps since the last record that was written."""
+class Throughput:
+    """Sums over the steps since the last written record."""
 
     peak_flops_per_second: float
-    """What all ranks' devices can do at best together."""
+    """Of the devices of all ranks together."""
     tokens: int = 0
     flops: int = 0
     seconds: float = 0.0
@@ -24,8 +24,8 @@ class Pace:
 
         Args:
             sums: its totals.
-            seconds: from asking for its batches to its end.
-            waited_seconds: of these, until the batches were there.
+            seconds: its duration, including the wait for its batches.
+            waited_seconds: the wait for its batches.
         """
         self.tokens += sums.real_tokens
         self.flops += sums.model_flops
@@ -33,7 +33,7 @@ class Pace:
         self.waited_seconds += waited_seconds
 
     def figures(self) -> Record:
-        """Return the means over these steps; MFU is the share of the peak that went into the model's work."""
+        """Return the means over these steps; MFU is model FLOPs per second over the peak."""
         seconds = max(self.seconds, 1e-9)
         rate = self.flops / seconds
         return {
@@ -43,6 +43,6 @@ class Pace:
             "data_wait_share": round(self.waited_seconds / seconds, 4),
         }
 
-    def start_over(self) -> None:
-        """Forget these steps."""
+    def reset(self) -> None:
+        """Start the next record."""
         self.tokens, self.flops, self.seconds, self.waited_seconds = 0, 0, 0.0, 0.0

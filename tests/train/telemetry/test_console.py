@@ -1,4 +1,4 @@
-"""The screen, on a terminal and off it."""
+"""Console output on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from megatron_ettin.train.telemetry.console import Goal, Screen, open_screen
+from megatron_ettin.train.telemetry.console import Goal, RunConsole, open_console
 from megatron_ettin.train.telemetry.metrics import Record
 
 RECORD: Record = {
@@ -23,20 +23,20 @@ SHOWN = ["tokens 123,456", "loss 2.5000", "masked accuracy 25.1%", "validation l
 SHOWN += ["gradient norm 0.750", "tokens/s 9,876"]
 
 
-def drive(*, terminal: bool, is_main: bool = True) -> str:
-    """Run a screen through a short life; return everything it wrote."""
+def report(*, terminal: bool, is_main: bool = True) -> str:
+    """Report a short run and return everything that was printed."""
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=200, _environ={})
-    screen: Screen = open_screen(is_main=is_main, goal=Goal("step", 40, 100), console=console)
-    screen.note("loaded [somewhere]")
-    screen.show(RECORD)
-    screen.close("trained", {"steps": "100", "checkpoint": "runs/x"})
-    screen.close()
+    rich_console = Console(file=out, force_terminal=terminal, width=200, _environ={})
+    console: RunConsole = open_console(is_main=is_main, goal=Goal("step", 40, 100), console=rich_console)
+    console.note("loaded [somewhere]")
+    console.show(RECORD)
+    console.close("trained", {"steps": "100", "checkpoint": "runs/x"})
+    console.close()
     return out.getvalue()
 
 
-def test_pipe_gets_one_plain_line_a_record() -> None:
-    lines = drive(terminal=False).splitlines()
+def test_pipe_gets_one_plain_line_per_record() -> None:
+    lines = report(terminal=False).splitlines()
     assert lines[0] == "loaded [somewhere]"
     assert lines[1].startswith("step 50/100 | ")
     assert lines[1].endswith(" left")
@@ -44,8 +44,8 @@ def test_pipe_gets_one_plain_line_a_record() -> None:
     assert lines[2:] == ["trained", "  steps       100", "  checkpoint  runs/x"]
 
 
-def test_terminal_gets_a_bar_with_the_figures_and_a_box() -> None:
-    text = drive(terminal=True)
+def test_terminal_gets_a_bar_figures_and_a_summary() -> None:
+    text = report(terminal=True)
     assert "50/100" in text
     assert "50%" in text
     assert "left" in text
@@ -55,11 +55,11 @@ def test_terminal_gets_a_bar_with_the_figures_and_a_box() -> None:
 
 
 def test_other_ranks_are_silent() -> None:
-    assert drive(terminal=True, is_main=False) == ""
+    assert report(terminal=True, is_main=False) == ""
 
 
-def test_pipe_is_not_folded_to_a_width() -> None:
+def test_pipe_is_not_wrapped() -> None:
     out = io.StringIO()
-    screen = open_screen(is_main=True, goal=Goal("step", 0, 1), console=Console(file=out, width=20))
-    screen.show(RECORD)
+    console = open_console(is_main=True, goal=Goal("step", 0, 1), console=Console(file=out, width=20))
+    console.show(RECORD)
     assert len(out.getvalue().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard, over several launches."""
+"""Records of several launches in metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_ettin.train.step import StepResult, Sums
-from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, Record, quality, step_record
+from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, Record, StepReport, quality
 
 
 def files_in(save: Path) -> MetricsFiles:
@@ -28,7 +28,7 @@ def lines(save: Path) -> list[Record]:
     return [json.loads(line) for line in files_in(save).jsonl.read_text().splitlines()]
 
 
-def test_steps_trained_again_stand_there_once(tmp_path: Path) -> None:
+def test_steps_trained_again_replace_their_records(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 5, mark=1.0)
     write_steps(tmp_path, 4, 6, mark=2.0)
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
@@ -37,7 +37,7 @@ def test_steps_trained_again_stand_there_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_dropped(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 2, mark=1.0)
     with files_in(tmp_path).jsonl.open("a") as file:
         file.write('{"step": 3, "lo')
@@ -45,13 +45,13 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-def test_a_run_from_the_start_leaves_nothing_of_a_former_one(tmp_path: Path) -> None:
+def test_a_new_run_drops_the_records_of_the_previous_one(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 5, mark=1.0)
     write_steps(tmp_path, 1, 2, mark=2.0)
     assert [line["loss"] for line in lines(tmp_path)] == [2.0, 2.0]
 
 
-def test_a_line_is_in_the_file_at_once(tmp_path: Path) -> None:
+def test_a_record_is_in_the_file_at_once(tmp_path: Path) -> None:
     log = MetricsLog(files_in(tmp_path), 1)
     log.write({"step": 1, "loss": 3.0})
     assert lines(tmp_path) == [{"step": 1, "loss": 3.0}]
@@ -66,7 +66,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
     assert found == [(line["step"], line["loss"]) for line in lines(tmp_path)]
 
 
-def test_tensorboard_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_tensorboard_folder_may_be_set(tmp_path: Path) -> None:
     assert MetricsFiles.of(str(tmp_path), "elsewhere").tensorboard == Path("elsewhere")
 
 
@@ -79,7 +79,7 @@ def result(loss_sum: float = 20.0) -> StepResult:
     ("objective", "quality_name", "value"), [("mlm", "masked_accuracy", 0.4), ("clm", "perplexity", math.e**2)]
 )
 def test_record_of_a_step(objective: str, quality_name: str, value: float) -> None:
-    record = step_record(objective, 7, 700, result(), learning_rate=1e-3)
+    record = StepReport(objective, 7, 700, result(), learning_rate=1e-3).record()
     assert record == {
         "step": 7,
         "tokens": 700,
@@ -91,5 +91,5 @@ def test_record_of_a_step(objective: str, quality_name: str, value: float) -> No
     }
 
 
-def test_perplexity_of_a_broken_loss_is_still_a_number() -> None:
+def test_perplexity_of_a_huge_loss_is_finite() -> None:
     assert math.isfinite(quality("clm", result(1e6).sums)["perplexity"])

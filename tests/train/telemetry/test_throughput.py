@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_ettin.train.step import Sums
-from megatron_ettin.train.telemetry.throughput import Pace
+from megatron_ettin.train.telemetry.throughput import Throughput
 
 
 def totals(tokens: int, flops: int) -> Sums:
@@ -11,7 +11,7 @@ def totals(tokens: int, flops: int) -> Sums:
 
 
 def test_figures_are_means_over_the_steps_since_the_last_record() -> None:
-    pace = Pace(peak_flops_per_second=4e9)
+    pace = Throughput(peak_flops_per_second=4e9)
     pace.add(totals(100, 2_000_000_000), seconds=1.0, waited_seconds=0.5)
     pace.add(totals(300, 4_000_000_000), seconds=3.0, waited_seconds=0.1)
     assert pace.figures() == {
@@ -20,7 +20,7 @@ def test_figures_are_means_over_the_steps_since_the_last_record() -> None:
         "mfu": 0.375,
         "data_wait_share": 0.15,
     }
-    pace.start_over()
+    pace.reset()
     pace.add(totals(10, 1_000_000_000), seconds=0.5, waited_seconds=0.0)
     assert pace.figures()["tokens_per_second"] == 20.0
     assert pace.figures()["mfu"] == 0.5
