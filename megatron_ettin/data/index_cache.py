@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.data.corpus.file_mapping import map_array
 from megatron_ettin.files import locked
 
 Arrays = dict[str, NDArray[Any]]
@@ -69,7 +70,7 @@ class IndexCache:
                     arrays = build()
                     if not self._keep(arrays, kept):
                         return arrays
-        return {path.stem: _mapped(path) for path in kept.glob("*.npy")}
+        return {path.stem: map_array(path) for path in kept.glob("*.npy")}
 
     def _keep(self, arrays: Arrays, kept: Path) -> bool:
         """Write the arrays and rename their folder; return whether that succeeded."""
@@ -100,8 +101,3 @@ def _is_complete(kept: Path) -> bool:
         return all((kept / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    # A plain array over the mapped file: indexing numpy's memmap class costs several times as much.
-    return np.asarray(np.load(path, mmap_mode="r"))

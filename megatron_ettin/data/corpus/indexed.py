@@ -7,7 +7,6 @@ in full, pages are not read ahead, and the indices built over it are cached on d
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.data.corpus.file_mapping import map_file
 from megatron_ettin.data.corpus.manifest import Manifest
 from megatron_ettin.errors import ConfigError
 
@@ -120,7 +120,7 @@ class IndexedTokens:
         self._path = tokens_path
         self.tokens: NDArray[np.integer] = np.zeros(0, header.dtype)
         if num_bytes:
-            self.tokens = np.frombuffer(_map(tokens_path, random=self.is_large), header.dtype)
+            self.tokens = map_file(tokens_path, random_access=self.is_large).view(header.dtype)
 
     @property
     def num_documents(self) -> int:
@@ -167,7 +167,7 @@ class MappedStarts:
         self._path = path
         self._header = header
         self._item = header.dtype.itemsize
-        mapped = _map(path, random=True)
+        mapped = map_file(path, random_access=True)
         self._pointers = np.frombuffer(mapped, np.int64, header.num_sequences, header.pointers_at)
         self._marks = np.frombuffer(mapped, np.int64, header.num_marks, header.marks_at)
         _check_marks(path, self._marks, header)
@@ -207,15 +207,6 @@ class MappedStarts:
         inside = marks < self._header.num_sequences
         starts = pointers[np.where(inside, marks - first, 0)] // self._item
         return np.where(inside, starts, self.num_tokens)
-
-
-def _map(path: Path, *, random: bool) -> mmap.mmap:
-    """Map a file that is not empty; with ``random`` the pages around one that is needed are not read ahead."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if random:
-        mapped.madvise(mmap.MADV_RANDOM)
-    return mapped
 
 
 def all_documents_closed(corpus: IndexedTokens, prefix: str | Path, sep_id: int | None) -> bool | None:
