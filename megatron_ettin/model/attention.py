@@ -20,9 +20,9 @@ from megatron_ettin.model.packed_layout import Band, PackedLayout, split_and_rot
 
 
 class PackedSelfAttention(SelfAttention):
-    """megatron-core's self-attention (its projections, sharding and names) for one layer of the pattern.
+    """megatron-core's self-attention (its projections, sharding and names) with a layer's own RoPE base and window.
 
-    Each layer turns by its own RoPE base and looks through its own window; core hands one rotary embedding to all.
+    megatron-core itself passes one rotary embedding to all layers.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class PackedSelfAttention(SelfAttention):
 
         Args:
             config: megatron-core's config.
-            submodules: what linear_qkv, core_attention and linear_proj are made of.
+            submodules: modules of linear_qkv, core_attention and linear_proj.
             layer_number: 1-based, over all stages.
             attn_mask_type: causal or not.
             layer_attention: window and RoPE base of this layer.
-            kwargs: process groups, handed on.
+            kwargs: process groups, passed on.
         """
         super().__init__(config, submodules, layer_number, attn_mask_type, **kwargs)
         self.layer_attention = layer_attention
@@ -59,13 +59,13 @@ class PackedSelfAttention(SelfAttention):
 
         Args:
             hidden_states: [T, 1, H] ([T / TP, 1, H] under sequence parallelism).
-            attention_mask: unused; the layout says who sees whom.
-            args: what core hands to any attention, unused.
+            attention_mask: unused; the layout determines the mask.
+            args: arguments that megatron-core passes to any attention, unused.
             packed_seq_params: the layout of the micro-batch.
-            kwargs: likewise unused.
+            kwargs: unused as well.
 
         Returns:
-            The projected output, shaped as the input, and the bias to add to it (none).
+            The projected output, shaped like the input, and its bias (None).
         """
         mixed, _ = self.linear_qkv(hidden_states)
         per_head = self.hidden_size_per_attention_head
@@ -85,20 +85,20 @@ class PackedSelfAttention(SelfAttention):
 
 
 class PackedDotProductAttention(nn.Module):
-    """Softmax attention of packed chunks with PyTorch's kernels, computing little of what the mask throws away.
+    """Softmax attention of packed chunks with PyTorch's kernels, which skips most masked pairs.
 
-    Half precision on a GPU goes to the flash kernels (model/flash.py). Elsewhere a global layer runs chunk by chunk,
-    and a local layer once over all chunks in blocks of queries, each against the neighbouring blocks of keys only, so
-    that its cost grows with T and not with the square of a chunk's length.
+    Half precision on a GPU uses the flash kernels (model/flash.py). Elsewhere a global layer runs chunk by chunk, and a
+    local layer over all chunks at once in blocks of queries, each against the neighbouring blocks of keys only, so that
+    its cost is linear in T instead of quadratic in a chunk's length.
     """
 
     def __init__(self, *, window: tuple[int, int] | None, attn_mask_type: AttnMaskType, **kwargs: Any) -> None:
-        """Keep the layer's window.
+        """Set the layer's window.
 
         Args:
-            window: keys seen to the (left, right), None for all of the chunk.
-            attn_mask_type: causal or not; matters to global layers (a local window already ends at its query).
-            kwargs: what megatron-core hands to any core attention; dropout is not supported here.
+            window: visible keys to the (left, right); None for the full chunk.
+            attn_mask_type: causal or not; only for global layers, as a causal window already ends at its query.
+            kwargs: arguments that megatron-core passes to any core attention; dropout is not supported.
         """
         super().__init__()
         assert kwargs["config"].attention_dropout == 0.0
@@ -129,7 +129,7 @@ def attend_by_chunk(
 ) -> Tensor:
     """Full (or causal) attention inside each chunk."""
     chunks = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query_TND, key_TND, value_TND)), strict=True)
-    # A leading axis of one: PyTorch's fused CPU kernel takes four axes only.
+    # A leading axis of size 1, as PyTorch's fused CPU kernel needs four axes.
     out = [F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=causal)[0] for q, k, v in chunks]
     return torch.cat(out, dim=1).transpose(0, 1)
 
@@ -138,16 +138,16 @@ def attend_in_band(query_TND: Tensor, key_TND: Tensor, value_TND: Tensor, band: 
     """Windowed attention: every block of queries against its own and the neighbouring blocks of keys."""
     total = query_TND.size(0)
     num_blocks, block = band.bias_n1bk.size(0), band.block_size
-    fill = num_blocks * block - total
+    padding = num_blocks * block - total
     before, after = band.blocks_before, band.blocks_after
 
     def neighbourhood(x_TND: Tensor) -> Tensor:
-        padded = F.pad(x_TND, (0, 0, 0, 0, before * block, fill + after * block))
+        padded = F.pad(x_TND, (0, 0, 0, 0, before * block, padding + after * block))
         blocks = padded.view(before + num_blocks + after, block, *x_TND.shape[1:])
         shifted = [blocks[i : i + num_blocks] for i in range(before + 1 + after)]
         return torch.cat(shifted, dim=1).transpose(1, 2)
 
-    query = F.pad(query_TND, (0, 0, 0, 0, 0, fill)).view(num_blocks, block, *query_TND.shape[1:]).transpose(1, 2)
+    query = F.pad(query_TND, (0, 0, 0, 0, 0, padding)).view(num_blocks, block, *query_TND.shape[1:]).transpose(1, 2)
     out = F.scaled_dot_product_attention(
         query, neighbourhood(key_TND), neighbourhood(value_TND), attn_mask=band.bias_n1bk
     )

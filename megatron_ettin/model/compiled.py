@@ -1,7 +1,7 @@
-"""Chains of small operations, each one kernel where there is a GPU.
+"""Fusion of elementwise operations into one kernel on GPUs.
 
-Between its matrix products a layer only moves memory, and PyTorch's eager operations move it once per operation.
-``torch.compile`` makes one kernel of each chain. On a CPU the same functions run as they are written.
+Between its matrix products a layer is limited by memory bandwidth, and PyTorch's eager operations each read and write
+all of it. ``torch.compile`` makes one kernel of several. On a CPU the same functions run eagerly.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 def fused(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Return ``function`` compiled for calls whose first argument is a CUDA tensor.
 
-    Compiling waits for the first such call: importing torch's compiler takes seconds, and no CPU run needs it. The
-    number of tokens differs between micro-batches, so from the second one on it is a variable of the kernel.
+    The first such call compiles: importing torch's compiler takes seconds, and no CPU run needs it. As micro-batches
+    differ in their number of tokens, the second call recompiles with it as a variable of the kernel.
     """
 
     @cache

@@ -1,4 +1,4 @@
-"""megatron-core's TransformerConfig, made from ours in this one place."""
+"""megatron-core's TransformerConfig, built from ours; the only place that does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from megatron_ettin.config.run import RunConfig
 
 
 def build_core_config(config: RunConfig) -> TransformerConfig:
-    """Translate a run into megatron-core's words."""
+    """Return megatron-core's config of a run."""
     model, parallel, backend = config.model, config.parallel, config.backend
     with_engine = backend.transformer_impl == TRANSFORMER_ENGINE
     dtype = torch.bfloat16 if config.training.bf16 else torch.float32
@@ -31,24 +31,24 @@ def build_core_config(config: RunConfig) -> TransformerConfig:
         add_bias_linear=False,
         gated_linear_unit=True,
         activation_func=F.gelu,
-        use_te_activation_func=True,  # the activation is the spec's, which gates by itself
+        use_te_activation_func=True,  # the spec's activation includes the gate
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         apply_rope_fusion=False,
-        # Only Transformer Engine's layers can; what PyTorch runs gets a config without it.
+        # Only for Transformer Engine's layers; PyTorch's modules get a config without it.
         gradient_accumulation_fusion=with_engine and backend.gradient_accumulation_fusion,
-        # Weights are drawn by their global names after building (model/initialization.py). Core's own pass stays on,
-        # because it also marks which parameters are sharded; its draw is skipped.
+        # Weights are initialised by their global names after building (model/initialization.py). megatron-core's own
+        # pass also marks sharded parameters, so it runs without drawing.
         init_method=_leave_as_is,
         output_layer_init_method=_leave_as_is,
         embedding_init_method=_leave_as_is,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         pipeline_model_parallel_layout=_stage_layout(model.num_layers, parallel),
-        # Micro-batches hold real tokens only, so their lengths differ.
+        # Micro-batches contain no padding, so their lengths differ.
         variable_seq_lengths=parallel.pipeline_model_parallel_size > 1,
-        moe_token_dispatcher_type="alltoall",  # core checks it against the line above, experts or not
+        moe_token_dispatcher_type="alltoall",  # megatron-core requires it with the line above, also without experts
         sequence_parallel=parallel.sequence_parallel,
         params_dtype=dtype,
         pipeline_dtype=torch.float32 if config.training.widens_residual else dtype,
@@ -57,9 +57,9 @@ def build_core_config(config: RunConfig) -> TransformerConfig:
         deterministic_mode=backend.deterministic,
         **_recompute_settings(config),
         **_fp8_settings(backend),
-        # The loss is a sum; core divides the gradients by the scored tokens of the global batch.
+        # The loss is a sum; megatron-core divides the gradients by the scored tokens of the global batch.
         calculate_per_token_loss=True,
-        # Layer 0 lacks a norm, so layers are saved one by one under their own numbers.
+        # Layer 0 lacks a norm, so layers are saved individually by their numbers.
         hetereogenous_dist_checkpoint=True,
     )
 
@@ -70,7 +70,7 @@ def _recompute_settings(config: RunConfig) -> dict[str, Any]:
             return {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
         case "full":
             layers = config.backend.recompute_num_layers or config.model.num_layers
-            # "block" recomputes the first layers of a stage one by one; a stage with fewer recomputes all it has.
+            # "block" recomputes the first layers of a stage individually, in a stage with fewer all of them.
             return {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": layers}
     return {}
 
@@ -87,7 +87,7 @@ def _fp8_settings(backend: BackendConfig) -> dict[str, Any]:
         "num_layers_at_end_in_bf16": backend.num_layers_at_end_in_bf16,
     }
     if backend.fp8_recipe == "delayed":
-        # The scale of a tensor follows the largest value of its last 1,024 uses, as in Transformer Engine's own recipe.
+        # Scale by the largest value of a tensor's last 1,024 uses, as in Transformer Engine's own recipe.
         settings |= {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
     return settings
 

@@ -1,4 +1,4 @@
-"""The model: one class for encoder and decoder; the mask kind is the whole difference.
+"""The model: one class for encoder and decoder, which differ only in the attention mask.
 
 Shapes: T packed tokens, H hidden, K scored positions, V vocabulary rows of this tensor-parallel rank.
 """
@@ -32,93 +32,6 @@ from megatron_ettin.model.norm import BiasFreeLayerNorm, residual_dtype
 from megatron_ettin.model.packed_layout import PackedLayout
 
 
-class EttinEmbedding(MegatronModule):
-    """Vocabulary-parallel lookup and the norm right after it; positions enter through RoPE only."""
-
-    def __init__(self, config: TransformerConfig, vocab_size: int, groups: ProcessGroupCollection) -> None:
-        """Create the table.
-
-        Args:
-            config: megatron-core's config.
-            vocab_size: rows, already padded to the tensor-parallel size.
-            groups: process groups.
-        """
-        super().__init__(config=config)
-        self.word_embeddings = VocabParallelEmbedding(
-            num_embeddings=vocab_size,
-            embedding_dim=config.hidden_size,
-            init_method=config.embedding_init_method,
-            reduce_scatter_embeddings=config.sequence_parallel,
-            config=config,
-            tp_group=groups.tp,
-        )
-        self.norm = BiasFreeLayerNorm(
-            config, config.hidden_size, config.layernorm_epsilon, output_dtype=residual_dtype(config)
-        )
-
-    def forward(self, tokens_T: Tensor) -> Tensor:
-        """Return [T, 1, H] ([T / TP, 1, H] under sequence parallelism)."""
-        embedded = self.word_embeddings(tokens_T[None])
-        if not self.config.sequence_parallel:
-            # With reduce-scatter core returns the sequence first already.
-            embedded = embedded.transpose(0, 1)
-        return self.norm(embedded)
-
-
-class PredictionHead(MegatronModule):
-    """Dense, exact GELU, norm; whole on every tensor-parallel rank (it is small and sees scored positions only)."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        """Create the dense matrix and the norm, which see all scored tokens on every rank."""
-        super().__init__(config=config)
-        whole = for_whole_activations(config)
-        size = config.hidden_size
-        device = torch.cuda.current_device()
-        self.dense = nn.Linear(size, size, bias=False, device=device, dtype=config.params_dtype)
-        self.norm = BiasFreeLayerNorm(whole, size, config.layernorm_epsilon)
-
-    def forward(self, hidden_KH: Tensor) -> Tensor:
-        """Return [K, H]."""
-        return activate_and_normalize(self.dense(hidden_KH), self.norm.weight, self.norm.eps)
-
-
-@fused
-def activate_and_normalize(hidden_KH: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Exact GELU, then the head's norm."""
-    activated = F.gelu(hidden_KH).to(weight.dtype)
-    return F.layer_norm(activated, weight.shape, weight, None, eps).to(hidden_KH.dtype)
-
-
-def build_output_layer(
-    config: TransformerConfig, vocab_size: int, groups: ProcessGroupCollection, *, weight_elsewhere: bool
-) -> ColumnParallelLinear:
-    """Build the vocabulary-parallel output matrix with its bias.
-
-    Args:
-        config: megatron-core's config.
-        vocab_size: rows over all ranks, padded.
-        groups: process groups.
-        weight_elsewhere: weights are tied and this stage holds the embedding, whose matrix is handed in at each call.
-    """
-    return ColumnParallelLinear(
-        config.hidden_size,
-        vocab_size,
-        config=for_whole_activations(config),
-        init_method=config.embedding_init_method,
-        bias=True,
-        skip_weight_param_allocation=weight_elsewhere,
-        tp_group=groups.tp,
-    )
-
-
-def for_whole_activations(config: TransformerConfig) -> TransformerConfig:
-    """Return a config for modules after the sequence was gathered, which are PyTorch's whatever layers are from."""
-    whole = copy.copy(config)
-    whole.sequence_parallel = False
-    whole.gradient_accumulation_fusion = False
-    return whole
-
-
 class EttinModel(LanguageModule):
     """One pipeline stage of a ModernBERT-shaped encoder or decoder."""
 
@@ -138,9 +51,9 @@ class EttinModel(LanguageModule):
             config: megatron-core's config of the same run.
             model: shape; ``vocab_size`` must be resolved.
             parallel: layout.
-            mask_kind: who sees whom.
-            pp_rank: which stage this is.
-            transformer_impl: what layers are built from, as --transformer-impl says.
+            mask_kind: the objective's attention mask.
+            pp_rank: index of this stage.
+            transformer_impl: a value of ``--transformer-impl``.
         """
         super().__init__(config=config, pg_collection=ProcessGroupCollection.use_mpu_process_groups())
         stages = parallel.pipeline_model_parallel_size
@@ -172,12 +85,12 @@ class EttinModel(LanguageModule):
         if self.post_process:
             self.head = PredictionHead(config)
             self.output_layer = build_output_layer(
-                config, padded, self.pg_collection, weight_elsewhere=self._takes_embedding
+                config, padded, self.pg_collection, uses_embedding=self._uses_embedding
             )
         self.setup_embeddings_and_output_layer()
 
     def set_input_tensor(self, input_tensor: list[Tensor | None]) -> None:
-        """Take what the stage before sent; called by megatron-core's schedules."""
+        """Set the output of the previous stage; called by megatron-core's schedules."""
         self.transformer.set_input_tensor(input_tensor[0])
 
     def forward(
@@ -187,21 +100,21 @@ class EttinModel(LanguageModule):
 
         Args:
             tokens_T: input ids.
-            layout: where the chunks lie.
-            scored_K: indices into T whose output is wanted; head and output layer run on these only.
-            labels_K: the right token at each of them.
+            layout: boundaries of the chunks.
+            scored_K: indices into T; head and output layer run on these only.
+            labels_K: target token at each of them.
 
         Returns:
-            Before the last stage hidden states [T, 1, H]. On it the summed loss and the number of right tokens (see
-            :func:`scored_cross_entropy`), or without labels logits [K, V] of this rank's part of the vocabulary.
+            Before the last stage hidden states [T, 1, H]. On it the summed loss and the number of correct predictions
+            (see :func:`scored_cross_entropy`), or without labels logits [K, V] of this rank's vocabulary rows.
         """
         embedded = self.embedding(tokens_T) if self.pre_process else None
         hidden = self.transformer(embedded, attention_mask=None, packed_seq_params=layout)
         if not self.post_process:
             return hidden
         if self.config.sequence_parallel:
-            # Gather, then select: scored positions fall unevenly on the ranks. Every rank goes on with the whole
-            # sequence and gets the same gradient for it, so backward takes this rank's part instead of summing.
+            # Gather, then select, as ranks have different numbers of scored positions. All ranks compute the same from
+            # the full sequence and get the same gradient, of which backward takes this rank's part instead of summing.
             hidden = gather_from_sequence_parallel_region(
                 hidden, tensor_parallel_output_grad=False, group=self.tp_group
             )
@@ -213,7 +126,7 @@ class EttinModel(LanguageModule):
     ) -> ShardedStateDict:
         """Return the parameters as megatron-core saves them: canonical names, no ``_extra_state``.
 
-        Extra states belong to a backend (FP8 scales); a checkpoint holds what every backend can read.
+        Extra states are specific to a backend (FP8 scales), and every backend reads every checkpoint.
         """
         entries = super().sharded_state_dict(prefix, sharded_offsets, metadata)
         return {name: entry for name, entry in entries.items() if not name.endswith("_extra_state")}
@@ -226,23 +139,109 @@ class EttinModel(LanguageModule):
     def _logits(self, head_KH: Tensor) -> Tensor:
         logits, _ = self.output_layer(head_KH, weight=self._output_weight)
         if self.first_padded_row < logits.size(-1):
-            # Rows that only fill the vocabulary up to the tensor-parallel size must not enter the softmax.
+            # Padded rows must not enter the softmax.
             logits[:, self.first_padded_row :] = float("-inf")
         return logits
 
     @property
     def _output_weight(self) -> Tensor:
         """This rank's rows of the output matrix."""
-        holder = self.embedding.word_embeddings if self._takes_embedding else self.output_layer
-        weight: Tensor = holder.weight
+        owner = self.embedding.word_embeddings if self._uses_embedding else self.output_layer
+        weight: Tensor = owner.weight
         return weight
 
     @property
-    def _takes_embedding(self) -> bool:
-        """Whether the output layer is handed this stage's embedding; else it holds a matrix, its own or a tied copy."""
+    def _uses_embedding(self) -> bool:
+        """Whether the output layer uses this stage's embedding; otherwise it has a matrix, untied or a tied copy."""
         return bool(self.pre_process and self.share_embeddings_and_output_weights)
 
     def _local_true_rows(self, padded: int) -> int:
-        """How many of this rank's vocabulary rows are real."""
+        """Return the number of this rank's vocabulary rows that are not padding."""
         per_rank = padded // self.tp_group.size()
         return min(max(self.vocab_size - self.tp_group.rank() * per_rank, 0), per_rank)
+
+
+class EttinEmbedding(MegatronModule):
+    """Vocabulary-parallel embedding and its norm; positions enter through RoPE only."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, groups: ProcessGroupCollection) -> None:
+        """Create the table.
+
+        Args:
+            config: megatron-core's config.
+            vocab_size: rows over all ranks, padded.
+            groups: process groups.
+        """
+        super().__init__(config=config)
+        self.word_embeddings = VocabParallelEmbedding(
+            num_embeddings=vocab_size,
+            embedding_dim=config.hidden_size,
+            init_method=config.embedding_init_method,
+            reduce_scatter_embeddings=config.sequence_parallel,
+            config=config,
+            tp_group=groups.tp,
+        )
+        self.norm = BiasFreeLayerNorm(
+            config, config.hidden_size, config.layernorm_epsilon, output_dtype=residual_dtype(config)
+        )
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        """Return [T, 1, H] ([T / TP, 1, H] under sequence parallelism)."""
+        embedded = self.word_embeddings(tokens_T[None])
+        if not self.config.sequence_parallel:
+            # With reduce-scatter megatron-core already returns the sequence axis first.
+            embedded = embedded.transpose(0, 1)
+        return self.norm(embedded)
+
+
+class PredictionHead(MegatronModule):
+    """Dense, exact GELU and norm, replicated on the tensor-parallel ranks: small, and run on scored positions only."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Create the dense matrix and the norm."""
+        super().__init__(config=config)
+        size = config.hidden_size
+        device = torch.cuda.current_device()
+        self.dense = nn.Linear(size, size, bias=False, device=device, dtype=config.params_dtype)
+        self.norm = BiasFreeLayerNorm(unsharded_config(config), size, config.layernorm_epsilon)
+
+    def forward(self, hidden_KH: Tensor) -> Tensor:
+        """Return [K, H]."""
+        return activate_and_normalize(self.dense(hidden_KH), self.norm.weight, self.norm.eps)
+
+
+@fused
+def activate_and_normalize(hidden_KH: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Exact GELU, then the head's norm."""
+    activated = F.gelu(hidden_KH).to(weight.dtype)
+    return F.layer_norm(activated, weight.shape, weight, None, eps).to(hidden_KH.dtype)
+
+
+def build_output_layer(
+    config: TransformerConfig, vocab_size: int, groups: ProcessGroupCollection, *, uses_embedding: bool
+) -> ColumnParallelLinear:
+    """Build the vocabulary-parallel output matrix with its bias.
+
+    Args:
+        config: megatron-core's config.
+        vocab_size: rows over all ranks, padded.
+        groups: process groups.
+        uses_embedding: the layer has no matrix, as each call passes the embedding's.
+    """
+    return ColumnParallelLinear(
+        config.hidden_size,
+        vocab_size,
+        config=unsharded_config(config),
+        init_method=config.embedding_init_method,
+        bias=True,
+        skip_weight_param_allocation=uses_embedding,
+        tp_group=groups.tp,
+    )
+
+
+def unsharded_config(config: TransformerConfig) -> TransformerConfig:
+    """Return the config of the modules after the gathered sequence, which are PyTorch's with every backend."""
+    unsharded = copy.copy(config)
+    unsharded.sequence_parallel = False
+    unsharded.gradient_accumulation_fusion = False
+    return unsharded

@@ -1,7 +1,7 @@
-"""Packed attention by flash kernels, for half-precision tensors on a GPU.
+"""Packed attention with flash kernels, for half-precision tensors on a GPU.
 
-PyTorch's variable-length attention takes packed chunks and a window as they are; where the installed PyTorch has none
-that knows windows, FlexAttention with a block mask computes the same.
+PyTorch's variable-length attention supports packed chunks with a window; where the installed PyTorch has none with
+windows, FlexAttention with a block mask computes the same.
 
 Shapes: T packed tokens, N heads, D head size.
 """
@@ -22,7 +22,7 @@ _HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
 def takes(query: Tensor) -> bool:
-    """Whether flash kernels compute with such tensors."""
+    """Whether flash kernels support a tensor's device and type."""
     return query.is_cuda and query.dtype in _HALF_PRECISION
 
 
@@ -41,9 +41,9 @@ def attend(
         query_TND: queries of this rank's heads.
         key_TND: keys.
         value_TND: values.
-        layout: where the chunks lie.
-        window: keys seen to the (left, right) of a query; None for all.
-        causal: whether keys on the right are unseen, whatever the window says.
+        layout: boundaries of the chunks.
+        window: visible keys to the (left, right) of a query; None for all.
+        causal: whether keys on the right are masked in any case.
     """
     left, right = window or (-1, -1)
     reach = (left, 0 if causal else right)
@@ -86,11 +86,11 @@ def _block_mask(layout: PackedLayout, reach: tuple[int, int]) -> Any:
     total = len(chunk_T)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        seen = chunk_T[query] == chunk_T[key]
+        visible = chunk_T[query] == chunk_T[key]
         if left >= 0:
-            seen = seen & (query - key <= left)
+            visible = visible & (query - key <= left)
         if right >= 0:
-            seen = seen & (key - query <= right)
-        return seen
+            visible = visible & (key - query <= right)
+        return visible
 
     return create_block_mask(sees, None, None, total, total, device=str(chunk_T.device), _compile=True)

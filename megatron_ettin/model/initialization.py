@@ -1,7 +1,7 @@
 """Initial weights as a function of the seed and each parameter's global name.
 
-Every rank draws a parameter's whole tensor from a generator of its own and keeps its part, so any tensor- or
-pipeline-parallel layout starts from the same weights, and so do the encoder and the decoder of a pair.
+Every rank draws the full tensor of a parameter from a generator seeded by its name and keeps its shard, so that all
+layouts start from the same weights, and so do the encoder and the decoder of a pair.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def initialize_weights(model: EttinModel, shape: ModelConfig, seed: int) -> None
 
     The scheme is the authors' ``full_megatron``: a truncated normal of standard deviation ``init_std``, divided by
     sqrt(2 * layers) for the two projections that write to the residual stream; norms are 1; the output bias is
-    PyTorch's uniform(-1/sqrt(H), 1/sqrt(H)). Rows that pad the vocabulary are 0.
+    PyTorch's uniform(-1/sqrt(H), 1/sqrt(H)). Padded vocabulary rows are 0.
     """
     for shard in _shards(model):
-        whole = draw_parameter(shard.key, _true_shape(shard, shape), shape, seed)
+        full = draw_parameter(shard.key, _true_shape(shard, shape), shape, seed)
         target = shard.data
         assert target is not None
         rows = slice(shard.global_offset[0], shard.global_offset[0] + target.size(0))
-        part = whole[rows]
+        part = full[rows]
         for axis in range(1, target.ndim):
             part = part.narrow(axis, shard.global_offset[axis], target.size(axis))
         target.zero_()
@@ -39,7 +39,7 @@ def initialize_weights(model: EttinModel, shape: ModelConfig, seed: int) -> None
 
 
 def draw_parameter(name: str, size: tuple[int, ...], shape: ModelConfig, seed: int) -> Tensor:
-    """Return the whole initial tensor of the parameter called ``name``, fp32 on the CPU."""
+    """Return the full initial tensor of the parameter ``name``, fp32 on the CPU."""
     tensor = torch.empty(size)
     if len(size) == 1 and name.endswith("weight"):
         return tensor.fill_(1.0)
@@ -67,7 +67,7 @@ def _true_shape(shard: ShardedTensor, shape: ModelConfig) -> tuple[int, ...]:
 
 
 def _shards(model: EttinModel) -> Iterator[ShardedTensor]:
-    """Every parameter of this rank as megatron-core shards it; the gated MLP's first matrix comes as its two halves."""
+    """Yield this rank's shard of every parameter; the gated MLP's first matrix is yielded as its two halves."""
     for entry in model.sharded_state_dict().values():
         if isinstance(entry, ShardedTensor):
             yield entry

@@ -27,17 +27,17 @@ class BiasFreeLayerNorm(nn.Module):
         """Create the weight, all ones.
 
         Args:
-            config: gives the parameter types and whether activations are split over the sequence.
+            config: parameter types, and whether activations are split over the sequence.
             hidden_size: size of the normalised axis.
             eps: added to the variance.
-            output_dtype: type of the result; the matrix products' by default.
+            output_dtype: type of the result; by default that of the matrix products.
         """
         super().__init__()
         device = torch.cuda.current_device()
         self.weight = nn.Parameter(torch.ones(hidden_size, dtype=residual_dtype(config), device=device))
         self.eps = eps
         self.output_dtype = output_dtype or config.params_dtype
-        # Under sequence parallelism each rank sees part of the tokens; core sums the gradients of what is so marked.
+        # Under sequence parallelism each rank sees part of the tokens; megatron-core sums marked parameters' gradients.
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ def normalize(hidden: Tensor, weight: Tensor, eps: float, output_dtype: torch.dt
 
 
 class NarrowingIdentity(nn.Module):
-    """Stands where a layer has no norm: passes the residual stream on in the type of the matrix products."""
+    """Replaces the norm that the first layer lacks: casts the residual stream to the type of the matrix products."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
-        """Take the arguments of a norm; only the type matters."""
+        """Take a norm's arguments, of which only the config's type matters."""
         super().__init__()
         self.output_dtype = config.params_dtype
 
@@ -71,7 +71,7 @@ def residual_dtype(config: TransformerConfig) -> torch.dtype:
 
 
 def restore_norm_types(model: nn.Module, config: TransformerConfig) -> None:
-    """Give the norms' weights their type back after a conversion of the whole model."""
+    """Restore the type of the norms' weights after a conversion of the full model."""
     for module in model.modules():
         if isinstance(module, BiasFreeLayerNorm):
             module.weight.data = module.weight.data.to(residual_dtype(config))

@@ -1,6 +1,6 @@
-"""The layout of a packed micro-batch, as attention needs it.
+"""The layout of a packed micro-batch: chunk boundaries, the bands of local layers, and rotary embeddings.
 
-Shapes: T packed tokens, D chunks, n blocks of b queries each seeing k keys.
+Shapes: T packed tokens, N heads, D head size, n blocks of b queries that each see k keys.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ Shared = TypeVar("Shared")
 
 @dataclass
 class Band:
-    """How a local layer cuts T queries into blocks that each see a few neighbouring blocks of keys."""
+    """The blocks of a local layer: T queries in blocks, each of which sees a few neighbouring blocks of keys."""
 
     block_size: int
     blocks_before: int
     blocks_after: int
     bias_n1bk: Tensor
-    """0 where a query sees a key, -inf where not (other chunk, outside the window, or the future)."""
+    """0 where a query sees a key, otherwise -inf (another chunk, outside the window, or the future)."""
 
 
 @dataclass
 class PackedLayout(PackedSeqParams):
-    """Where the chunks of a micro-batch lie, with what its layers share, computed once per micro-batch.
+    """Boundaries of the chunks of a micro-batch, and values that its layers share, computed once per micro-batch.
 
-    It travels as megatron-core's ``packed_seq_params``, so that pipeline schedules and Transformer Engine see the
-    packed format they know.
+    Passed as megatron-core's ``packed_seq_params``, the packed format of pipeline schedules and Transformer Engine.
     """
 
     positions_T: Tensor | None = None
@@ -43,12 +42,12 @@ class PackedLayout(PackedSeqParams):
 
     @classmethod
     def build(cls, cu_seqlens: Tensor, positions_T: Tensor, lengths: tuple[int, ...]) -> PackedLayout:
-        """Describe chunks of ``lengths`` tokens that follow each other.
+        """Describe consecutive chunks.
 
         Args:
-            cu_seqlens: [D + 1] int32, where each chunk begins; on the device.
-            positions_T: position of each token in its own chunk; on the device.
-            lengths: the same chunks' lengths, on the host.
+            cu_seqlens: start of each chunk and end of the last, int32 [chunks + 1], on the device.
+            positions_T: position of each token in its chunk, on the device.
+            lengths: tokens of each chunk, on the host.
         """
         longest = max(lengths, default=0)
         return cls(
@@ -62,13 +61,13 @@ class PackedLayout(PackedSeqParams):
         )
 
     def rotary(self, head_size: int, base: float) -> tuple[Tensor, Tensor]:
-        """Return the cosines and sines of all tokens for one RoPE base (see :func:`rotary_tables`)."""
+        """Return cosines and sines of all tokens for one RoPE base (see :func:`rotary_tables`)."""
         assert self.positions_T is not None
         positions_T = self.positions_T
         return self.shared(("rotary", head_size, base), lambda: rotary_tables(positions_T, head_size, base))
 
     def band(self, window: tuple[int, int], dtype: torch.dtype) -> Band:
-        """Return the blocks of a local layer with ``window`` keys (left, right) of each query."""
+        """Return the blocks of a local layer with ``window`` keys to the (left, right) of each query."""
         return self.shared(("band", *window), lambda: self._build_band(window, dtype))
 
     def chunk_of_token(self) -> Tensor:
@@ -76,11 +75,11 @@ class PackedLayout(PackedSeqParams):
         return self.shared("chunk", self._number_chunks)
 
     def shared(self, key: Hashable, build: Callable[[], Shared]) -> Shared:
-        """Return what layers share under a key, built by the first that asks."""
+        """Return a value that layers share under a key; the first call builds it."""
         if key not in self._shared:
             self._shared[key] = build()
-        found: Shared = self._shared[key]
-        return found
+        value: Shared = self._shared[key]
+        return value
 
     def _number_chunks(self) -> Tensor:
         assert self.cu_seqlens_q is not None
@@ -92,7 +91,7 @@ class PackedLayout(PackedSeqParams):
         assert self.cu_seqlens_q is not None
         device = self.cu_seqlens_q.device
         total = sum(self.lengths)
-        # A block as wide as the window needs just one neighbour to each side; below 16 the blocks get too many.
+        # With blocks as wide as the window one neighbour on each side suffices; at least 16 limits their number.
         block = max(left, right, 16)
         before, after = int(left > 0), int(right > 0)
         num_blocks = -(-total // block)
@@ -101,11 +100,11 @@ class PackedLayout(PackedSeqParams):
         offset = torch.arange(-before * block, (1 + after) * block, device=device)
         key_index = query_index[:, :1] + offset
         chunk = torch.bucketize(query_index, boundaries, right=True)
-        # Tokens past the end are a chunk of their own, so that no row of the mask is empty.
+        # Padding past the end is a chunk too, so that no row of the mask is empty.
         key_chunk = torch.bucketize(key_index, boundaries, right=True)
         distance = key_index[:, None, :] - query_index[:, :, None]
-        seen = (chunk[:, :, None] == key_chunk[:, None, :]) & (distance >= -left) & (distance <= right)
-        bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
+        visible = (chunk[:, :, None] == key_chunk[:, None, :]) & (distance >= -left) & (distance <= right)
+        bias = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, float("-inf"))
         return Band(block, before, after, bias[:, None])
 
 
@@ -118,19 +117,19 @@ def rotary_tables(positions_T: Tensor, head_size: int, base: float) -> tuple[Ten
 
 
 def rotate(x_TND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x[i], x[i + D/2]) by their angles; computed in fp32, returned in the type of ``x_TND``."""
+    """Rotate the pairs (x[i], x[i + D/2]) by their angles; computed in fp32, returned in the type of ``x_TND``."""
     first, second = x_TND.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_TND.dtype)
 
 
 @fused
 def split_and_rotate(qkv_TN3D: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return query and key, turned, and value, each [T, N, D], from one projection of all three.
+    """Return rotated query, rotated key, and value, each [T, N, D], from their joint projection.
 
     On a GPU this is one pass over the projection, and one over its gradient.
     """
     query, key, value = qkv_TN3D.unbind(2)
     if qkv_TN3D.is_cuda:
-        # A view would have its gradient added to that of the other two in another pass over all three.
+        # The gradient of a view would be added to that of query and key in another pass over all three.
         value = value.clone(memory_format=torch.contiguous_format)
     return rotate(query, cos, sin), rotate(key, cos, sin), value

@@ -1,6 +1,6 @@
-"""What layers take from Transformer Engine; importing this file needs it installed.
+"""Transformer Engine's modules in megatron-core's wrappers, adapted: norms without bias, a window for each layer.
 
-Megatron-core wraps its modules; here they get the architecture's norm without a bias, and each layer its own window.
+Importing this file needs Transformer Engine.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from megatron_ettin.model.attention import PackedDotProductAttention
 
 
 class NormedColumnParallelLinear(TELayerNormColumnParallelLinear):
-    """LayerNorm and the column-parallel matrix behind it as one module, the norm without a bias.
+    """LayerNorm without bias and the column-parallel matrix that follows, as one module.
 
-    Transformer Engine's LayerNorm always has one: it stays at zero, is not trained and not in checkpoints.
+    Transformer Engine's LayerNorm always has a bias: it stays zero, is not trained, and is not in checkpoints.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,11 +42,10 @@ class NormedColumnParallelLinear(TELayerNormColumnParallelLinear):
 
 
 def engine_attention(attention: LayerAttention, mask_kind: MaskKind) -> Callable[..., Any]:
-    """Return what builds a layer's core attention.
+    """Return the builder of a layer's core attention.
 
-    Transformer Engine's own kernels take packed chunks whole or causal, with a window to the left only. A window to
-    both sides it hands on to the flash-attn package; without that it would compute the whole matrix, and PyTorch's
-    flash kernel takes the layer instead.
+    Transformer Engine's own kernels support packed chunks with windows to the left only. Two-sided windows it leaves to
+    the flash-attn package; without that it would compute the full matrix, so PyTorch's flash kernel is used instead.
     """
     two_sided = mask_kind == "bidirectional" and attention.window is not None
     if two_sided and find_spec("flash_attn") is None:
@@ -55,8 +54,8 @@ def engine_attention(attention: LayerAttention, mask_kind: MaskKind) -> Callable
 
 
 def _windowed(window: tuple[int, int] | None, *, config: TransformerConfig, **kwargs: Any) -> TEDotProductAttention:
-    """Build Transformer Engine's attention with one layer's window, which megatron-core reads from its config."""
-    own = copy.copy(config)
-    own.window_size = window
-    own.window_attn_skip_freq = None
-    return TEDotProductAttention(config=own, **kwargs)
+    """Build Transformer Engine's attention with a layer's window, which megatron-core reads from its config."""
+    layer_config = copy.copy(config)
+    layer_config.window_size = window
+    layer_config.window_attn_skip_freq = None
+    return TEDotProductAttention(config=layer_config, **kwargs)
