@@ -28,7 +28,7 @@ from megatron_ettin.runtime.ranks import Ranks
 from megatron_ettin.train.build import Training
 from megatron_ettin.train.preflight.checkpoint import ResumeMode, ResumePlan, RunJson, fall_back
 from megatron_ettin.train.preflight.history import spell_changes
-from megatron_ettin.train.preflight.inherited import FIXED, INHERITED
+from megatron_ettin.train.preflight.inherited import FIXED, INHERITED, RESUMED
 
 
 def restore(training: Training, plan: ResumePlan | None) -> LoadResult:
@@ -135,7 +135,7 @@ def _check_together(folder: Path, ranks: Ranks, *, small_too: bool = False) -> N
 def _refuse_other_settings(plan: ResumePlan, folder: Path, run_json: RunJson) -> None:
     """The settings inherited from the damaged checkpoint's (undamaged) run.json must be those of its replacement."""
     planned, other = (RunConfig.from_dict(each["config"]) for each in (plan.run_json, run_json))
-    names = [name for name in (*FIXED, *INHERITED) if value_of(planned, name) != value_of(other, name)]
+    names = [name for name in (*FIXED, *INHERITED, *RESUMED) if value_of(planned, name) != value_of(other, name)]
     if names:
         flags = " ".join(spell(other, name) for name in names)
         raise ConfigError(

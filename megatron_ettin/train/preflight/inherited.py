@@ -49,7 +49,7 @@ INHERITED = (
 """Inherited unless given; a later phase may change them."""
 
 RESUMED = ("data_version",)
-"""Inherited by the same phase of the same objective alone."""
+"""Inherited unless given, but only if the same phase of the same objective continues."""
 
 KEPT_ON_RESUME = ("fp32_residual_connection", "data_version")
 """Settings that presets gained later: a resumed phase keeps the checkpoint's unless a flag or a file sets another."""
@@ -67,13 +67,14 @@ def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]
     config = command.config
     for name in FIXED:
         _refuse_another(command, name, trained[name], folder)
-    resumes = (config.training.objective, config.training.phase) == (trained["objective"], trained["phase"])
-    inherited: dict[str, Value] = {
-        name: value
-        for name, value in trained.items()
-        if (resumes or name not in RESUMED)
-        and (not _is_given(command, name) or (resumes and name in KEPT_ON_RESUME and command.is_from_preset(name)))
-    }
+    inherited: dict[str, Value] = {name: value for name, value in trained.items() if not _is_given(command, name)}
+    training = config.with_values(
+        {name: inherited[name] for name in ("objective", "phase") if name in inherited}
+    ).training
+    if (training.objective, training.phase) == (trained["objective"], trained["phase"]):
+        inherited |= {name: trained[name] for name in KEPT_ON_RESUME if command.is_from_preset(name)}
+    else:
+        inherited = {name: value for name, value in inherited.items() if name not in RESUMED}
     if not config.data.tokenizer_model:
         inherited["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
     flags = " ".join(run_options()[name].spell(value) for name, value in inherited.items())
@@ -91,7 +92,7 @@ def _check_objective(command: Command, trained: str, folder: Path) -> None:
 
 
 def _trained_values(folder: Path, run_json: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the fields of the checkpoint's config that decide; missing ones are what runs did before them."""
+    """Return the fields of the checkpoint's config that may be inherited; a missing one has its implied value."""
     sections = run_json.get("config")
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         raise ConfigError(f"--load {folder}: its run.json does not contain the config of the run")

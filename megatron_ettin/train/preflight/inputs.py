@@ -1,4 +1,4 @@
-"""Files a run reads: present, whole, and fitting each other."""
+"""Check the files that a run reads: tokenizer, corpora, and the folder it saves to."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from megatron_ettin.data.splits import Documents, split_corpus
 from megatron_ettin.errors import ConfigError
 
 VOCAB_MULTIPLE = 64
-"""A vocabulary that the tokenizer decides is rounded up to a multiple of this, as the published 50,368 is."""
+"""Without --vocab-size, the tokenizer's size is rounded up to a multiple of this, which gives the published 50,368."""
 
 SCANNED_TOKENS = 2**31
-"""The token ids of a corpus up to this size are all looked at, of a larger one evenly spread blocks of this size."""
+"""Token ids that are checked: all of a corpus of this size, evenly spaced blocks of a larger one."""
 
 _BLOCK_TOKENS = 2**22
 _BLOCK_DOCUMENTS = 2**16
 
 
 def load_tokenizer(config: RunConfig) -> TokenizerFiles | None:
-    """Return the tokenizer, or None where none is named (a dry run).
+    """Return the tokenizer, or None without ``--tokenizer-model`` (a dry run).
 
     Raises:
         ConfigError: there is no tokenizer, or it lacks a special token that the objective needs.
@@ -45,10 +45,10 @@ def load_tokenizer(config: RunConfig) -> TokenizerFiles | None:
 
 
 def resolve_vocabulary(config: RunConfig, tokenizer: TokenizerFiles) -> RunConfig:
-    """Return the run with its vocabulary size known, large enough for the tokenizer.
+    """Return the config with a vocabulary size that covers the tokenizer.
 
     Raises:
-        ConfigError: the given size is smaller than the tokenizer's.
+        ConfigError: ``--vocab-size`` is smaller than the tokenizer.
     """
     if not config.model.vocab_size:
         return config.with_values({"vocab_size": -(-tokenizer.size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE})
@@ -59,51 +59,51 @@ def resolve_vocabulary(config: RunConfig, tokenizer: TokenizerFiles) -> RunConfi
 
 
 def check_corpus(config: RunConfig, tokenizer: TokenizerFiles | None) -> None:
-    """Look at the corpora, where some are named.
+    """Check the corpora of ``--data-path``, if it is given.
 
     Raises:
-        ConfigError: a file is missing or damaged, a split that is needed is empty, or a token id has no embedding row.
+        ConfigError: a file is missing or damaged, a required split is empty, or a token id has no embedding row.
     """
     if not config.data.data_path:
         return
     needed = "validation" if config.training.eval_only else "training"
-    found = found_in_all = 0
+    num_needed = num_documents = 0
     for source in config.data.data_path.requests:
         _refuse_suffix(source.path)
         corpus = IndexedTokens(source.path)
         documents = split_corpus(corpus.num_documents, config.data.split, config.data.split_by, source.path)[needed]
-        found += len(documents)
-        found_in_all += corpus.num_documents
+        num_needed += len(documents)
+        num_documents += corpus.num_documents
         if len(documents):
             _refuse_empty(source.path, corpus, documents, needed, tokenizer)
         elif needed == "training" and (source.weight is not None or source.tokens is not None):
             rule = f"leaves no document for training out of the {corpus.num_documents} of {source.path}"
-            raise ConfigError(f"{spell(config, 'split')}: {rule}, of which --data-path asks for some")
+            raise ConfigError(f"{spell(config, 'split')}: {rule}, which --data-path gives a share")
         _refuse_other_tokenizer(config, source.path, tokenizer)
         _refuse_unknown_tokens(config, source.path, corpus, tokenizer)
-    if found == 0:
-        rule = f"leaves no document for {needed} out of the {found_in_all} of {spell(config, 'data_path')}"
+    if num_needed == 0:
+        rule = f"leaves no document for {needed} out of the {num_documents} of {spell(config, 'data_path')}"
         raise ConfigError(f"{spell(config, 'split')}: {rule}")
 
 
 def _refuse_unknown_tokens(
     config: RunConfig, prefix: str, corpus: IndexedTokens, tokenizer: TokenizerFiles | None
 ) -> None:
-    """Refuse a corpus with a token id beyond the vocabulary; what was found in a large one is remembered."""
+    """Refuse a corpus with a token id beyond the vocabulary; the result for a large corpus is cached."""
     limit, owner = config.model.vocab_size, spell(config, "vocab_size")
     if tokenizer is not None:
         limit, owner = tokenizer.size, spell(config, "tokenizer_model")
 
-    def look() -> Arrays:
+    def scan() -> Arrays:
         return {"largest": np.array([largest_token(corpus)])}
 
     if corpus.is_large:
         cache = IndexCache.of_corpus(prefix, config.data.data_cache_path).with_facts(looked_at=SCANNED_TOKENS)
-        largest = int(cache.get(look)["largest"][0])
+        largest = int(cache.get(scan)["largest"][0])
     else:
         largest = largest_token(corpus)
     if largest >= limit:
-        rule = f"holds token id {largest}, and {owner} has {limit} tokens: it was written with another tokenizer"
+        rule = f"contains token id {largest}, and {owner} has {limit} tokens: it was written with another tokenizer"
         raise ConfigError(f"--data-path {prefix}: {rule}")
 
 
@@ -114,17 +114,17 @@ def _refuse_empty(
     needed: str,
     tokenizer: TokenizerFiles | None,
 ) -> None:
-    """Refuse a split whose documents hold no token, or only the [SEP] behind an empty text."""
-    closing = -1 if tokenizer is None or tokenizer.sep_id is None else tokenizer.sep_id
-    for at in range(0, len(documents), _BLOCK_DOCUMENTS):
-        starts, ends = document_bounds(corpus, documents[at : at + _BLOCK_DOCUMENTS])
-        if (ends - starts > 1).any() or (corpus.tokens[starts[ends - starts == 1]] != closing).any():
+    """Refuse a split whose documents are empty, or contain only the [SEP] that ends an empty text."""
+    sep_id = -1 if tokenizer is None or tokenizer.sep_id is None else tokenizer.sep_id
+    for first in range(0, len(documents), _BLOCK_DOCUMENTS):
+        starts, ends = document_bounds(corpus, documents[first : first + _BLOCK_DOCUMENTS])
+        if (ends - starts > 1).any() or (corpus.tokens[starts[ends - starts == 1]] != sep_id).any():
             return
     raise ConfigError(f"--data-path {prefix}: all {len(documents)} documents for {needed} are empty")
 
 
 def _refuse_other_tokenizer(config: RunConfig, prefix: str, tokenizer: TokenizerFiles | None) -> None:
-    """Refuse a corpus whose manifest names another tokenizer; one made by another tool has no manifest."""
+    """Refuse a corpus whose manifest names another tokenizer; other tools write no manifest."""
     manifest = Manifest.load(prefix)
     if manifest is None or tokenizer is None:
         return
@@ -134,7 +134,7 @@ def _refuse_other_tokenizer(config: RunConfig, prefix: str, tokenizer: Tokenizer
 
 
 def largest_token(corpus: IndexedTokens) -> int:
-    """Return the largest token id, or of a corpus above SCANNED_TOKENS the largest of what is looked at."""
+    """Return the largest of the token ids that are checked; -1 for an empty corpus."""
     num_blocks = -(-len(corpus.tokens) // _BLOCK_TOKENS)
     looked_at = min(num_blocks, SCANNED_TOKENS // _BLOCK_TOKENS)
     starts = np.unique(np.linspace(0, num_blocks - 1, looked_at).astype(np.int64)) * _BLOCK_TOKENS
@@ -145,10 +145,10 @@ def largest_token(corpus: IndexedTokens) -> int:
 
 
 def check_wandb(config: RunConfig) -> None:
-    """Refuse ``--wandb-project`` where the package is missing.
+    """Check that the package wandb is installed if ``--wandb-project`` is given.
 
     Raises:
-        ConfigError: names the flag and what to install.
+        ConfigError: it is not.
     """
     project = config.checkpoint.wandb_project
     if project and find_spec("wandb") is None:
@@ -156,7 +156,7 @@ def check_wandb(config: RunConfig) -> None:
 
 
 def check_save_folder(config: RunConfig) -> None:
-    """Find out whether ``--save`` can be written, without making it.
+    """Check that ``--save`` can be written, without creating it.
 
     Raises:
         ConfigError: it is a file, or its nearest existing parent cannot be written.
@@ -175,4 +175,4 @@ def _refuse_suffix(path: str) -> None:
     prefix = Path(path)
     if prefix.suffix in (".bin", ".idx") and prefix.is_file():
         pair = f"{prefix.with_suffix('')}.bin/.idx"
-        raise ConfigError(f"--data-path {path}: leave {prefix.suffix} away, the prefix names the pair {pair}")
+        raise ConfigError(f"--data-path {path}: omit the {prefix.suffix} suffix; the prefix names the pair {pair}")

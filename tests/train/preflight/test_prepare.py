@@ -128,7 +128,7 @@ def test_refused_with_training_and_planning(
 
 
 def test_data_path_with_a_suffix(files: dict[str, str]) -> None:
-    assert "leave .bin away" in refusal({**files, "--data-path": files["--data-path"] + ".bin"})
+    assert "omit the .bin suffix" in refusal({**files, "--data-path": files["--data-path"] + ".bin"})
 
 
 def test_index_without_tokens(files: dict[str, str]) -> None:
@@ -162,7 +162,7 @@ def test_special_tokens_that_the_objective_needs(
 def test_token_ids_beyond_the_tokenizer(files: dict[str, str], tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "other", [[5, 6], [7, TOKENIZER_SIZE, 8]] * 20)
     message = refusal({**files, "--data-path": str(corpus)})
-    assert message.startswith(f"--data-path {corpus}: holds token id 100, and --tokenizer-model")
+    assert message.startswith(f"--data-path {corpus}: contains token id 100, and --tokenizer-model")
     assert "has 100 tokens" in message
 
 
@@ -237,6 +237,20 @@ class TestLoading:
         assert any("--no-fp32-residual-connection" in note for note in resumed.notes)
         assert prepare(flags, "--bf16", "--fp32-residual-connection").config.training.widens_residual
         assert prepare({**flags, "--phase": "extend"}, "--bf16").config.training.widens_residual
+
+    def test_a_resume_without_flags_keeps_what_its_checkpoint_implies(
+        self, files: dict[str, str], tmp_path: Path
+    ) -> None:
+        """Objective and phase need not be given for a phase to be the same one."""
+        write_checkpoint(tmp_path / "old", data_version=1)
+        flags = {name: value for name, value in files.items() if name != "--objective"}
+        flags["--load"] = str(tmp_path / "old")
+        assert prepare(flags).config.data.data_version == 1
+        shape = {"--num-layers": "4", "--hidden-size": "64", "--ffn-hidden-size": "96", "--num-attention-heads": "4"}
+        preset = {**flags, **shape, "--vocab-size": "128", "--preset": "ettin-17m"}
+        assert not prepare(preset, "--bf16").config.training.widens_residual
+        assert prepare(flags, "--data-version", "2").config.data.data_version == 2
+        assert prepare({**flags, "--phase": "decay"}).config.data.data_version == 2
 
     def test_a_later_phase_may_change_what_is_no_shape(self, files: dict[str, str], tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "old")

@@ -60,11 +60,11 @@ def test_a_tokenizer_that_encodes_the_same_is_the_same(corpus: str, tokenizer: P
     check(corpus, tokenizer)
 
 
-def test_a_source_that_is_asked_for_and_has_nothing_to_train_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+def test_a_requested_source_without_training_documents_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     large, small = write_corpus(tmp_path / "large", [[5, 6]] * 9), write_corpus(tmp_path / "small", [[5, 6]])
-    told = r"--split 1,2,0: leaves no document for training out of the 1 of .*small, of which --data-path asks for some"
+    message = r"--split 1,2,0: leaves no document for training out of the 1 of .*small, which --data-path gives a share"
     for blend in (f"0.9 {large} 1e-9 {small}", f"9K {large} 1K {small}"):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             check(blend, tokenizer, "1,2,0")
     check(f"{large} {small}", tokenizer, "1,2,0")
 
