@@ -23,7 +23,10 @@ _TESTED = ("classification", "retrieval", "generative", "bias")
 _MANY_ITEMS = 5000
 """Above this many items fewer bootstrap resamples give the interval precisely enough."""
 _ENUMERATED = 16
-"""Up to this many differing items all sign patterns are enumerated; beyond, their sum is close to normal."""
+"""Up to this many differing items all sign patterns are enumerated; beyond, _FLIPS random ones are drawn."""
+_FLIPS = 100_000
+_FLIPS_AT_ONCE = 1 << 22
+"""Signs drawn at once."""
 
 Z_BOUND = NormalDist().inv_cdf(0.975)
 """The two-sided 95% bound of the normal distribution."""
@@ -166,7 +169,8 @@ def sign_flip_p(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the p-value of the two-sided sign-flip (paired permutation) test of Fisher.
 
     Under the null hypothesis every pattern of signs of the differences is equally likely. For items that are right or
-    wrong this is McNemar's exact test. Items with equal scores have no effect.
+    wrong this is McNemar's exact test, at any number of items. Other scores are exact up to 16 differing items, and
+    beyond that estimated from random patterns, always the same ones. Items with equal scores have no effect.
 
     Raises:
         ValueError: the two have different numbers of items.
@@ -178,10 +182,32 @@ def sign_flip_p(first: Sequence[float], second: Sequence[float]) -> float:
     total = abs(float(differences_N.sum()))
     if differences_N.size == 0:
         return 1.0
-    if differences_N.size <= _ENUMERATED:
-        sums = _signed_sums(np.abs(differences_N))
+    sizes_N = np.abs(differences_N)
+    if (sizes_N == sizes_N[0]).all():
+        return _binomial_p(sizes_N.size, round(total / float(sizes_N[0])))
+    if sizes_N.size <= _ENUMERATED:
+        sums = _signed_sums(sizes_N)
         return float(np.mean(np.abs(sums) >= total * (1 - 1e-12)))
-    return two_sided_p(total, math.sqrt(float(np.square(differences_N).sum())))
+    return _random_flips_p(sizes_N, total)
+
+
+def _binomial_p(items: int, surplus: int) -> float:
+    """Return the probability that the heads and tails of ``items`` fair coins differ by ``surplus`` or more."""
+    patterns, tail = 1, 0  # binomial coefficients, exact
+    for tails in range((items - surplus) // 2 + 1):
+        tail += patterns
+        patterns = patterns * (items - tails) // (tails + 1)
+    return min(1.0, tail / 2 ** (items - 1))
+
+
+def _random_flips_p(sizes_N: NDArray[np.float64], total: float) -> float:
+    """Return the share of random sign patterns whose sum is ``total`` or more, the observed pattern included."""
+    random, reached = np.random.default_rng(0), 1
+    for start in range(0, _FLIPS, step := max(1, _FLIPS_AT_ONCE // sizes_N.size)):
+        count = min(step, _FLIPS - start)
+        signs = 2 * random.integers(0, 2, (count, sizes_N.size), dtype=np.int8) - 1
+        reached += int((np.abs(signs @ sizes_N) >= total * (1 - 1e-12)).sum())
+    return reached / (_FLIPS + 1)
 
 
 def _signed_sums(sizes: NDArray[np.float64]) -> NDArray[np.float64]:

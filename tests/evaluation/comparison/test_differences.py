@@ -155,6 +155,17 @@ def test_only_common_tasks_are_compared() -> None:
     assert find_differences([model("encoder", task)]) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "p"), [(13, 4, 0.04904174804), (5, 0, 0.0625), (9, 9, 1.0), (60, 40, 0.0568879)]
+)
+def test_items_that_are_right_or_wrong_have_the_exact_binomial_p(right: int, wrong: int, p: float) -> None:
+    """McNemar's exact test; 13 against 4 by hand: 2 * (2380 + 680 + 136 + 17 + 1) / 2**17."""
+    first, second = [1.0] * right + [0.0] * wrong, [0.0] * right + [1.0] * wrong
+    assert sign_flip_p(first, second) == pytest.approx(p, abs=1e-7)
+    tail = sum(math.comb(right + wrong, k) for k in range(max(right, wrong), right + wrong + 1))
+    assert sign_flip_p(first, second) == pytest.approx(min(1.0, tail / 2 ** (right + wrong - 1)))
+
+
 def test_sign_flips_by_hand() -> None:
     # Differences 1, 2, 3: of the 8 patterns of signs only +++ and --- have a sum of 6 or more.
     assert sign_flip_p([1, 2, 3], [0, 0, 0]) == 2 / 8
