@@ -30,7 +30,8 @@ def scored_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Return the summed negative log-likelihood of the labels (nats, fp32) and the number of correct predictions.
 
-    A label counts as correct when no token has a larger logit. With K = 0 both results are 0.
+    The prediction is the token with the largest logit; of equal logits, common in bf16, the one with the smallest id.
+    With K = 0 both results are 0.
 
     Args:
         hidden_KH: input of the output layer, the same on every tensor-parallel rank.
@@ -78,9 +79,9 @@ class _ScoredCrossEntropy(torch.autograd.Function):
             chunk = slice(first, first + rows)
             logits_kV, row_k = output.logits(hidden_KH[chunk]), output.rows_of(labels_K[chunk])
             work_kV, local = sum_rows(logits_kV, row_k)
-            best_k, log_total_k, label_logit_k = _merge(local, output.group)
+            is_correct_k, log_total_k, label_logit_k = _merge(local, output.group)
             loss += (log_total_k - label_logit_k).sum(dtype=torch.float64)
-            correct += (label_logit_k >= best_k).sum()
+            correct += is_correct_k.sum()
             if gradients is not None:
                 slope_kV = softmax_minus_target(work_kV, local, log_total_k, row_k, logits_kV.dtype)
                 gradients.add(chunk, slope_kV, hidden_KH[chunk])
@@ -137,16 +138,16 @@ class _Gradients:
 
 
 def _merge(local: RowSums, group: ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, over the full vocabulary, each row's largest logit, log-sum-exp and label logit."""
+    """Return, over the full vocabulary, whether each row's label is predicted, its log-sum-exp and its label logit."""
     if group.size() == 1:
-        return local.best_k, local.total_k.log() + local.best_k, local.label_logit_k
-    stacked = torch.stack((local.best_k, local.total_k, local.label_logit_k))
+        return local.is_best_k, local.total_k.log() + local.best_k, local.label_logit_k
+    stacked = torch.stack((local.best_k, local.total_k, local.label_logit_k, local.is_best_k.float()))
     parts = [torch.empty_like(stacked) for _ in range(group.size())]
     torch.distributed.all_gather(parts, stacked, group=group)
-    bests, totals, label_logits = torch.stack(parts).unbind(1)
-    best_k = bests.max(dim=0).values
+    bests, totals, label_logits, are_best = torch.stack(parts).unbind(1)
+    best_k, rank_k = bests.max(dim=0)  # of equal logits the first rank's, which has the smaller ids
     log_total_k = (totals * (bests - best_k).exp()).sum(0).log() + best_k
-    return best_k, log_total_k, label_logits.max(dim=0).values
+    return are_best.gather(0, rank_k[None])[0] > 0, log_total_k, label_logits.max(dim=0).values
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ class RowSums:
     """The sum of exp(logit - best)."""
     label_logit_k: Tensor
     """The logit of the label, -inf where another rank has it."""
+    is_best_k: Tensor
+    """Whether the label is the first of this rank's columns with the largest logit."""
 
 
 def sum_rows(logits_kV: Tensor, row_k: Tensor) -> tuple[Tensor, RowSums]:
@@ -173,8 +176,9 @@ def sum_rows(logits_kV: Tensor, row_k: Tensor) -> tuple[Tensor, RowSums]:
     work_kV = logits_kV.float()
     label_logit_k = _label_logit(work_kV, row_k)
     rows = max(1, _CACHED_BYTES // (work_kV.size(1) * work_kV.element_size()))
-    best_k, total_k = (torch.cat(parts) for parts in zip(*map(_exponentiate, work_kV.split(rows)), strict=True))
-    return work_kV, RowSums(best_k, total_k, label_logit_k)
+    columns = zip(*map(_exponentiate, work_kV.split(rows)), strict=True)
+    best_k, total_k, column_k = (torch.cat(parts) for parts in columns)
+    return work_kV, RowSums(best_k, total_k, label_logit_k, column_k == row_k)
 
 
 def softmax_minus_target(
@@ -198,10 +202,11 @@ def softmax_minus_target(
 
 
 @fused
-def _sum_rows(logits_kV: Tensor, row_k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sum_rows(logits_kV: Tensor, row_k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wide_kV = logits_kV.float()
-    best_k = _finite(wide_kV.amax(dim=-1))
-    return best_k, (wide_kV - best_k[:, None]).exp().sum(-1), _label_logit(wide_kV, row_k)
+    best_k, column_k = wide_kV.max(dim=-1)  # the first of equal ones
+    best_k = _finite(best_k)
+    return best_k, (wide_kV - best_k[:, None]).exp().sum(-1), _label_logit(wide_kV, row_k), column_k == row_k
 
 
 @fused
@@ -211,10 +216,11 @@ def _softmax_minus_target(logits_kV: Tensor, log_total_k: Tensor, row_k: Tensor)
     return torch.where(column_V == row_k[:, None], share_kV - 1.0, share_kV).to(logits_kV.dtype)
 
 
-def _exponentiate(rows: Tensor) -> tuple[Tensor, Tensor]:
-    best = _finite(rows.amax(dim=-1))
+def _exponentiate(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    best, column = rows.max(dim=-1)  # the first of equal ones
+    best = _finite(best)
     rows.sub_(best[:, None]).exp_()
-    return best, rows.sum(-1)
+    return best, rows.sum(-1), column
 
 
 def _finite(best_k: Tensor) -> Tensor:

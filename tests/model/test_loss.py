@@ -100,3 +100,18 @@ def test_nothing_scored_is_zero() -> None:
     assert (part.loss, part.correct, part.hidden.shape) == (0.0, 0, (0, HIDDEN))
     assert not part.weight.any()
     assert not part.bias.any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_of_equal_logits_the_first_is_predicted(world_size: int, precision: str) -> None:
+    """As argmax does; logits are small whole numbers, so that most rows have several largest ones."""
+    rng = np.random.default_rng(4)
+    hidden = rng.integers(0, 2, (SCORED, HIDDEN)).astype(float)
+    weight, bias = rng.integers(0, 2, (VOCAB, HIDDEN)).astype(float), np.zeros(VOCAB)
+    logits = (hidden @ weight.T)[:, : VOCAB - PADDING]
+    best = logits == logits.max(-1, keepdims=True)
+    assert (best.sum(-1) > 1).mean() > 0.5
+    labels = np.array([rng.choice(np.flatnonzero(row)) for row in best])  # one of the largest, often not the first
+    for part in run_ranks(world_size, loss_of_part, hidden, weight, bias, labels, 64, precision):
+        assert part.correct == (logits.argmax(-1) == labels).sum()
