@@ -27,7 +27,7 @@ FOLDERS = {
     "data.preprocess": {"config", "data.corpus", "data.preprocess.readers"},
     "data.preprocess.readers": {"config"},
     "model": {"config", "runtime"},
-    "convert": {"config", "planning", "data.corpus", "checkpoint.folder"},
+    "convert": {"config", "planning", "data", "data.corpus", "checkpoint.folder"},
     "release": {"config", "planning", "convert", "checkpoint.folder", "release.plan"},
     "release.plan": {"config", "planning", "checkpoint.folder"},
     "evaluation": {"config", "checkpoint.folder"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.config.objectives import OBJECTIVES, is_encoder, mask_kind_of
+from megatron_ettin.convert.check_tokenizer import compare_tokenizers
 from megatron_ettin.convert.reference import TensorSource, reference_logits
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 
 RELATIVE_TOLERANCE = 2e-5
 """Largest allowed difference, relative to the largest value (at least 1), in fp32."""
@@ -36,11 +38,13 @@ class CheckResult:
     """First place, from input to output, where the difference exceeds its tolerance."""
     compared: str = "logits"
     """Name of the outputs."""
+    wrong_encoding: str = ""
+    """What the released tokenizer encodes differently from training, if anything."""
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is within the tolerance; NaN is not."""
-        return self.difference <= self.allowed
+        """Whether the difference is within the tolerance, which NaN is not, and texts are encoded as in training."""
+        return self.difference <= self.allowed and not self.wrong_encoding
 
 
 def check_export(
@@ -49,23 +53,26 @@ def check_export(
     model: ModelConfig,
     objective: str,
     *,
-    pad_id: int,
+    tokenizer: TokenizerFiles,
     base_only: bool = False,
 ) -> CheckResult:
     """Load ``folder`` with transformers and compare it with the reference on one fixed batch of documents.
+
+    The released tokenizer is compared with what training assembles.
 
     Args:
         folder: an exported model.
         source: the checkpoint's tensors, rounded to the exported type.
         model: shape.
         objective: the objective whose class was exported.
-        pad_id: padding token of shorter documents.
+        tokenizer: the checkpoint's, with the special tokens of training.
         base_only: the folder has neither head nor output layer; compare up to the final norm.
     """
+    assert tokenizer.pad_id is not None
     documents = check_documents(model)
     # transformers first: its model is freed before the reference starts.
     load = _load_base if base_only else _load_with_head
-    exported = _run_exported(load(folder, objective), documents, pad_id)
+    exported = _run_exported(load(folder, objective), documents, tokenizer.pad_id)
     expected: Places = {}
 
     def observe(place: str, document: int, hidden_SH: Tensor) -> None:
@@ -75,7 +82,7 @@ def check_export(
     expected |= {("logits", document): logits_SV for document, logits_SV in enumerate(logits)}
     if base_only:
         expected = {key: hidden for key, hidden in expected.items() if key[0] not in ("head", "logits")}
-    return _compare(expected, exported)
+    return replace(_compare(expected, exported), wrong_encoding=compare_tokenizers(folder, tokenizer, objective))
 
 
 def check_documents(model: ModelConfig) -> list[Tensor]:

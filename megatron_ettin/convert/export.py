@@ -35,6 +35,7 @@ from megatron_ettin.convert.tensor_names import (
     tensor_names,
     tensor_to_hf,
 )
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import new_folder
 
@@ -57,6 +58,8 @@ class CheckFailed(Exception):
     def __str__(self) -> str:
         """Return the difference and where it starts."""
         result = self.result
+        if result.wrong_encoding:
+            return result.wrong_encoding
         return (
             f"the exported {result.compared} differ by {result.difference:.3g}, allowed are {result.allowed:.3g}; "
             f"first diverging: {result.first_diverging}"
@@ -89,6 +92,7 @@ class _Source:
     objective: str
     max_positions: int
     tokens: SpecialTokens
+    tokenizer: TokenizerFiles
     reader: CheckpointReader
     names: tuple[TensorName, ...]
     """The tensors to release."""
@@ -162,6 +166,7 @@ def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:
     if options.dtype and options.dtype not in DTYPES:
         raise ConfigError(f"--dtype {options.dtype}: must be one of {', '.join(DTYPES)}")
     check_license(options.license)
+    tokenizer = TokenizerFiles.load(folder / TOKENIZER_FOLDER, "--load").as_trained(run.get("data_order"))
     names = tensor_names(objective, model)
     reader = CheckpointReader(folder)
     reader.check(names)
@@ -171,7 +176,8 @@ def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:
         model=model,
         objective=objective,
         max_positions=config.data.seq_length,
-        tokens=read_special_tokens(folder / TOKENIZER_FOLDER, objective, model.vocab_size),
+        tokens=read_special_tokens(tokenizer, objective, model.vocab_size),
+        tokenizer=tokenizer,
         reader=reader,
         names=base_names(names) if base_only else names,
         dtype=DTYPES[options.dtype] if options.dtype else reader.dtype(names[0].canonical),
@@ -235,7 +241,7 @@ def _write_descriptions(folder: Path, source: _Source) -> None:
     )
     write_json(folder / CONFIG_FILE, config)
     if not is_encoder(source.objective) and not source.base_only:
-        ends = {"bos_token_id": tokens.cls.id, "eos_token_id": tokens.sep.id, "pad_token_id": tokens.pad.id}
+        ends = {"bos_token_id": tokens.cls.id, "eos_token_id": tokens.end.id, "pad_token_id": tokens.pad.id}
         write_json(folder / "generation_config.json", ends | {"transformers_version": TESTED_TRANSFORMERS})
     write_release_tokenizer(source.folder / TOKENIZER_FOLDER, folder, source.objective, tokens, source.max_positions)
     subject = CardSubject(
@@ -258,6 +264,6 @@ def _run_check(folder: Path, source: _Source) -> CheckResult:
         lambda name: source.tensor(name).float(),
         source.model,
         source.objective,
-        pad_id=source.tokens.pad.id,
+        tokenizer=source.tokenizer,
         base_only=source.base_only,
     )

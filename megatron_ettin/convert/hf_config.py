@@ -93,7 +93,7 @@ def config_to_hf(
         **_class_keys(model, objective),
         "bos_token_id": tokens.cls.id,
         "cls_token_id": tokens.cls.id,
-        "eos_token_id": tokens.sep.id,
+        "eos_token_id": tokens.end.id,
         "sep_token_id": tokens.sep.id,
         "pad_token_id": tokens.pad.id,
         "dtype": dtype,

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.config.objectives import OBJECTIVES, is_encoder
-from megatron_ettin.data.corpus.tokenizer import COMPANION_FILES, TOKENIZER_FILE, token_ids
+from megatron_ettin.data.corpus.special_tokens import (
+    COMPANION_FILES,
+    TOKENIZER_FILE,
+    SpecialToken,
+    read_json,
+)
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.errors import ConfigError
 
 CONFIG_FILE, ROLES_FILE = COMPANION_FILES
-
-
-@dataclass(frozen=True)
-class SpecialToken:
-    """A special token."""
-
-    text: str
-    id: int
 
 
 @dataclass(frozen=True)
@@ -33,41 +31,36 @@ class SpecialTokens:
     pad: SpecialToken
     mask: SpecialToken | None = None
     unk: SpecialToken | None = None
+    eos: SpecialToken | None = None
+    """The end of a text, where it is not ``sep``."""
+
+    @property
+    def end(self) -> SpecialToken:
+        """The token that a decoder predicts at the end of a text."""
+        return self.eos or self.sep
 
     def named(self) -> dict[str, SpecialToken]:
         """Return the tokens that exist, by role."""
         return {role: token for role, token in vars(self).items() if token is not None}
 
 
-def read_special_tokens(folder: Path, objective: str, vocab_size: int) -> SpecialTokens:
-    """Find the special tokens of a tokenizer folder.
-
-    The tokenizer's config may name the token of a role; otherwise it is [CLS], [SEP], and so on.
+def read_special_tokens(tokenizer: TokenizerFiles, objective: str, vocab_size: int) -> SpecialTokens:
+    """Return the special tokens of a tokenizer.
 
     Raises:
-        ConfigError: a file is missing or broken, a required token is missing, or an id is outside the vocabulary.
+        ConfigError: a token that the objective needs is missing, or an id is outside the vocabulary.
     """
-    path = folder / TOKENIZER_FILE
-    content = read_json(path)
-    try:
-        ids = token_ids(content)
-        largest = max(ids.values())
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(f"{path}: is not a tokenizer of the tokenizers library") from None
-    named = _named_roles(folder)
-    tokens = {}
-    for role in ("cls", "sep", "pad", "mask", "unk"):
-        text = named.get(role, f"[{role.upper()}]")
-        if text in ids:
-            tokens[role] = SpecialToken(text, ids[text])
+    tokens = tokenizer.roles
     for role in OBJECTIVES[objective].special_tokens:
         if role not in tokens:
-            text = named.get(role, f"[{role.upper()}]")
-            raise ConfigError(f"{path}: has no {text} token, which {objective} models need")
-    if largest >= vocab_size:
-        rule = f"token id {largest} is outside the model's vocabulary of {vocab_size}"
-        raise ConfigError(f"{path}: {rule}")
-    return SpecialTokens(**tokens)
+            rule = f"has no {tokenizer.role_texts[role]} token, which {objective} models need"
+            raise ConfigError(f"{tokenizer.path}: {rule}")
+    if tokenizer.size > vocab_size:
+        rule = f"token id {tokenizer.size - 1} is outside the model's vocabulary of {vocab_size}"
+        raise ConfigError(f"{tokenizer.path}: {rule}")
+    known = {role: tokens[role] for role in ("cls", "sep", "pad", "mask", "unk") if role in tokens}
+    eos = tokens.get("eos")
+    return SpecialTokens(**known, eos=eos if eos != tokens["sep"] else None)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -94,7 +87,8 @@ def write_release_tokenizer(
     tokenizer = read_json(source / TOKENIZER_FILE)
     tokenizer["truncation"] = tokenizer["padding"] = None
     tokenizer["post_processor"] = _post_processor(objective, tokens)
-    for added in tokenizer.get("added_tokens", []):
+    _mark_special(tokenizer, tokens)
+    for added in tokenizer["added_tokens"]:
         if tokens.mask is not None and added["content"] == tokens.mask.text:
             # A word's token includes the space before it, so the mask of a word must include it too.
             added["lstrip"] = True
@@ -105,37 +99,19 @@ def write_release_tokenizer(
     write_json(target / ROLES_FILE, roles)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ConfigError: the file is missing or is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not JSON"
-        raise ConfigError(f"{path}: {reason}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: is not a JSON object")
-    return content
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object as transformers does: indented, in the given order, in UTF-8."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _named_roles(folder: Path) -> dict[str, str]:
-    """Return the token of each role that the tokenizer's config names."""
-    named = {}
-    for file in reversed(COMPANION_FILES):
-        if (folder / file).is_file():
-            for key, value in read_json(folder / file).items():
-                text = value.get("content") if isinstance(value, dict) else value
-                if key.endswith("_token") and isinstance(text, str):
-                    named[key.removesuffix("_token")] = text
-    return named
+def _mark_special(tokenizer: dict[str, Any], tokens: SpecialTokens) -> None:
+    """Make every token with a role an added token that is marked as special."""
+    added = {entry["content"]: entry for entry in tokenizer["added_tokens"]}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    for token in tokens.named().values():
+        entry = added.setdefault(token.text, {"id": token.id, "content": token.text, **plain})
+        entry["special"] = True
+    tokenizer["added_tokens"] = list(added.values())
 
 
 def _post_processor(objective: str, tokens: SpecialTokens) -> dict[str, Any]:
@@ -156,7 +132,7 @@ def _post_processor(objective: str, tokens: SpecialTokens) -> dict[str, Any]:
 
 
 def _tokenizer_config(objective: str, tokens: SpecialTokens, max_positions: int) -> dict[str, Any]:
-    of_decoder = {} if is_encoder(objective) else {"bos_token": tokens.cls.text, "eos_token": tokens.sep.text}
+    of_decoder = {} if is_encoder(objective) else {"bos_token": tokens.cls.text, "eos_token": tokens.end.text}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_positions,

@@ -29,7 +29,7 @@ from megatron_ettin.config.parallel import padded_vocab_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.training import TrainingConfig
 from megatron_ettin.convert.hf_config import ImportedConfig, config_from_hf
-from megatron_ettin.convert.hf_tokenizer import copy_tokenizer, read_json, read_special_tokens
+from megatron_ettin.convert.hf_tokenizer import copy_tokenizer, read_special_tokens
 from megatron_ettin.convert.safetensors_writer import DTYPE_NAMES, TensorEntry
 from megatron_ettin.convert.tensor_names import (
     HF_OUTPUT_MATRIX,
@@ -38,6 +38,8 @@ from megatron_ettin.convert.tensor_names import (
     tensor_from_hf,
     tensor_names,
 )
+from megatron_ettin.data.corpus.special_tokens import read_json
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import new_folder, write_json_atomic
 
@@ -66,7 +68,7 @@ def import_model(load: Path, save: Path, *, relabel: str | None = None, overwrit
     names = tensor_names(imported.objective, imported.model)
     folder.check(names, has_output_bias=imported.has_output_bias)
     objective = relabel or imported.objective
-    read_special_tokens(load, objective, imported.model.vocab_size)
+    read_special_tokens(TokenizerFiles.load(load, "--load"), objective, imported.model.vocab_size)
     with new_folder(save, overwrite=overwrite, known_by=LATEST_FILE) as partial:
         step_folder = partial / step_folder_name(0)
         step_folder.mkdir()

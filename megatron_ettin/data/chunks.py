@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from megatron_ettin.data.chunk_lengths import SPECIAL_POSITIONS, ChunkRule, Dropped, cut_at_sentences, cut_lengths
 from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.special_tokens import EndTokens
 from megatron_ettin.data.splits import Documents
 
 SEARCH_STEP = 256
@@ -110,7 +111,7 @@ def cut_documents(
     corpus: IndexedTokens,
     documents: Documents,
     seq_length: int,
-    sep_id: int | None,
+    sep_id: EndTokens | None,
     rule: ChunkRule | None = None,
     *,
     all_closed: bool | None = None,
@@ -192,7 +193,7 @@ def _closed(
     corpus: IndexedTokens,
     sizes: NDArray[np.int64],
     ends: NDArray[np.int64],
-    sep_id: int | None,
+    sep_id: EndTokens | None,
     all_closed: bool | None,
 ) -> NDArray[np.bool_]:
     """Return which documents end with [SEP]."""
@@ -202,5 +203,5 @@ def _closed(
     if all_closed:
         return filled
     closed = np.zeros(len(sizes), dtype=bool)
-    closed[filled] = corpus.tokens[ends[filled] - 1] == sep_id
+    closed[filled] = np.isin(corpus.tokens[ends[filled] - 1], sep_id)
     return closed

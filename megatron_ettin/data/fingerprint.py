@@ -29,10 +29,12 @@ def order_fingerprint(config: RunConfig, tokenizer: TokenizerFiles) -> dict[str,
     Only the contents of files matter, not their paths; a large file is represented by evenly spaced blocks.
     """
     sources = config.data.data_path.requests
+    roles = {role: token.text for role, token in tokenizer.roles.items()}
     return {
         "data files": [file_fingerprint(f"{source.path}{suffix}") for source in sources for suffix in (".idx", ".bin")],
         "blend": [[str(source.weight or ""), source.tokens or 0] for source in sources],
         "tokenizer": tokenizer.fingerprint,
+        **({} if tokenizer.by_literal_names else {"special tokens": roles}),
         **{name: plain_value(getattr(config.data, name)) for name in (*ROW_SETTINGS, "chunk_at_sentences")},
         "seed": config.training.seed,
         **({"data_version": config.data.data_version} if config.data.data_version > 1 else {}),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from megatron_ettin.data.chunk_lengths import SPECIAL_POSITIONS, ChunkRule, Dropped
 from megatron_ettin.data.chunks import SEARCH_STEP, Chunk, ChunkTable, cut_documents
 from megatron_ettin.data.corpus.indexed import IndexedTokens
+from megatron_ettin.data.corpus.special_tokens import EndTokens
 from megatron_ettin.data.index_cache import Arrays, IndexCache
 from megatron_ettin.data.packing import RowTable, one_row_each, pack_best_fit
 from megatron_ettin.data.rng import Purpose, random_stream
@@ -46,7 +47,7 @@ class RowDataset:
         documents: Documents,
         seq_length: int,
         *,
-        sep_id: int | None,
+        sep_id: EndTokens | None,
         seed: int = 0,
         packing: str = "best-fit",
         rule: ChunkRule | None = None,
@@ -238,7 +239,7 @@ class EvaluationRows(Sequence[Row]):
 
 
 def evaluation_rows(
-    corpus: IndexedTokens, documents: Documents, seq_length: int, *, sep_id: int | None, source: int = 0
+    corpus: IndexedTokens, documents: Documents, seq_length: int, *, sep_id: EndTokens | None, source: int = 0
 ) -> EvaluationRows:
     """Return all chunks of ``documents``, with nothing dropped."""
     return EvaluationRows(RowDataset(corpus, documents, seq_length, sep_id=sep_id, source=source))

@@ -35,11 +35,14 @@ class BatchSetting:
     eval_seed: int = EVAL_SEED
     phase: int = 0
     """Number of the phase, which keys masks along with the seed."""
+    other_delimiters: frozenset[int] = frozenset()
+    """Further tokens that start or end texts, which a document may contain."""
 
     @property
     def never_targets(self) -> frozenset[int]:
-        """Tokens that are never scored."""
-        return frozenset(token for token in (self.cls_id, self.pad_id, self.mask_id) if token is not None)
+        """Tokens that are never predicted from left to right: all with a role but the end of a text."""
+        roles = {self.cls_id, self.pad_id, self.mask_id, *self.other_delimiters} - {self.sep_id}
+        return frozenset(token for token in roles if token is not None)
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,21 @@ def build_objective(config: RunConfig, tokenizer: TokenizerFiles) -> Objective:
         ConfigError: whole words are to be masked, and the tokenizer does not mark where words start.
     """
     shards = config.parallel.tensor_model_parallel_size if config.parallel.sequence_parallel else 1
+    sep_id = tokenizer.closing_id(config.training.objective)
     assert tokenizer.cls_id is not None
-    assert tokenizer.sep_id is not None
+    assert sep_id is not None
     assert tokenizer.pad_id is not None
     setting = BatchSetting(
         cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
+        sep_id=sep_id,
         pad_id=tokenizer.pad_id,
         mask_id=tokenizer.mask_id,
         seed=config.training.seed,
         phase=PHASES.index(config.training.phase) if config.data.data_version > 1 else 0,
         pad_multiple=shards * row_multiple(config.backend),
+        other_delimiters=frozenset(
+            tokenizer.roles[role].id for role in ("bos", "sep", "eos") if role in tokenizer.roles
+        ),
     )
     traits = OBJECTIVES[config.training.objective]
     module, _, name = traits.implementation.partition(":")

@@ -104,7 +104,7 @@ def build_validation_rows(
         documents = source.documents["validation"]
         if len(documents):
             rows = evaluation_rows(
-                source.tokens, documents, config.data.seq_length, sep_id=tokenizer.sep_id, source=number
+                source.tokens, documents, config.data.seq_length, sep_id=tokenizer.end_tokens, source=number
             )
             rows.name = names[number]
             validation_rows.append(rows)
@@ -180,16 +180,16 @@ def _source_rows(
         facts = {name: plain_value(getattr(data, name)) for name in ROW_SETTINGS}
         facts["close_shortened"] = rule.close_shortened
         facts["sentences"] = tokenizer.fingerprint if data.chunk_at_sentences else ""
-        cache = IndexCache.of_corpus(path, data.data_cache_path).with_facts(**facts, sep_id=tokenizer.sep_id)
+        cache = IndexCache.of_corpus(path, data.data_cache_path).with_facts(**facts, sep_id=tokenizer.end_tokens)
     return RowDataset(
         source.tokens,
         source.documents["training"],
         data.seq_length,
-        sep_id=tokenizer.sep_id,
+        sep_id=tokenizer.end_tokens,
         seed=config.training.seed,
         packing=data.packing,
         rule=rule,
         source=number,
-        all_closed=partial(all_documents_closed, source.tokens, path, tokenizer.sep_id),
+        all_closed=partial(all_documents_closed, source.tokens, path, tokenizer.end_tokens),
         cache=cache,
     )

@@ -93,7 +93,7 @@ class _CheckpointRows:
     @classmethod
     def open(cls, checkpoint: Path, run_json: dict[str, Any]) -> _CheckpointRows:
         config = RunConfig.from_dict(run_json["config"])
-        tokenizer = TokenizerFiles.load(checkpoint / TOKENIZER_FOLDER)
+        tokenizer = TokenizerFiles.load(checkpoint / TOKENIZER_FOLDER).as_trained(run_json.get("data_order"))
         changed = changed_causes(run_json.get("data_order", {}), order_fingerprint(config, tokenizer))
         if changed:
             causes = ", ".join(changed)
@@ -116,9 +116,10 @@ def _write(rows: _CheckpointRows, interval: Interval, tokens: int, output: Path)
             f"settings they take {end}: batches were changed between checkpoints that are gone"
         )
     tokenizer = rows.tokenizer
+    config = RunConfig.from_dict(rows.run_json["config"])
+    sep_id = tokenizer.closing_id(config.training.objective)
     assert tokenizer.cls_id is not None
-    assert tokenizer.sep_id is not None
-    closes = close_every_chunk(RunConfig.from_dict(rows.run_json["config"]))
-    delimiters = ChunkDelimiters(tokenizer.cls_id, tokenizer.sep_id, closes)
+    assert sep_id is not None
+    delimiters = ChunkDelimiters(tokenizer.cls_id, sep_id, close_every_chunk(config))
     # A plan forgets steps that are long past, so a new one starts over.
     return write_interval(interval, rows.plan(interval, tokens), rows.rows, delimiters, output)

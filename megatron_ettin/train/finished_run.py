@@ -54,7 +54,8 @@ class FinishedRun:
         Raises:
             ConfigError: the corpus is gone.
         """
-        tokenizer = TokenizerFiles.load(self.checkpoint / TOKENIZER_FOLDER)
+        data_order = read_run_json(self.checkpoint).get("data_order")
+        tokenizer = TokenizerFiles.load(self.checkpoint / TOKENIZER_FOLDER).as_trained(data_order)
         sources = build_validation_rows(self.config, open_corpus(self.config), tokenizer)
         unsorted = (chunk for rows in sources for row in rows for chunk in row)
         chunks = tuple(sorted(unsorted, key=lambda chunk: (chunk.source, chunk.document, chunk.index)))

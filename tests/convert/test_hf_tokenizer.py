@@ -15,6 +15,7 @@ from megatron_ettin.convert.hf_tokenizer import (
     write_json,
     write_release_tokenizer,
 )
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.errors import ConfigError
 from tests.convert.samples import OBJECTIVES, TOKENS, write_tokenizer
 
@@ -27,7 +28,7 @@ def released(folder: Path, objective: str) -> Any:
     (folder / "source").mkdir()
     (folder / "target").mkdir()
     write_tokenizer(folder / "source")
-    tokens = read_special_tokens(folder / "source", objective, 128)
+    tokens = read_special_tokens(TokenizerFiles.load(folder / "source"), objective, 128)
     write_release_tokenizer(folder / "source", folder / "target", objective, tokens, 1024)
     return AutoTokenizer.from_pretrained(folder / "target")
 
@@ -81,7 +82,7 @@ def test_the_mask_includes_the_space_before_it(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     tokenizer.save(str(tmp_path / "source" / "tokenizer.json"))
     assert tokenizer.encode("a [MASK]b").ids == [4, 5, 3, 6]
-    tokens = read_special_tokens(tmp_path / "source", "mlm", 8)
+    tokens = read_special_tokens(TokenizerFiles.load(tmp_path / "source"), "mlm", 8)
     assert tokens.unk is None
     write_release_tokenizer(tmp_path / "source", tmp_path / "target", "mlm", tokens, 64)
     assert AutoTokenizer.from_pretrained(tmp_path / "target")("a [MASK]b").input_ids == [0, 4, 3, 6, 1]
@@ -91,7 +92,7 @@ def test_the_tokenizer_config_names_the_roles(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     write_json(tmp_path / "tokenizer_config.json", {"cls_token": {"content": "w9"}, "sep_token": None})
     write_json(tmp_path / "special_tokens_map.json", {"pad_token": "w10", "cls_token": "w11"})
-    tokens = read_special_tokens(tmp_path, "mlm", 128)
+    tokens = read_special_tokens(TokenizerFiles.load(tmp_path), "mlm", 128)
     assert tokens.cls == SpecialToken("w9", 9), "tokenizer_config.json takes precedence"
     assert tokens.pad == SpecialToken("w10", 10)
     assert tokens.sep == TOKENS.sep
@@ -104,9 +105,9 @@ def test_a_missing_token_is_reported_by_name(tmp_path: Path, role: str) -> None:
     path.write_text(path.read_text().replace(f"[{role.upper()}]", "[OTHER]"))
     write_json(tmp_path / "tokenizer_config.json", {})
     with pytest.raises(ConfigError, match=rf"has no \[{role.upper()}\] token, which mlm models need"):
-        read_special_tokens(tmp_path, "mlm", 128)
+        read_special_tokens(TokenizerFiles.load(tmp_path), "mlm", 128)
     if role == "mask":
-        assert read_special_tokens(tmp_path, "clm", 128).mask is None
+        assert read_special_tokens(TokenizerFiles.load(tmp_path), "clm", 128).mask is None
 
 
 @pytest.mark.parametrize("content", [{}, {"model": {"vocab": 3}, "added_tokens": []}, {"model": {}}])
@@ -119,7 +120,7 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path, content: dict[str, Any]) 
 def test_ids_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     with pytest.raises(ConfigError, match="token id 127 is outside the model's vocabulary of 127"):
-        read_special_tokens(tmp_path, "clm", 127)
+        read_special_tokens(TokenizerFiles.load(tmp_path), "clm", 127)
 
 
 def test_copies_are_byte_for_byte(tmp_path: Path) -> None:

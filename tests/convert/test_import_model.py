@@ -153,7 +153,10 @@ REFUSED = {
         lambda hub: (hub / "model.safetensors").rename(hub / "pytorch_model.bin"),
         "has neither model.safetensors nor",
     ),
-    "no tokenizer": (lambda hub: (hub / "tokenizer.json").unlink(), "tokenizer.json: No such file"),
+    "no tokenizer": (
+        lambda hub: (hub / "tokenizer.json").unlink(),
+        "tokenizer.json; give a folder with tokenizer.json",
+    ),
     "tokenizer too large": (lambda hub: change_config(hub, vocab_size=64), "is outside the model's vocabulary of 64"),
     "architecture": (lambda hub: change_config(hub, mlp_bias=True), "mlp_bias True"),
 }

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from megatron_ettin.data.corpus.file_mapping import map_file
 from megatron_ettin.data.corpus.manifest import Manifest
+from megatron_ettin.data.corpus.special_tokens import EndTokens
 from megatron_ettin.errors import ConfigError
 
 LARGE_DOCUMENTS = 2**20
@@ -209,7 +210,7 @@ class MappedStarts:
         return np.where(inside, starts, self.num_tokens)
 
 
-def all_documents_closed(corpus: IndexedTokens, prefix: str | Path, sep_id: int | None) -> bool | None:
+def all_documents_closed(corpus: IndexedTokens, prefix: str | Path, sep_id: EndTokens | None) -> bool | None:
     """Return whether all documents of a large corpus end with [SEP], or none; None where each must be looked at.
 
     Reading the last token of every document would touch most of the file. The manifest states whether ``--append-eod``
@@ -228,5 +229,5 @@ def all_documents_closed(corpus: IndexedTokens, prefix: str | Path, sep_id: int 
     first = np.unique(np.linspace(0, max(0, corpus.num_documents - _RUN_DOCUMENTS), _SAMPLED_RUNS).astype(np.int64))
     bounds = [corpus.document_starts[start : start + _RUN_DOCUMENTS + 1] for start in first.tolist()]
     ends = [int(end) for run in bounds for end in run[1:][np.diff(run) > 0]]
-    closed = np.array([corpus.read(end - 1, end)[0] == sep_id for end in ends])
+    closed = np.isin([corpus.read(end - 1, end)[0] for end in ends], sep_id)
     return bool(closed.all()) if closed.all() or not closed.any() else None

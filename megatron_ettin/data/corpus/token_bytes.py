@@ -53,7 +53,9 @@ def token_bytes(tokenizer: TokenizerFiles, flag: str) -> list[bytes | None]:
             spelled[number] = bytes(alphabet[character] for character in token)
     for added in content["added_tokens"]:
         # Added tokens are spelled in plain text, not in the alphabet.
-        spelled[added["id"]] = None if added["special"] else added["content"].encode()
+        spelled[tokenizer.ids[added["content"]]] = added["content"].encode()
+    for number in tokenizer.special_ids:
+        spelled[number] = None
     return spelled
 
 

@@ -8,30 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_ettin.config.objectives import is_encoder
+from megatron_ettin.data.corpus.special_tokens import (
+    COMPANION_FILES,
+    TOKENIZER_FILE,
+    EndTokens,
+    SpecialToken,
+    literal_texts,
+    resolve_roles,
+    role_texts,
+    token_ids,
+)
 from megatron_ettin.errors import ConfigError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-TOKENIZER_FILE = "tokenizer.json"
-COMPANION_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-
-
-def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Return the id of every token of a tokenizer.json, including added tokens.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not a tokenizer of the tokenizers library.
-    """
-    vocabulary = tokenizer["model"]["vocab"]
-    if isinstance(vocabulary, list):  # Unigram lists (token, score) pairs in the order of their ids
-        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
-    return {**vocabulary, **{added["content"]: added["id"] for added in tokenizer["added_tokens"]}}
 
 
 @dataclass(frozen=True)
@@ -41,67 +37,122 @@ class TokenizerFiles:
     path: Path
     """The tokenizer.json."""
     content: bytes
+    by_literal_names: bool = False
+    """Whether roles go by [CLS], [SEP] and so on alone, and only flagged tokens are special: in runs of before
+    ``run.json`` held the special tokens."""
 
     @classmethod
-    def load(cls, model: str | Path) -> TokenizerFiles:
+    def load(cls, model: str | Path, flag: str = "--tokenizer-model") -> TokenizerFiles:
         """Read a tokenizer.
 
         Args:
             model: a folder with tokenizer.json, or that file.
+            flag: the flag that names it, for messages.
 
         Raises:
-            ConfigError: there is none, or it is not a tokenizer.
+            ConfigError: there is none, it is not a tokenizer, or a companion file is not a JSON object.
         """
         path = Path(model)
         path = path / TOKENIZER_FILE if path.is_dir() else path
         if not path.is_file():
-            raise ConfigError(f"--tokenizer-model {model}: there is no {path}; give a folder with {TOKENIZER_FILE}")
+            raise ConfigError(f"{flag} {model}: there is no {path}; give a folder with {TOKENIZER_FILE}")
         files = cls(path, path.read_bytes())
         try:
-            files.size, files.special_ids  # noqa: B018  (parse now, so that a damaged file is refused here)
+            files.size, files.special_ids, files.roles  # noqa: B018  (parse now, so that a damaged file is refused here)
+        except ConfigError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigError(
-                f"--tokenizer-model {model}: {path} is not a tokenizer of the tokenizers library"
-            ) from None
+            raise ConfigError(f"{flag} {model}: {path} is not a tokenizer of the tokenizers library") from None
         return files
+
+    def as_trained(self, data_order: Mapping[str, Any] | None) -> TokenizerFiles:
+        """Return the tokenizer with the special tokens that a checkpoint was trained with.
+
+        Args:
+            data_order: the fingerprint in the checkpoint's ``run.json``; empty if it was not trained here.
+        """
+        by_literal_names = bool(data_order) and "special tokens" not in (data_order or {})
+        return replace(self, by_literal_names=True) if by_literal_names else self
 
     @cached_property
     def _json(self) -> dict[str, Any]:
         return json.loads(self.content)
 
     @cached_property
-    def _ids(self) -> dict[str, int]:
+    def ids(self) -> Mapping[str, int]:
+        """Id of each token, including added tokens."""
         return token_ids(self._json)
 
     @cached_property
     def size(self) -> int:
         """One more than the largest token id."""
-        return max(self._ids.values()) + 1
+        return max(self.ids.values()) + 1
+
+    @cached_property
+    def role_texts(self) -> Mapping[str, str]:
+        """Text of the token of each role, whether the vocabulary has it or not."""
+        return literal_texts() if self.by_literal_names else role_texts(self.path.parent)
+
+    @cached_property
+    def roles(self) -> Mapping[str, SpecialToken]:
+        """Special tokens by role; a role without a token is missing."""
+        return resolve_roles(self.role_texts, self.ids)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of all tokens marked as special."""
-        return frozenset(added["id"] for added in self._json["added_tokens"] if added["special"])
+        """Ids of all tokens that have a role or are marked as special."""
+        marked = {self.ids[added["content"]] for added in self._json["added_tokens"] if added.get("special")}
+        roles = () if self.by_literal_names else self.roles.values()
+        return frozenset({*marked, *(token.id for token in roles)})
+
+    @property
+    def special_tokens_differ(self) -> bool:
+        """Whether a run of before would see other special tokens if it started now."""
+        now = replace(self, by_literal_names=False)
+        return self.by_literal_names and (now.roles != self.roles or now.special_ids != self.special_ids)
+
+    def _role_id(self, role: str) -> int | None:
+        return self.roles[role].id if role in self.roles else None
 
     @property
     def cls_id(self) -> int | None:
-        """Id of [CLS], or None."""
-        return self._ids.get("[CLS]")
+        """Id of the token before each chunk, or None."""
+        return self._role_id("cls")
 
     @property
     def sep_id(self) -> int | None:
-        """Id of [SEP], or None."""
-        return self._ids.get("[SEP]")
+        """Id of the token after each chunk of an encoder, or None."""
+        return self._role_id("sep")
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the end of a text: of the token that preprocessing appends and that a decoder predicts, or None."""
+        return self._role_id("eos")
 
     @property
     def pad_id(self) -> int | None:
-        """Id of [PAD], or None."""
-        return self._ids.get("[PAD]")
+        """Id of the padding token, or None."""
+        return self._role_id("pad")
 
     @property
     def mask_id(self) -> int | None:
-        """Id of [MASK], or None."""
-        return self._ids.get("[MASK]")
+        """Id of the mask token, or None."""
+        return self._role_id("mask")
+
+    def closing_id(self, objective: str) -> int | None:
+        """Return the id of the token after each closed chunk, or None."""
+        return self.sep_id if is_encoder(objective) else self.eos_id
+
+    @cached_property
+    def end_tokens(self) -> EndTokens | None:
+        """Ids of tokens that are not content at the end of a document; None if there is none.
+
+        Besides the end of a text and [SEP] by its role, this is the literal [SEP], which ``--append-eod`` once appended
+        whatever the roles.
+        """
+        literal = self.ids.get(literal_texts()["sep"])
+        ids = sorted({end for end in (self.eos_id, self.sep_id, literal) if end is not None})
+        return (ids[0] if len(ids) == 1 else tuple(ids)) if ids else None
 
     @property
     def fingerprint(self) -> str:

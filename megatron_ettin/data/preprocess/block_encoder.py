@@ -36,15 +36,17 @@ class BlockEncoder:
         """Combine tokenizer, encoder and splitter.
 
         Raises:
-            ConfigError: ``append_eod`` is set and the tokenizer has no [SEP].
+            ConfigError: ``append_eod`` is set and the tokenizer has no token for the end of a text.
         """
-        if append_eod and tokenizer.sep_id is None:
-            raise ConfigError(f"--append-eod: --tokenizer-model {tokenizer.path} has no [SEP] token to append")
+        if append_eod and tokenizer.eos_id is None:
+            end = tokenizer.role_texts["eos"]
+            raise ConfigError(f"--append-eod: --tokenizer-model {tokenizer.path} has no {end} token to append")
         self.encoder = encoder
         self.dtype = token_dtype(tokenizer.size)
         self._splitter = splitter
-        self._end = tokenizer.sep_id if append_eod else None
-        self._cls, self._size = tokenizer.cls_id, tokenizer.size
+        self._end = tokenizer.eos_id if append_eod else None
+        self._ends, self._size = tokenizer.end_tokens or (), tokenizer.size
+        self._starts = {tokenizer.roles[role].id for role in ("cls", "bos") if role in tokenizer.roles}
 
     def encode(self, values: Sequence[Value], where: str) -> Block:
         """Return the token ids of the documents; given ids are kept, without a [CLS] at their start.
@@ -83,19 +85,19 @@ class BlockEncoder:
             counts[number] = len(parts)
         return items, counts
 
-    @staticmethod
     def _append_end(
+        self,
         end: int,
         ids: NDArray[np.integer],
         lengths: NDArray[np.int64],
         counts: NDArray[np.int64],
         values: Sequence[Value],
     ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """Append the end token to each document that has tokens, unless given ids already end with it."""
+        """Append the end token to each document that has tokens, unless given ids already end with one."""
         last_sequences = np.cumsum(counts)[counts > 0] - 1
         ends = np.cumsum(lengths)[last_sequences]
         given = np.fromiter((isinstance(value, np.ndarray) for value in values), bool, len(values))[counts > 0]
-        open_ended = ~(given & (ids[ends - 1] == end))
+        open_ended = ~(given & np.isin(ids[ends - 1], self._ends))
         lengths[last_sequences[open_ended]] += 1
         return np.insert(ids, ends[open_ended], end), lengths
 
@@ -104,4 +106,4 @@ class BlockEncoder:
             raise ConfigError(f"{where}: contains the negative token id {ids.min()}")
         # Training starts every row with a [CLS] itself.
         ids = np.asarray(ids, np.int64)
-        return ids[1:] if len(ids) and ids[0] == self._cls else ids
+        return ids[1:] if len(ids) and int(ids[0]) in self._starts else ids

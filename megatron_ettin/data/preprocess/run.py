@@ -195,7 +195,7 @@ def _facts(
     """Return everything that determines the output, by the flag that sets it."""
     return {
         "--json-keys": list(settings.json_keys),
-        "--append-eod": settings.append_eod,
+        "--append-eod": settings.append_eod and (tokenizer.role_texts["eos"] == "[SEP]" or tokenizer.role_texts["eos"]),
         "--split-sentences": settings.split_sentences,
         "--keep-newlines": settings.keep_newlines,
         "--punkt-model": splitter.fingerprint if splitter else "",

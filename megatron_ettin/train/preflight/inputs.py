@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,18 +30,22 @@ _BLOCK_TOKENS = 2**22
 _BLOCK_DOCUMENTS = 2**16
 
 
-def load_tokenizer(config: RunConfig) -> TokenizerFiles | None:
+def load_tokenizer(config: RunConfig, data_order: Mapping[str, Any] | None = None) -> TokenizerFiles | None:
     """Return the tokenizer, or None without ``--tokenizer-model`` (a dry run).
+
+    Args:
+        config: names it.
+        data_order: the fingerprint of the checkpoint that training starts from, whose special tokens are kept.
 
     Raises:
         ConfigError: there is no tokenizer, or it lacks a special token that the objective needs.
     """
     if not config.data.tokenizer_model:
         return None
-    tokenizer = TokenizerFiles.load(config.data.tokenizer_model)
+    tokenizer = TokenizerFiles.load(config.data.tokenizer_model).as_trained(data_order)
     for role in OBJECTIVES[config.training.objective].special_tokens:
-        if getattr(tokenizer, f"{role}_id") is None:
-            rule = f"has no [{role.upper()}] token, which {spell(config, 'objective')} needs"
+        if role not in tokenizer.roles:
+            rule = f"has no {tokenizer.role_texts[role]} token, which {spell(config, 'objective')} needs"
             raise ConfigError(f"{spell(config, 'tokenizer_model')}: {rule}")
     return tokenizer
 
@@ -115,10 +121,10 @@ def _refuse_empty(
     tokenizer: TokenizerFiles | None,
 ) -> None:
     """Refuse a split whose documents are empty, or contain only the [SEP] that ends an empty text."""
-    sep_id = -1 if tokenizer is None or tokenizer.sep_id is None else tokenizer.sep_id
+    end_tokens = -1 if tokenizer is None or tokenizer.end_tokens is None else tokenizer.end_tokens
     for first in range(0, len(documents), _BLOCK_DOCUMENTS):
         starts, ends = document_bounds(corpus, documents[first : first + _BLOCK_DOCUMENTS])
-        if (ends - starts > 1).any() or (corpus.tokens[starts[ends - starts == 1]] != sep_id).any():
+        if (ends - starts > 1).any() or not np.isin(corpus.tokens[starts[ends - starts == 1]], end_tokens).all():
             return
     raise ConfigError(f"--data-path {prefix}: all {len(documents)} documents for {needed} are empty")
 

@@ -67,7 +67,11 @@ def prepare_run(command: Command, world_size: int) -> PreparedRun:
         command = replace(command, config=command.config.with_values({"load": parent}))
     config, resume = plan_resume(command) if command.config.checkpoint.load else (command.config, None)
     check_run(config, world_size, planning=bool(command.dry_run))
-    tokenizer = load_tokenizer(config)
+    tokenizer = load_tokenizer(config, resume.run_json.get("data_order") if resume else None)
+    if tokenizer is not None and tokenizer.special_tokens_differ:
+        assumptions.append(
+            f"special tokens: [CLS], [SEP] and so on by name, as {config.checkpoint.load} was trained with"
+        )
     if tokenizer is None and not config.model.vocab_size:
         config = config.with_values({"vocab_size": ETTIN_VOCAB_SIZE})
         assumptions.append(f"vocabulary: the published {ETTIN_VOCAB_SIZE:,} (no --tokenizer-model or --vocab-size)")
