@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TOKENIZER_FOLDER, open_checkpoint
+from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TOKENIZER_FOLDER, open_checkpoint, read_run_json
 from megatron_ettin.config.objectives import mask_kind_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.convert.checkpoint_reader import CheckpointReader

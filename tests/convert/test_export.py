@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from megatron_ettin.config.model import ModelConfig
 from megatron_ettin.convert import export
 from megatron_ettin.convert.check import CheckResult
 from megatron_ettin.convert.export import CheckFailed, export_checkpoint
+from megatron_ettin.convert.hf_tokenizer import SpecialToken
 from megatron_ettin.convert.import_model import import_model
 from megatron_ettin.convert.options import ExportOptions
 from megatron_ettin.errors import ConfigError
@@ -270,3 +272,54 @@ def test_invalid_input_is_refused_and_leaves_no_files(
     assert named in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "run"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"post_processor": None}, r"the released tokenizer encodes .* as .*, training assembled"),
+        (
+            {"normalizer": {"type": "Prepend", "prepend": "w9 "}},
+            r"the released tokenizer encodes .* training assembled",
+        ),
+    ],
+)
+def test_a_released_tokenizer_that_differs_from_training_fails_the_check(
+    tmp_path: Path, checkpoint: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = export.write_release_tokenizer
+
+    def wrong(source: Path, target: Path, *others: Any) -> None:
+        right(source, target, *others)
+        content = json.loads((target / "tokenizer.json").read_text())
+        (target / "tokenizer.json").write_text(json.dumps(content | changes))
+
+    monkeypatch.setattr(export, "write_release_tokenizer", wrong)
+    with pytest.raises(CheckFailed, match=message):
+        export_checkpoint(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_release_with_other_roles_than_training_fails_the_check(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = export.read_special_tokens
+
+    def wrong(*arguments: Any) -> Any:
+        return replace(right(*arguments), pad=SpecialToken("w9", 9))
+
+    monkeypatch.setattr(export, "read_special_tokens", wrong)
+    with pytest.raises(CheckFailed, match="the released tokenizer's pad token is 9, in training it was 2"):
+        export_checkpoint(checkpoint, tmp_path / "out")
+
+
+def test_a_run_of_before_is_released_with_the_tokens_of_its_training(tmp_path: Path, checkpoint: Path) -> None:
+    """Its run.json records the data but no special tokens: training went by [CLS], [SEP] and so on."""
+    step = checkpoint / "step_0000000"
+    (step / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"cls_token": "w9", "sep_token": "w10"}))
+    for data_order, expected in (({}, "w9"), ({"tokenizer": "..."}, "[CLS]")):
+        run = json.loads((step / "run.json").read_text())
+        (step / "run.json").write_text(json.dumps({**run, "data_order": data_order}))
+        mark_complete(step)
+        assert export_checkpoint(checkpoint, tmp_path / "out", overwrite=True).check is not None
+        assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["cls_token"] == expected

@@ -113,8 +113,8 @@ def test_a_missing_token_is_reported_by_name(tmp_path: Path, role: str) -> None:
 @pytest.mark.parametrize("content", [{}, {"model": {"vocab": 3}, "added_tokens": []}, {"model": {}}])
 def test_a_broken_tokenizer_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     write_json(tmp_path / "tokenizer.json", content)
-    with pytest.raises(ConfigError, match=r"tokenizer\.json: is not a tokenizer of the tokenizers library"):
-        read_special_tokens(tmp_path, "clm", 128)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is not a tokenizer of the tokenizers library"):
+        read_special_tokens(TokenizerFiles.load(tmp_path), "clm", 128)
 
 
 def test_ids_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
