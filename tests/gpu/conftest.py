@@ -1,4 +1,4 @@
-"""Tests that need a GPU, each in a process group of its own."""
+"""Tests that need a GPU, each with its own process group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of layer on a GPU: one model, whatever its kernels; held to the fp32 model that PyTorch computes."""
+"""Every backend on a GPU computes the same model, compared with PyTorch's fp32 layers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 SHAPE = replace(TINY, num_layers=5, hidden_size=256, ffn_hidden_size=384, vocab_size=512, sliding_window=32)
 LENGTHS = (1, 2, 40, 300, 17, 64, 129, 77)
-"""Shorter and longer than the window, on and beside the kernels' blocks; 630 tokens."""
+"""Shorter and longer than the window, on and off the kernels' block boundaries; 630 tokens."""
 BF16_ERROR = 2e-2
-"""Relative error of bf16 logits: 2^-9 a rounding, a few roundings a layer."""
+"""Relative error of bf16 logits: 2^-9 per rounding, a few roundings per layer."""
 
 
 def have_engine() -> bool:
@@ -31,12 +31,12 @@ def have_engine() -> bool:
     return not engine_obstacle(choose_device("auto"))
 
 
-def kinds() -> list[dict[str, Any]]:
-    """What to compare with local fp32."""
-    found: list[dict[str, Any]] = [{"transformer_impl": "local", "bf16": True}]
+def backends() -> list[dict[str, Any]]:
+    """Return the settings of the backends to compare with local fp32 layers."""
+    settings: list[dict[str, Any]] = [{"transformer_impl": "local", "bf16": True}]
     if torch.cuda.is_available() and have_engine():
-        found.append({"transformer_impl": TRANSFORMER_ENGINE, "bf16": True})
-    return found
+        settings.append({"transformer_impl": TRANSFORMER_ENGINE, "bf16": True})
+    return settings
 
 
 def fp8_recipes() -> list[str]:
@@ -61,7 +61,7 @@ def run_of(objective: str, **overrides: Any) -> RunConfig:
 
 
 def logits_of(training: Any, chunks: list[np.ndarray], pad_multiple: int = 1) -> np.ndarray:
-    """Return logits [T, V] of all tokens of the packed chunks, without the filling."""
+    """Return logits [T, V] of all tokens of the packed chunks, without padding."""
     from megatron_ettin.model.packed_layout import PackedLayout
 
     batch = packed_batch(chunks, causal=True, pad_multiple=pad_multiple)
@@ -84,16 +84,16 @@ def error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_logits_are_those_of_fp32(objective: str) -> None:
+def test_bf16_logits_are_near_fp32(objective: str) -> None:
     chunks = chunks_of()
     exact = logits_of(build(run_of(objective)), chunks)
-    for kind in kinds():
-        assert error(logits_of(build(run_of(objective, **kind)), chunks), exact) < BF16_ERROR, kind
+    for backend in backends():
+        assert error(logits_of(build(run_of(objective, **backend)), chunks), exact) < BF16_ERROR, backend
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 @pytest.mark.parametrize("recipe", ["delayed", "tensorwise", "blockwise", "mxfp8"])
-def test_fp8_logits_are_near(objective: str, recipe: str) -> None:
+def test_fp8_logits_are_near_fp32(objective: str, recipe: str) -> None:
     if recipe not in fp8_recipes():
         pytest.skip(f"this machine cannot run {recipe}")
     from megatron_ettin.config.backend import row_multiple
@@ -101,37 +101,37 @@ def test_fp8_logits_are_near(objective: str, recipe: str) -> None:
     chunks = chunks_of()
     exact = logits_of(build(run_of(objective)), chunks)
     run = run_of(objective, transformer_impl=TRANSFORMER_ENGINE, bf16=True, fp8_format="hybrid", fp8_recipe=recipe)
-    # Three bits of mantissa: 2^-4 a rounding.
+    # Three bits of mantissa: 2^-4 per rounding.
     assert error(logits_of(build(run), chunks, row_multiple(run.backend)), exact) < 0.15
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_chunks_do_not_see_each_other(objective: str) -> None:
+def test_chunks_do_not_attend_to_each_other(objective: str) -> None:
     chunks = chunks_of()
     others = chunks_of(seed=1)
-    for kind in kinds():
-        training = build(run_of(objective, **kind))
+    for backend in backends():
+        training = build(run_of(objective, **backend))
         packed = logits_of(training, chunks)
         alone = np.concatenate([logits_of(training, [chunk]) for chunk in chunks])
-        assert error(packed, alone) < BF16_ERROR / 2, kind
+        assert error(packed, alone) < BF16_ERROR / 2, backend
         middle = slice(sum(LENGTHS[:3]), sum(LENGTHS[:4]))
         changed = logits_of(training, [*others[:3], chunks[3], *others[4:]])
-        np.testing.assert_array_equal(changed[middle], packed[middle], err_msg=str(kind))
+        np.testing.assert_array_equal(changed[middle], packed[middle], err_msg=str(backend))
 
 
-def test_a_decoder_does_not_see_what_comes() -> None:
+def test_a_decoder_does_not_attend_to_later_tokens() -> None:
     chunks = chunks_of()
     changed = [chunk.copy() for chunk in chunks]
     changed[3][150:] = changed[3][150:][::-1]
     start = sum(LENGTHS[:3])
-    for kind in kinds():
-        training = build(run_of("clm", **kind))
+    for backend in backends():
+        training = build(run_of("clm", **backend))
         before, after = logits_of(training, chunks), logits_of(training, changed)
-        np.testing.assert_array_equal(before[start : start + 150], after[start : start + 150], err_msg=str(kind))
+        np.testing.assert_array_equal(before[start : start + 150], after[start : start + 150], err_msg=str(backend))
         assert not np.array_equal(before[start + 150 :], after[start + 150 :])
 
 
-def test_flex_attention_is_the_variable_length_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_attention_equals_the_variable_length_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     from megatron_ettin.model import flash
 
     if not flash.has_windowed_varlen():
@@ -154,48 +154,48 @@ def parameters(training: Any) -> dict[str, tuple[tuple[int, ...], np.ndarray]]:
     }
 
 
-def test_all_kinds_hold_the_same_checkpoint() -> None:
+def test_all_backends_have_the_same_checkpoint() -> None:
     exact = parameters(build(run_of("mlm", bf16=True)))
-    for kind in kinds():
-        found = parameters(build(run_of("mlm", **kind)))
-        assert found.keys() == exact.keys()
+    for backend in backends():
+        weights = parameters(build(run_of("mlm", **backend)))
+        assert weights.keys() == exact.keys()
         for name, (shape, value) in exact.items():
-            assert found[name][0] == shape, name
-            np.testing.assert_array_equal(found[name][1], value, err_msg=name)
+            assert weights[name][0] == shape, name
+            np.testing.assert_array_equal(weights[name][1], value, err_msg=name)
 
 
 def losses(objective: str, steps: int = 100, **overrides: Any) -> list[float]:
-    """Train on rows with something to learn."""
+    """Train on learnable rows and return the losses."""
     from megatron_ettin.config.backend import row_multiple
     from megatron_ettin.train.step import train_step
 
     run = run_of(objective, lr=1e-3, **overrides)
     training = build(run)
-    found = []
+    curve = []
     for step in range(steps):
         rng = np.random.default_rng([step, 7])
         chunks = [chunk % (1 + chunk % 17) + 5 for chunk in random_chunks(rng, LENGTHS, SHAPE.vocab_size)]
         batch = packed_batch(
             chunks, causal=objective == "clm", seed=step, mask_id=4, pad_multiple=row_multiple(run.backend)
         )
-        found.append(train_step(training, [batch], run.optimizer.lr).sums.loss)
-    return found
+        curve.append(train_step(training, [batch], run.optimizer.lr).sums.loss)
+    return curve
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_training_goes_the_same_way(objective: str) -> None:
+def test_training_is_near_fp32(objective: str) -> None:
     exact = losses(objective)
     assert np.mean(exact[-10:]) < 0.8 * exact[0]
-    runs: list[dict[str, Any]] = kinds()
+    runs: list[dict[str, Any]] = backends()
     runs += [
         {"transformer_impl": TRANSFORMER_ENGINE, "bf16": True, "fp8_format": "hybrid", "fp8_recipe": recipe}
         for recipe in fp8_recipes()
     ]
-    for kind in runs:
-        curve = losses(objective, **kind)
-        # Means over ten steps: a single small batch strays by rounding.
+    for backend in runs:
+        curve = losses(objective, **backend)
+        # Means over ten steps, as rounding matters more in single small batches.
         wanted, got = (np.reshape(values, (-1, 10)).mean(1) for values in (exact, curve))
-        np.testing.assert_allclose(got, wanted, rtol=1e-2, err_msg=str(kind))
+        np.testing.assert_allclose(got, wanted, rtol=1e-2, err_msg=str(backend))
 
 
 def test_fp8_weights_with_the_distributed_optimizer() -> None:

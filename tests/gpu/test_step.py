@@ -1,4 +1,4 @@
-"""A training step on a GPU: the host waits for it once, batches come from page-locked memory, work is timed there."""
+"""A training step on a GPU: one synchronisation, batches in pinned memory, timing by events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from megatron_ettin.data.batch import PackedBatch
-from tests.gpu.test_backends import build, chunks_of, kinds, run_of
+from tests.gpu.test_backends import backends, build, chunks_of, run_of
 from tests.helpers.batches import packed_batch
 
 torch = pytest.importorskip("torch")
@@ -34,43 +34,43 @@ def batches_of(step: int, objective: str = "mlm") -> list[PackedBatch]:
 
 @contextmanager
 def synchronisations(mode: str) -> Iterator[list[str]]:
-    """List what made the host wait for the GPU; with mode ``error`` that raises."""
-    found: list[str] = []
+    """Record the synchronisations of the host with the GPU; mode ``error`` raises instead."""
+    syncs: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            yield found
+            yield syncs
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            found += [str(each.message) for each in caught if "synchronizing CUDA operation" in str(each.message)]
+            syncs += [str(each.message) for each in caught if "synchronizing CUDA operation" in str(each.message)]
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_nothing_waits_inside_a_pass(objective: str) -> None:
+def test_forward_and_backward_do_not_synchronise(objective: str) -> None:
     from megatron_ettin.train.step import run_schedule
 
-    for kind in kinds():
-        training = build(run_of(objective, **kind))
+    for backend in backends():
+        training = build(run_of(objective, **backend))
         run_schedule(training, batches_of(0, objective), forward_only=False)  # compiles
         with synchronisations("error"):
             run_schedule(training, batches_of(0, objective), forward_only=False)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda settings: "-".join(map(str, settings.values())))
-def test_a_step_waits_once(optimizer: dict[str, Any]) -> None:
+def test_a_step_synchronises_once(optimizer: dict[str, Any]) -> None:
     from megatron_ettin.train.step import train_step
 
-    for kind in kinds():
-        training = build(run_of("mlm", **{**kind, **optimizer}))
+    for backend in backends():
+        training = build(run_of("mlm", **{**backend, **optimizer}))
         for step in range(3):
             train_step(training, batches_of(step), 1e-3)
         training.stopwatch.begin()
-        with synchronisations("warn") as found:
+        with synchronisations("warn") as syncs:
             result = train_step(training, batches_of(3), 1e-3)
             assert training.stopwatch.seconds() > 0
         assert result.applied
-        assert len(found) == 1, (kind, found)
+        assert len(syncs) == 1, (backend, syncs)
 
 
 def test_page_locked_batches_train_alike() -> None:
@@ -94,7 +94,7 @@ def test_page_locked_batches_train_alike() -> None:
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
-def test_work_is_timed_on_the_gpu_without_waiting() -> None:
+def test_work_is_timed_on_the_gpu_without_synchronising() -> None:
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.stopwatch import Stopwatch
 
@@ -110,4 +110,4 @@ def test_work_is_timed_on_the_gpu_without_waiting() -> None:
         spin()
     torch.cuda.synchronize()
     assert watch.seconds() == pytest.approx(started.elapsed_time(ended) / 1e3, rel=0.05)
-    assert watch.seconds() == 0.0, "each step is told once"
+    assert watch.seconds() == 0.0, "each step is counted once"

@@ -1,8 +1,8 @@
-"""A stand-in for Transformer Engine 2.11: its names, arguments and parameters, and plain PyTorch inside.
+"""A stand-in for Transformer Engine 2.11: its names, arguments and parameters, implemented in plain PyTorch.
 
-Transformer Engine cannot be installed without CUDA. What megatron-core and the layer specs hand to it, and what they
-find in it, can be tested without its kernels: the constructors and ``forward`` take the documented arguments and refuse
-others, parameters have the documented names, shapes and marks, and what FP8 would do is noted instead of done.
+Transformer Engine cannot be installed without CUDA. The interface between it and megatron-core and the layer specs can
+be tested without its kernels: constructors and ``forward`` accept the documented arguments and refuse others,
+parameters have the documented names, shapes and attributes, and FP8 is recorded instead of computed.
 :func:`install_transformer_engine` must come before the first import of megatron-core.
 """
 
@@ -27,12 +27,12 @@ VERSION = "2.11.0"
 
 @dataclass
 class AttentionCall:
-    """What one call of an attention was given."""
+    """Arguments of one call of an attention."""
 
     layer_number: int
     mask_type: str
     window: tuple[int, int]
-    """As the kernels get it, -1 for no limit."""
+    """-1 is no limit, as for the kernels."""
     lengths: tuple[int, ...]
     query: Tensor
     key: Tensor
@@ -40,7 +40,7 @@ class AttentionCall:
 
 @dataclass
 class ProductCall:
-    """What one call of a linear module ran under."""
+    """One call of a linear module."""
 
     module: nn.Module
     recipe: str
@@ -115,7 +115,7 @@ def fp8_autocast(
 
 
 class TransformerEngineBaseModule(nn.Module):
-    """What all modules share: an extra state, which without FP8 is empty but there."""
+    """Base of all modules: an extra state, present but empty without FP8."""
 
     def get_extra_state(self) -> Tensor:
         return torch.empty(0, dtype=torch.uint8)
@@ -129,7 +129,7 @@ class TransformerEngineBaseModule(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """A matrix product; backward adds the weight's gradient to ``main_grad`` where it was told to, as TE does."""
+    """A matrix product; backward adds the weight's gradient to ``main_grad`` if asked, as Transformer Engine does."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, fuse: bool) -> Tensor:
@@ -455,12 +455,12 @@ def install_transformer_engine() -> None:
 
 
 def install_flash_attn() -> None:
-    """Let the flash-attn package be found; after megatron-core was imported, which would import it."""
+    """Make the flash-attn package importable; call it after the import of megatron-core, which would import it."""
     _add_module("flash_attn", {})
 
 
 def remove_flash_attn() -> None:
-    """Take :func:`install_flash_attn` back."""
+    """Undo :func:`install_flash_attn`."""
     del sys.modules["flash_attn"]
 
 

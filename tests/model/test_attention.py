@@ -55,7 +55,7 @@ def test_equals_dense_reference(window: tuple[int, int] | None, causal: bool) ->
     out, *gradients = run_ranks(1, packed_attention, q, k, v, LENGTHS, window, causal)[0]
     left, right = window or (math.inf, 0 if causal else math.inf)
     np.testing.assert_allclose(out, dense_attention(q, k, v, LENGTHS, left, right), atol=1e-12)
-    # Gradients by central differences along one random direction of each input.
+    # Gradients against central differences along one random direction of each input.
     inputs = [q, k, v]
     for index, gradient in enumerate(gradients):
         direction = rng.standard_normal(q.shape)
@@ -76,7 +76,7 @@ def rotate_by_hand(positions: list[int], base: float) -> np.ndarray:
     return rotate(x, *rotary_tables(torch.tensor(positions), 8, base)).numpy()
 
 
-def test_rotation_turns_half_split_pairs() -> None:
+def test_rotation_rotates_half_split_pairs() -> None:
     positions, base = [0, 1, 5], 10_000.0
     turned = run_ranks(1, rotate_by_hand, positions, base)[0]
     for row, position in enumerate(positions):
@@ -96,7 +96,7 @@ def _kernel_flops(query: tuple[int, ...], key: tuple[int, ...], *args: object, *
 
 
 def attention_flops(length: int, window: tuple[int, int] | None) -> int:
-    """Return the floating-point operations of attention over one chunk, as PyTorch's counter sees the kernel calls."""
+    """Return the floating-point operations of attention over one chunk, by PyTorch's counter."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -115,8 +115,8 @@ def attention_flops(length: int, window: tuple[int, int] | None) -> int:
     return counter.get_total_flops()
 
 
-def test_masked_out_pairs_are_not_computed() -> None:
-    """Four chunks in a row cost four times one chunk, and a local layer's cost is linear in their length."""
+def test_masked_pairs_are_not_computed() -> None:
+    """Four chunks cost four times one chunk, and a local layer's cost is linear in their length."""
     whole, local, local_of_double = (
         run_ranks(1, attention_flops, length, window)[0]
         for length, window in ((256, None), (256, (64, 64)), (512, (64, 64)))

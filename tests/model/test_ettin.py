@@ -1,4 +1,4 @@
-"""What runs where: the head on scored positions, embedding and head on their stages, dropout in its one place."""
+"""Where modules run: the head on scored positions, embedding and head on their stages, dropout after attention."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_head_sees_scored_positions_only(objective: str) -> None:
     assert all(found["same"].values()), "evaluation draws nothing"
 
 
-def test_dropout_falls_after_the_attention_output_only() -> None:
+def test_dropout_is_after_the_attention_output_only() -> None:
     same = run_ranks(1, run_with_hooks, "mlm", [0], True)[0]["same"]
     layer = "transformer.layers.0"
-    # Everything up to the output projection of the first layer is as before, what follows the residual sum is not.
+    # Outputs up to the first layer's output projection are unchanged, those after the residual sum are not.
     for name in ("embedding.norm", f"{layer}.self_attention.linear_qkv", f"{layer}.self_attention.linear_proj"):
         assert same[name], name
     for name in (f"{layer}.pre_mlp_layernorm", f"{layer}.mlp", layer):
@@ -61,7 +61,7 @@ def test_dropout_falls_after_the_attention_output_only() -> None:
 
 
 def mlp_residual(probability: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the first layer's MLP adds in training mode, and its own output."""
+    """Return what the first layer's MLP adds to the residual stream in training mode, and its own output."""
     import torch
 
     from megatron_ettin.model.packed_layout import PackedLayout
@@ -77,18 +77,18 @@ def mlp_residual(probability: float) -> tuple[np.ndarray, np.ndarray]:
     return (kept["after"] - kept["before"]).detach().numpy(), kept["mlp"].detach().numpy()
 
 
-def test_mlp_output_is_not_dropped() -> None:
+def test_no_dropout_after_the_mlp() -> None:
     added, output = run_ranks(1, mlp_residual, 0.5)[0]
     np.testing.assert_allclose(added, output, atol=1e-6)
 
 
 def stage_contents(pp: int, num_layers: int) -> tuple[list[str], int]:
-    """Return the parts that this stage holds and its number of layers."""
+    """Return the parts of this stage and its number of layers."""
     model = build_stage(tiny_run("mlm", model=replace(TINY, num_layers=num_layers), pipeline_model_parallel_size=pp))
     return sorted(name for name, _ in model.named_children()), len(model.transformer.layers)
 
 
-def test_stages_hold_their_parts() -> None:
+def test_stages_have_their_parts() -> None:
     first, last = run_ranks(2, stage_contents, 2, 7)
     assert first == (["embedding", "transformer"], 4)
     assert last == (["head", "output_layer", "transformer"], 3)

@@ -40,7 +40,7 @@ def test_same_weights_for_any_layout(
         np.testing.assert_array_equal(split[name], expected, err_msg=name)
 
 
-def test_encoder_and_decoder_start_alike(one_rank: dict[str, np.ndarray]) -> None:
+def test_encoder_and_decoder_start_from_the_same_weights(one_rank: dict[str, np.ndarray]) -> None:
     decoder = assemble(run_ranks(1, drawn_shards, "clm", {}))
     for name, expected in one_rank.items():
         np.testing.assert_array_equal(decoder[name], expected, err_msg=name)
@@ -69,7 +69,7 @@ def test_names_and_shapes(one_rank: dict[str, np.ndarray]) -> None:
 
 
 def test_published_distribution(one_rank: dict[str, np.ndarray]) -> None:
-    # A normal cut at two standard deviations keeps 0.8796 of its standard deviation (Johnson et al., 1994, 13.10).
+    # Truncated at two standard deviations a normal has 0.8796 of its standard deviation (Johnson et al., 1994, 13.10).
     kept = 0.87962566
     for name, values in one_rank.items():
         if name.endswith("norm.weight"):

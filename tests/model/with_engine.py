@@ -1,7 +1,7 @@
-"""Build, run and train layers of Transformer Engine in processes where megatron-core finds the stand-in.
+"""Build, run and train Transformer Engine's layers in processes where megatron-core finds the stand-in.
 
-Run as ``python -m tests.model.with_engine TASK FOLDER PORT...`` under a launcher's environment, as test_engine.py does,
-which reads ``FOLDER/result``: the last rank writes it. The ports are for the worlds that it joins one by one.
+Run as ``python -m tests.model.with_engine TASK FOLDER PORT...`` under a launcher's environment, as test_te_layers.py
+does. The last rank writes ``FOLDER/result``. There is one port for each world that the process joins in turn.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ TRAINED: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "layers recomputed": (("recompute_granularity", "full"),),
     "fp32 residual stream": (("bf16", True), ("fp32_residual_connection", True)),
 }
-"""Ways to train on one rank."""
+"""Variants of training on one rank."""
 SHARED: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "tensor and sequence parallel": (("tensor_model_parallel_size", 2), ("sequence_parallel", True)),
     "pipeline": (("pipeline_model_parallel_size", 2),),
     "data parallel": (("use_distributed_optimizer", True), ("overlap_grad_reduce", True)),
 }
-"""Ways to train on two."""
+"""Variants of training on two ranks."""
 
 
 def narrow_run(preset: str, phase: str, objective: str, **overrides: Any) -> RunConfig:
@@ -58,7 +58,7 @@ def narrow_run(preset: str, phase: str, objective: str, **overrides: Any) -> Run
 
 @contextmanager
 def stage(config: RunConfig) -> Iterator[Any]:
-    """Build a model and leave its process group afterwards."""
+    """Build a model; end its process group on exit."""
     from megatron_ettin.runtime.process import end_process
     from tests.helpers.models import build_stage
 
@@ -69,7 +69,7 @@ def stage(config: RunConfig) -> Iterator[Any]:
 
 
 def inventory(config: RunConfig) -> dict[str, Any]:
-    """Return a model's parameters by name and what of them a checkpoint holds, with shapes."""
+    """Return a model's parameters by name with their shapes, the frozen ones, and the shards of a checkpoint."""
     from tests.helpers.shards import rank_shards
 
     with stage(config) as model:
@@ -81,8 +81,8 @@ def inventory(config: RunConfig) -> dict[str, Any]:
         }
 
 
-def handed(config: RunConfig) -> list[dict[str, Any]]:
-    """Run two chunks and return what each layer's core attention was handed."""
+def received(config: RunConfig) -> list[dict[str, Any]]:
+    """Run two chunks and return the arguments of each layer's core attention."""
     from tests.helpers.models import packed_logits
 
     engine_stand_in.ATTENTION_CALLS.clear()
@@ -92,37 +92,37 @@ def handed(config: RunConfig) -> list[dict[str, Any]]:
             seen.append({})
             attention = layer.self_attention
             attention.linear_qkv.register_forward_hook(_keep_projection(seen[index]))
-            attention.core_attention.register_forward_pre_hook(_keep_turned(seen[index], attention), with_kwargs=True)
+            attention.core_attention.register_forward_pre_hook(_keep_rotated(seen[index], attention), with_kwargs=True)
         packed_logits(model, random_chunks(np.random.default_rng(0), LENGTHS, config.model.vocab_size))
     for call in engine_stand_in.ATTENTION_CALLS:
         assert call.lengths == LENGTHS
         seen[call.layer_number - 1] |= {"by": "engine", "mask": call.mask_type, "window": call.window}
-    return [_told(layer) for layer in seen]
+    return [_described(layer) for layer in seen]
 
 
-def _keep_projection(found: dict[str, Any]) -> Any:
+def _keep_projection(layer: dict[str, Any]) -> Any:
     def keep(module: Any, args: Any, out: Any) -> None:
-        found["projected"] = out[0].detach()
+        layer["projected"] = out[0].detach()
 
     return keep
 
 
-def _keep_turned(found: dict[str, Any], attention: Any) -> Any:
+def _keep_rotated(layer: dict[str, Any], attention: Any) -> Any:
     def keep(module: Any, args: Any, kwargs: Any) -> None:
-        found.update(turned=args[0].detach(), by="local", mask=attention.attn_mask_type.name)
-        found["window"] = getattr(module, "window", None)
+        layer.update(rotated=args[0].detach(), by="local", mask=attention.attn_mask_type.name)
+        layer["window"] = getattr(module, "window", None)
 
     return keep
 
 
-def _told(layer: dict[str, Any]) -> dict[str, Any]:
-    """Return a layer without its tensors but with the RoPE base that turned its queries."""
-    turned = layer.pop("turned").double().numpy()
-    tokens, heads, size = turned.shape
+def _described(layer: dict[str, Any]) -> dict[str, Any]:
+    """Replace a layer's tensors by the RoPE base that rotated its queries."""
+    rotated = layer.pop("rotated").double().numpy()
+    tokens, heads, size = rotated.shape
     before = layer.pop("projected").double().numpy().reshape(tokens, heads, 3, size)[:, :, 0]
     half, pair = size // 2, 2
-    first, second = (x[1, 0, pair] + 1j * x[1, 0, pair + half] for x in (before, turned))
-    # The pair i of the token at position 1 turns by base ** (-2i / size).
+    first, second = (x[1, 0, pair] + 1j * x[1, 0, pair + half] for x in (before, rotated))
+    # Pair i of the token at position 1 is rotated by base ** (-2i / size).
     layer["base"] = float(np.angle(second / first)) ** (-size / (2 * pair))
     return layer
 
@@ -149,27 +149,27 @@ def products(recipe: str, bf16_ends: bool) -> dict[str, str]:
         return {names[call.module]: call.recipe for call in engine_stand_in.PRODUCT_CALLS}
 
 
-def trained(ways: Mapping[str, tuple[tuple[str, Any], ...]], **places: Any) -> dict[str, Any]:
-    """Train six steps in each way and return losses and weights."""
+def trained(variants: Mapping[str, tuple[tuple[str, Any], ...]], **places: Any) -> dict[str, Any]:
+    """Train six steps of each variant and return losses and weights."""
     from megatron_ettin.runtime.process import end_process
     from tests.checkpoint.training import Case, launch
 
-    found = {}
-    for name, overrides in ways.items():
-        told = launch(Case(6, "clm", overrides=(*ENGINE, *overrides), **places))
+    results = {}
+    for name, overrides in variants.items():
+        result = launch(Case(6, "clm", overrides=(*ENGINE, *overrides), **places))
         end_process()
-        found[name] = {key: told[key] for key in ("losses", "weights", "folder")}
-    return found
+        results[name] = {key: result[key] for key in ("losses", "weights", "folder")}
+    return results
 
 
 def alone(folder: Path) -> dict[str, Any]:
-    """What one rank shows; ``folder`` holds a checkpoint that local layers wrote."""
+    """Return the results of one rank; ``folder`` has a checkpoint of local layers."""
     engine = dict(ENGINE)
-    found: dict[str, Any] = {"inventory": {}, "handed": {}, "logits": {}}
+    results: dict[str, Any] = {"inventory": {}, "received": {}, "logits": {}}
     for preset in SIZES:
         for impl in ("local", TRANSFORMER_ENGINE):
             config = narrow_run(preset, "pretrain", "mlm", transformer_impl=impl)
-            found["inventory"][preset, impl] = inventory(config)
+            results["inventory"][preset, impl] = inventory(config)
     for flash in (False, True):
         if flash:
             engine_stand_in.install_flash_attn()
@@ -177,25 +177,25 @@ def alone(folder: Path) -> dict[str, Any]:
             for preset in SIZES:
                 for phase in PHASES:
                     config = narrow_run(preset, phase, objective, **engine)
-                    found["handed"][preset, phase, objective, flash] = handed(config)
+                    results["received"][preset, phase, objective, flash] = received(config)
             for impl in ("local", TRANSFORMER_ENGINE):
-                found["logits"][objective, impl, flash] = logits(tiny_run(objective, transformer_impl=impl))
+                results["logits"][objective, impl, flash] = logits(tiny_run(objective, transformer_impl=impl))
     engine_stand_in.remove_flash_attn()
-    found["products"] = {(recipe, False): products(recipe, False) for recipe in RECIPES}
-    found["products"] |= {(recipe, True): products(recipe, True) for recipe in RECIPES[1:]}
-    found["trained"] = trained(TRAINED)
-    found["resumed"] = trained({"": ()}, load=str(folder / "local"))[""]
-    found["saved"] = trained({"": ()}, save=str(folder / "engine"), save_at=3)[""]
-    return found
+    results["products"] = {(recipe, False): products(recipe, False) for recipe in RECIPES}
+    results["products"] |= {(recipe, True): products(recipe, True) for recipe in RECIPES[1:]}
+    results["trained"] = trained(TRAINED)
+    results["resumed"] = trained({"": ()}, load=str(folder / "local"))[""]
+    results["saved"] = trained({"": ()}, save=str(folder / "engine"), save_at=3)[""]
+    return results
 
 
 def shared(folder: Path) -> dict[str, Any]:
     """What two ranks show, each way in a world of its own."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for port, (name, overrides) in zip(sys.argv[3:], SHARED.items(), strict=True):
         os.environ["MASTER_PORT"] = port
-        found |= trained({name: overrides})
-    return {"trained": found}
+        results |= trained({name: overrides})
+    return {"trained": results}
 
 
 def main(task: str, folder: Path) -> None:
@@ -209,11 +209,11 @@ def main(task: str, folder: Path) -> None:
     torch.set_num_threads(1)
     hook = sys.excepthook
     try:
-        found = {"alone": alone, "shared": shared}[task](folder)
+        results = {"alone": alone, "shared": shared}[task](folder)
     finally:
         sys.excepthook = hook  # torch puts another one around it with every process group
     if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
-        (folder / "result").write_bytes(pickle.dumps(found))
+        (folder / "result").write_bytes(pickle.dumps(results))
 
 
 if __name__ == "__main__":  # saving spawns processes, and these import this file

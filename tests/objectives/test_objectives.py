@@ -1,4 +1,4 @@
-"""Both objectives see the same chunks in the same order; what they score is the whole difference."""
+"""All objectives see the same chunks in the same order and differ only in their masks and targets."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ def test_evaluation_masks_do_not_depend_on_rows_or_seed(rows: RowDataset, tokeni
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_special_tokens_that_the_text_spells_are_not_scored(
-    objective: str, rows: RowDataset, tokenizer: TokenizerFiles
-) -> None:
+def test_special_tokens_in_the_text_are_not_scored(objective: str, rows: RowDataset, tokenizer: TokenizerFiles) -> None:
     from megatron_ettin.data.chunks import Chunk
 
     row = (Chunk(0, 0, np.array([PAD, MASK, SEP, 9, CLS]), True),)
@@ -107,7 +105,7 @@ def test_special_tokens_that_the_text_spells_are_not_scored(
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_sequence_parallel_fills_up_to_its_size(objective: str, rows: RowDataset, tokenizer: TokenizerFiles) -> None:
+def test_sequence_parallel_pads_to_its_size(objective: str, rows: RowDataset, tokenizer: TokenizerFiles) -> None:
     plain = build(tokenizer, objective).train_batch([rows.row(1)], [1])
     overrides = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
     for sample in range(4):
@@ -130,7 +128,7 @@ def test_mntp_predicts_what_mlm_hides_from_one_position_before(rows: RowDataset,
     np.testing.assert_array_equal(shifted.tokens_T, masked.tokens_T)
     np.testing.assert_array_equal(shifted.labels_K, masked.labels_K)
     np.testing.assert_array_equal(shifted.scored_K + 1, masked.scored_K)
-    # The position before lies in the same chunk.
+    # The position before is in the same chunk.
     chunk_of = np.searchsorted(masked.cu_seqlens, [shifted.scored_K, masked.scored_K], side="right")
     np.testing.assert_array_equal(chunk_of[0], chunk_of[1])
     assert build(tokenizer, "mntp").traits == OBJECTIVES["mntp"]

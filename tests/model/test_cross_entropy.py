@@ -14,7 +14,7 @@ VOCAB, PADDING, SCORED, HIDDEN = 24, 7, 1500, 5
 
 
 class Part(NamedTuple):
-    """What one rank computed."""
+    """Results of one rank."""
 
     loss: float
     correct: int
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 def loss_of_part(
     hidden: np.ndarray, weight: np.ndarray, bias: np.ndarray, labels: np.ndarray, rows: int, precision: str = "float32"
 ) -> Part:
-    """Return loss, right labels and the gradients of twice the loss on this rank's part of the vocabulary.
+    """Return loss, correct predictions and the gradients of twice the loss on this rank's part of the vocabulary.
 
     ``rows`` is how many positions one chunk of logits holds.
     """
@@ -59,7 +59,7 @@ def test_equals_float64(world_size: int, rows: int) -> None:
     rng = np.random.default_rng(0)
     hidden, weight = rng.standard_normal((SCORED, HIDDEN)), 3 * rng.standard_normal((VOCAB, HIDDEN))
     bias = rng.standard_normal(VOCAB)
-    logits = (hidden @ weight.T + bias)[:, : VOCAB - PADDING]  # with four ranks, padding fills the last one
+    logits = (hidden @ weight.T + bias)[:, : VOCAB - PADDING]  # with four ranks, the last has padding only
     labels = np.where(rng.random(SCORED) < 0.3, logits.argmax(-1), rng.integers(0, VOCAB - PADDING, SCORED))
     parts = run_ranks(world_size, loss_of_part, hidden, weight, bias, labels, rows)
 
@@ -73,7 +73,7 @@ def test_equals_float64(world_size: int, rows: int) -> None:
 
 
 def exact(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the loss, and the gradient of twice the loss by all logits, those of padding included."""
+    """Return the loss, and the gradient of twice the loss with respect to all logits, including padding."""
     log_total = np.log(np.exp(logits).sum(-1))
     loss = float((log_total - logits[np.arange(len(logits)), labels]).sum())
     slope = np.zeros((len(logits), VOCAB))
@@ -81,9 +81,9 @@ def exact(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
     return loss, 2.0 * slope
 
 
-def test_bf16_is_as_near_as_its_rounding() -> None:
+def test_bf16_is_within_its_rounding_error() -> None:
     rng = np.random.default_rng(1)
-    # Values that bf16 holds exactly, so that only what is computed from them rounds.
+    # Inputs are exact in bf16, so that only computed values are rounded.
     hidden = rng.integers(-8, 9, (SCORED, HIDDEN)) / 8
     weight, bias = rng.integers(-8, 9, (VOCAB, HIDDEN)) / 8, rng.integers(-8, 9, VOCAB) / 8
     labels = rng.integers(0, VOCAB - PADDING, SCORED)
@@ -94,7 +94,7 @@ def test_bf16_is_as_near_as_its_rounding() -> None:
         assert np.linalg.norm(got - wanted) < 1e-2 * np.linalg.norm(wanted)
 
 
-def test_nothing_scored_is_zero() -> None:
+def test_without_scored_tokens_the_loss_is_zero() -> None:
     hidden, weight, bias = np.zeros((0, HIDDEN)), np.ones((VOCAB, HIDDEN)), np.ones(VOCAB)
     part = run_ranks(1, loss_of_part, hidden, weight, bias, np.zeros(0, np.int64), 8)[0]
     assert (part.loss, part.correct, part.hidden.shape) == (0.0, 0, (0, HIDDEN))

@@ -1,4 +1,4 @@
-"""Documents that share a row do not see each other."""
+"""Documents packed in one row do not attend to each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def logits_of_rows(objective: str, rows: list[list[np.ndarray]]) -> list[np.ndar
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_other_documents_change_nothing_to_the_bit(objective: str) -> None:
+def test_other_documents_change_no_bit(objective: str) -> None:
     rng = np.random.default_rng(1)
     chunks = random_chunks(rng, LENGTHS, 128)
     changed = list(chunks)
