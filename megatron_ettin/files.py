@@ -31,13 +31,17 @@ def flush_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path next to ``path`` and rename it to ``path`` at the end of the block.
 
     If the block raises, the temporary file is deleted and ``path`` stays as it was. Parent folders are created.
+
+    Args:
+        path: the file to write.
+        suffix: of the temporary name; by default the process id, so that processes never share one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{suffix or os.getpid()}")
     try:
         yield partial
         partial.replace(path)
@@ -47,7 +51,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write JSON so that a reader finds the old file or the new one, also after a power failure."""
-    with atomic_file(path) as partial:
+    with atomic_file(path, suffix="partial") as partial:  # the next write replaces what a killed process left
         partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         flush_to_disk(partial)
     flush_to_disk(path.parent)

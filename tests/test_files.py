@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,24 @@ def test_failed_json_write_leaves_the_previous_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json_atomic(path, {"step": object()})
     assert json.loads(path.read_text()) == {"step": 1}
+    assert names(tmp_path) == ["latest.json"]
+
+
+KILLED_WRITE = """
+import os, sys
+from pathlib import Path
+from megatron_ettin import files
+files.flush_to_disk = lambda path: os._exit(9)
+files.write_json_atomic(Path(sys.argv[1]), {"step": 1})
+"""
+
+
+def test_json_write_replaces_what_a_killed_process_left(tmp_path: Path) -> None:
+    path = tmp_path / "latest.json"
+    assert subprocess.run([sys.executable, "-c", KILLED_WRITE, path], check=False).returncode == 9
+    assert len(names(tmp_path)) == 1
+    assert not path.exists()
+    write_json_atomic(path, {"step": 2})
     assert names(tmp_path) == ["latest.json"]
 
 
