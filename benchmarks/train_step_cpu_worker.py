@@ -125,7 +125,8 @@ def examples(config: RunConfig, number: int) -> list[dict[str, list[int]]]:
 def shares(config: RunConfig, steps: int) -> dict[str, Any]:
     """Return the share of each part of a step, the model FLOP/s, and those of a matrix product."""
     from megatron_ettin.objectives.objective import build_objective
-    from megatron_ettin.runtime.device import choose_device, product_rate
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.performance import product_rate
     from megatron_ettin.runtime.process import end_process, start_process
     from megatron_ettin.train.build import build_training
     from megatron_ettin.train.datasets import build_training_data

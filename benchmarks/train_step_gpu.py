@@ -51,7 +51,8 @@ def main() -> None:
         require("transformer_engine", extra="te")
     if not torch.cuda.is_available():
         fail("this benchmark needs a GPU, and torch sees none")
-    from megatron_ettin.runtime.device import choose_device, product_rate
+    from megatron_ettin.runtime.device import choose_device
+    from megatron_ettin.runtime.performance import product_rate
 
     device = torch.cuda.get_device_name()
     peak = product_rate(choose_device("cuda"), torch.bfloat16, rounds=13)

@@ -133,10 +133,10 @@ def install_cpu_placement() -> None:
     global _installed
     if _installed is not None:
         return
-    found = version("megatron-core")
-    if found != SUPPORTED_CORE:
+    installed = version("megatron-core")
+    if installed != SUPPORTED_CORE:
         raise RuntimeError(
-            f"megatron-core {found} is installed; its CPU placement was checked for {SUPPORTED_CORE} only"
+            f"megatron-core {installed} is installed; its CPU placement was checked for {SUPPORTED_CORE} only"
         )
     for name, replacement in REDIRECTED_IN_TORCH_CUDA.items():
         setattr(torch.cuda, name, replacement)

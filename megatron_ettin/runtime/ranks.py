@@ -1,13 +1,8 @@
-"""Who this process is among the ranks."""
+"""The coordinates of a rank; a plain value that needs neither torch nor megatron-core."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-import torch.distributed
-from megatron.core import parallel_state
 
 
 @dataclass(frozen=True)
@@ -24,37 +19,11 @@ class Ranks:
     dp_size: int
 
     @property
-    def is_first_stage(self) -> bool:
-        """Whether this rank holds the embedding."""
-        return self.pp_rank == 0
-
-    @property
     def is_last_stage(self) -> bool:
-        """Whether this rank holds the head and computes the loss."""
+        """Whether this rank has the head and computes the loss."""
         return self.pp_rank == self.pp_size - 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank speaks for the run (screen, metrics, JSON files)."""
+        """Whether this rank writes for the run (console, metrics, JSON files)."""
         return self.rank == 0
-
-
-def ranks() -> Ranks:
-    """Read this process's coordinates; the parallel groups must exist."""
-    return Ranks(
-        rank=torch.distributed.get_rank(),
-        world_size=torch.distributed.get_world_size(),
-        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
-        tp_size=parallel_state.get_tensor_model_parallel_world_size(),
-        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
-        pp_size=parallel_state.get_pipeline_model_parallel_world_size(),
-        dp_rank=parallel_state.get_data_parallel_rank(),
-        dp_size=parallel_state.get_data_parallel_world_size(),
-    )
-
-
-def said_by_any(votes: Sequence[bool], device: torch.device) -> list[bool]:
-    """Return for each vote whether any rank gave it; collective over the world."""
-    counts = torch.tensor(votes, dtype=torch.float32, device=device)
-    torch.distributed.all_reduce(counts)
-    return [count > 0 for count in counts.tolist()]

@@ -19,8 +19,8 @@ from megatron_ettin.model.norm import restore_norm_types
 from megatron_ettin.optim.build import build_optimizer
 from megatron_ettin.optim.gradients import GradientFinalizer
 from megatron_ettin.runtime.device import Device
+from megatron_ettin.runtime.performance import Stopwatch
 from megatron_ettin.runtime.ranks import Ranks
-from megatron_ettin.runtime.stopwatch import Stopwatch
 
 
 @dataclass

@@ -20,9 +20,10 @@ from megatron_ettin.errors import RunFailure
 from megatron_ettin.objectives.objective import Objective, build_objective
 from megatron_ettin.optim.schedules import build_schedule
 from megatron_ettin.runtime.backend import resolve_backend
-from megatron_ettin.runtime.device import Device, be_deterministic, choose_device, peak_rate
+from megatron_ettin.runtime.device import Device, choose_device, use_deterministic_kernels
 from megatron_ettin.runtime.health.rendezvous import find_world
 from megatron_ettin.runtime.health.watchdog import Watchdog
+from megatron_ettin.runtime.performance import peak_rate
 from megatron_ettin.runtime.process import end_process, start_process
 from megatron_ettin.train.build import Training, build_training
 from megatron_ettin.train.datasets import (
@@ -118,7 +119,7 @@ def launch_evaluation(prepared: PreparedRun) -> int:
 def _choose_device(config: RunConfig) -> tuple[Device, RunConfig, str]:
     """Return the device of this process, the config with the layers chosen for it, and a line on that choice."""
     if config.backend.deterministic:
-        be_deterministic()
+        use_deterministic_kernels()
     device = choose_device(config.training.device)
     return device, *resolve_backend(config, device)
 
@@ -148,7 +149,7 @@ def _lost_ranks_named(watchdog: Watchdog) -> Iterator[None]:
     except RunFailure:
         raise
     except RuntimeError:
-        if lost := watchdog.who_is_gone():
+        if lost := watchdog.dead_ranks():
             sys.stderr.write(f"error: {lost}\n")
         raise
 

@@ -26,7 +26,7 @@ def train(trainer: Trainer, learning_rate: Callable[[int, int], float]) -> None:
     with BatchPrefetcher(trainer.build_batches, steps, trainer.training.device) as prefetcher:
         for step in steps:
             started = time.perf_counter()
-            trainer.training.stopwatch.begin()
+            trainer.training.stopwatch.start()
             # The first step also compiles and warms up.
             trainer.watchdog.mark(step + 1, "training", limited=step > steps[0])
             rate = learning_rate(step, trainer.state.consumed_tokens)

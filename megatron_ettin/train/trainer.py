@@ -15,7 +15,7 @@ from megatron_ettin.data.batch import PackedBatch
 from megatron_ettin.optim.parameter_means import parameter_norm
 from megatron_ettin.runtime.device import peak_memory_bytes
 from megatron_ettin.runtime.health.watchdog import Watchdog
-from megatron_ettin.runtime.ranks import said_by_any
+from megatron_ettin.runtime.process import any_rank
 from megatron_ettin.train.build import Training
 from megatron_ettin.train.datasets import TrainingData
 from megatron_ettin.train.spikes import StepGuard
@@ -87,7 +87,7 @@ class Trainer:
     def should_stop_early(self) -> bool:
         """Whether the launch was asked to stop before its first step; collective. There is nothing to save then."""
         if not self.is_complete:
-            self.stop_reason = reason_of(said_by_any(self.requests.votes(), self.training.device.torch_device))
+            self.stop_reason = reason_of(any_rank(self.requests.votes(), self.training.device.torch_device))
         return bool(self.stop_reason)
 
     def count(self, result: StepResult, learning_rate: float, seconds: float, waited_seconds: float) -> StepReport:

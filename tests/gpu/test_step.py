@@ -65,7 +65,7 @@ def test_a_step_synchronises_once(optimizer: dict[str, Any]) -> None:
         training = build(run_of("mlm", **{**backend, **optimizer}))
         for step in range(3):
             train_step(training, batches_of(step), 1e-3)
-        training.stopwatch.begin()
+        training.stopwatch.start()
         with synchronisations("warn") as syncs:
             result = train_step(training, batches_of(3), 1e-3)
             assert training.stopwatch.seconds() > 0
@@ -96,14 +96,14 @@ def test_page_locked_batches_train_alike() -> None:
 
 def test_work_is_timed_on_the_gpu_without_synchronising() -> None:
     from megatron_ettin.runtime.device import choose_device
-    from megatron_ettin.runtime.stopwatch import Stopwatch
+    from megatron_ettin.runtime.performance import Stopwatch
 
     watch = Stopwatch(choose_device("cuda"))
     spin = partial(torch.cuda._sleep, 200_000_000)  # cycles: about 0.1 s
     started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with synchronisations("error"):
         started.record()
-        watch.begin()
+        watch.start()
         spin()
         watch.arrive()
         ended.record()

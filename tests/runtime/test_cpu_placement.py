@@ -1,4 +1,4 @@
-"""What the CPU placement redirects, and that it redirects nothing else."""
+"""What the CPU placement redirects, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.distributed import run_ranks
 
 
 def placements() -> dict[str, Any]:
-    """Use each redirected name as megatron-core does and report where things landed."""
+    """Use each redirected name as megatron-core does; return the devices of the results."""
     import torch
     from megatron.core.tensor_parallel import random as core_random
 
@@ -50,19 +50,19 @@ def placements() -> dict[str, Any]:
     }
 
 
-def test_redirects_exactly_the_listed_names() -> None:
-    found = run_ranks(1, placements)[0]
-    assert found["devices"].pop("untouched") == "meta"
-    assert set(found["devices"].values()) == {"cpu"}
-    assert found["types"] == [
+def test_exactly_the_listed_names_are_redirected() -> None:
+    result = run_ranks(1, placements)[0]
+    assert result["devices"].pop("untouched") == "meta"
+    assert set(result["devices"].values()) == {"cpu"}
+    assert result["types"] == [
         "torch.cuda.FloatTensor",
         "torch.cuda.BFloat16Tensor",
         "torch.cuda.HalfTensor",
         "torch.LongTensor",
     ]
-    assert found["cast"]
-    assert found["same draw"]
-    assert found["torch.cuda"] == [
+    assert result["cast"]
+    assert result["same draw"]
+    assert result["torch.cuda"] == [
         "current_device",
         "empty_cache",
         "get_rng_state",
@@ -70,7 +70,7 @@ def test_redirects_exactly_the_listed_names() -> None:
         "set_rng_state",
         "synchronize",
     ]
-    assert found["core random"] == ["_get_cuda_rng_state", "_set_cuda_rng_state"]
+    assert result["core random"] == ["_get_cuda_rng_state", "_set_cuda_rng_state"]
 
 
 IMPORT_CORE = """
@@ -97,7 +97,7 @@ def test_core_is_imported_without_the_compiler_and_compiles_when_called() -> Non
 
 
 def after_training(objective: str) -> list[str]:
-    """Train a step with dropout and return what that imported of torch's compiler."""
+    """Train a step with dropout; return the modules of torch's compiler that it imported."""
     from tests.helpers.runs import TINY, tiny_run
     from tests.helpers.training import start_training, train_steps
 
@@ -113,7 +113,7 @@ def test_training_on_cpus_compiles_nothing(objective: str) -> None:
 
 
 def install_for(version: str) -> None:
-    """Install the placement as if another megatron-core were there."""
+    """Install the placement as if another megatron-core were installed."""
     from megatron_ettin.runtime import cpu_placement
 
     original, installed = cpu_placement.version, cpu_placement._installed
@@ -124,13 +124,13 @@ def install_for(version: str) -> None:
         cpu_placement.version, cpu_placement._installed = original, installed
 
 
-def test_refuses_an_unchecked_core() -> None:
+def test_unchecked_core_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"megatron-core 9\.9\.9 is installed"):
         run_ranks(1, install_for, "9.9.9")
 
 
-def ranks_of_each(tp: int, pp: int) -> dict[str, Any]:
-    """Return this rank's coordinates and two draws: dropout's and the tensor-parallel one."""
+def ranks_and_draws(tp: int, pp: int) -> dict[str, Any]:
+    """Return this rank's coordinates and two draws: of the default and the tensor-parallel generator."""
     import torch
     from megatron.core import tensor_parallel
 
@@ -147,9 +147,9 @@ def ranks_of_each(tp: int, pp: int) -> dict[str, Any]:
 
 
 def test_random_states_follow_the_layout() -> None:
-    ranks = run_ranks(4, ranks_of_each, 2, 1)
-    by_place = {(r["tp_rank"], r["dp_rank"]): r for r in ranks}
+    ranks = run_ranks(4, ranks_and_draws, 2, 1)
+    by_coordinates = {(r["tp_rank"], r["dp_rank"]): r for r in ranks}
     for dp in (0, 1):
-        assert by_place[0, dp]["default"] == by_place[1, dp]["default"]
-    assert by_place[0, 0]["default"] != by_place[0, 1]["default"]
+        assert by_coordinates[0, dp]["default"] == by_coordinates[1, dp]["default"]
+    assert by_coordinates[0, 0]["default"] != by_coordinates[0, 1]["default"]
     assert len({r["inside"] for r in ranks}) == 4

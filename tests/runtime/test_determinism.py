@@ -1,4 +1,4 @@
-"""The --deterministic mode: torch refuses whatever does not give the same bits every time, and runs pass."""
+"""The --deterministic mode: torch refuses kernels that are not deterministic, and runs still pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 def launch_strictly(run: object) -> tuple[bool, bool]:
-    """Launch in this mode; return whether torch was strict in it, and whether it was so before."""
+    """Launch in this mode; return whether torch was strict in every step, and whether it was before."""
     from unittest.mock import patch
 
     import torch
@@ -39,7 +39,7 @@ def launch_strictly(run: object) -> tuple[bool, bool]:
     return all(strict) and bool(strict), before
 
 
-def test_run_uses_strict_kernels_alone_and_is_the_same(tmp_path: Path, material: Material) -> None:
+def test_deterministic_run_is_strict_and_bit_equal(tmp_path: Path, material: Material) -> None:
     plain, strict = tmp_path / "plain", tmp_path / "strict"
     run_ranks(1, launch, settings(material, save=str(plain), train_iters=4))
     chosen = settings(material, save=str(strict), train_iters=4, deterministic=True)

@@ -1,4 +1,4 @@
-"""How a process joins the others."""
+"""Joining the world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.helpers.runs import tiny_run
 
 
 def timeouts(run: Any) -> list[float]:
-    """Return how long collectives of the world and of every parallel group may take, in seconds."""
+    """Return the time-outs of the world and of every parallel group, in seconds."""
     import torch
     from megatron.core import parallel_state
 
@@ -26,12 +26,12 @@ def timeouts(run: Any) -> list[float]:
         parallel_state.get_model_parallel_group(),
         parallel_state.get_embedding_group(),
     ]
-    found: list[Any] = [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
-    return [each.total_seconds() for each in found]
+    timeouts: list[Any] = [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
+    return [timeout.total_seconds() for timeout in timeouts]
 
 
-def test_collectives_outlast_the_runs_own_time_out_in_every_group() -> None:
-    """Theirs names no rank, so the watchdog's must come first."""
+def test_collectives_time_out_after_the_watchdog_in_every_group() -> None:
+    """The error of a collective names no rank, so the watchdog's must come first."""
     config = tiny_run("mlm", timeout_seconds=100.0, pipeline_model_parallel_size=2)
-    for found in run_ranks(2, timeouts, config):
-        assert found == [100.0 + COLLECTIVE_GRACE_SECONDS] * 6
+    for seconds in run_ranks(2, timeouts, config):
+        assert seconds == [100.0 + COLLECTIVE_GRACE_SECONDS] * 6

@@ -1,4 +1,4 @@
-"""Stop signals: the first is noted, a second ends the process, whatever its main thread is doing."""
+"""Stop signals: the first is recorded, a second ends the process, also while its main thread is busy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BUSY_IN_C = """
 import ctypes, os, sys
 from megatron_ettin.runtime.signals import StopSignals, hold_signals
 hold_signals()
-with StopSignals(lambda name: os.write(1, f"heard {name}\\n".encode())) as signals:
+with StopSignals(lambda name: os.write(1, f"received {name}\\n".encode())) as signals:
     os.write(1, b"ready\\n")
     ends = os.pipe()
-    # Nothing comes, and Python's own handlers do not get to run in here, as in a collective.
+    # The read never returns, and Python's own handlers cannot run during it, as in a collective.
     ctypes.CDLL(None).read(ends[0], ctypes.create_string_buffer(1), 1)
 """
-WAITS_FOR_ONE = """
+WAITS_FOR_A_SIGNAL = """
 import os, time
 from megatron_ettin.runtime.signals import StopSignals, hold_signals
 hold_signals()
@@ -35,7 +35,7 @@ from megatron_ettin.runtime.signals import StopSignals, hold_signals
 hold_signals()
 with StopSignals() as signals:
     os.write(1, b"ready\\n")
-    # Poll is not taken up again after a signal, whatever its handler asked for.
+    # poll is never restarted after a signal, also not with siginterrupt(False).
     ended = ctypes.CDLL(None).poll(None, 0, 1000)
     os.write(1, f"{ended} {signals.received}\\n".encode())
 """
@@ -73,12 +73,12 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_first_is_noted_and_a_second_ends_at_once(number: signal.Signals) -> None:
+def test_first_signal_is_recorded_and_a_second_ends_the_process(number: signal.Signals) -> None:
     with start(BUSY_IN_C) as process:
         assert line_of(process) == "ready"
         process.send_signal(number)
-        assert line_of(process) == f"heard {number.name}"
-        # Handed on by a launcher too: the same request.
+        assert line_of(process) == f"received {number.name}"
+        # Forwarded by a launcher as well: the same request.
         process.send_signal(number)
         time.sleep(1.2)
         assert process.poll() is None
@@ -86,13 +86,13 @@ def test_first_is_noted_and_a_second_ends_at_once(number: signal.Signals) -> Non
         assert process.wait(timeout=2) == 128 + signal.SIGTERM
 
 
-def test_signal_before_anybody_listens_is_kept() -> None:
-    with start(WAITS_FOR_ONE.format(early=int(signal.SIGUSR1))) as process:
+def test_signal_before_the_listener_is_kept() -> None:
+    with start(WAITS_FOR_A_SIGNAL.format(early=int(signal.SIGUSR1))) as process:
         assert line_of(process) == "SIGUSR1"
     assert process.returncode == 0
 
 
-def test_call_of_the_main_thread_is_not_interrupted() -> None:
+def test_system_call_of_the_main_thread_is_not_interrupted() -> None:
     with start(WAITS_IN_A_CALL) as process:
         assert line_of(process) == "ready"
         time.sleep(0.1)
@@ -100,16 +100,16 @@ def test_call_of_the_main_thread_is_not_interrupted() -> None:
         assert line_of(process) == "0 SIGTERM"
 
 
-def test_signal_after_the_last_word_does_not_change_the_exit_code() -> None:
+def test_signal_after_the_listener_does_not_change_the_exit_code() -> None:
     assert start(SIGNALLED_LATE).wait(timeout=10) == 0
 
 
-def test_forked_child_ends_with_its_work_and_does_not_speak_for_its_parent() -> None:
+def test_forked_child_ignores_signals_and_leaves_its_parent_alone() -> None:
     with start(FORKS) as process:
         assert line_of(process) == "7 ''"
 
 
-def test_former_handlers_are_back_afterwards() -> None:
+def test_previous_handlers_are_restored() -> None:
     from megatron_ettin.runtime.signals import STOP_SIGNALS, StopSignals
 
     before = [signal.getsignal(number) for number in STOP_SIGNALS]

@@ -196,9 +196,9 @@ class TestHang:
     @pytest.mark.parametrize(
         ("rank", "number", "reason"),
         [
-            (0, signal.SIGSTOP, f"did not come within {TIMEOUT_SECONDS} s (--timeout-seconds)"),
-            (1, signal.SIGSTOP, f"did not come within {TIMEOUT_SECONDS} s (--timeout-seconds)"),
-            (1, signal.SIGKILL, "ended before the run began"),
+            (0, signal.SIGSTOP, f"did not arrive within {TIMEOUT_SECONDS} s (--timeout-seconds)"),
+            (1, signal.SIGSTOP, f"did not arrive within {TIMEOUT_SECONDS} s (--timeout-seconds)"),
+            (1, signal.SIGKILL, "ended before the run started"),
         ],
     )
     def test_rank_that_never_comes(
@@ -213,7 +213,7 @@ class TestHang:
             ranks = launch.ranks()
             os.kill(ranks[rank], number)
             assert launch.wait(TIMEOUT_SECONDS + 45) == 1
-            process = "its process is not known here" if number is signal.SIGKILL else f"process {ranks[rank]} on "
+            process = "process unknown" if number is signal.SIGKILL else f"process {ranks[rank]} on "
             assert f"error: rank {rank} ({process}" in launch.output
             assert f"{reason}\n" in launch.output
             assert launch.output.count("Traceback") == 1, "torchrun's own"

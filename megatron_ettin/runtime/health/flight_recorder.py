@@ -1,7 +1,7 @@
-"""What NCCL keeps of the last collectives, for when one of them hangs: torch's flight recorder.
+"""torch's flight recorder: NCCL's record of the last collectives, written when a collective hangs.
 
-The run's own watchdog ends a run that stands still 30 s before the collectives' time-out would, so it is the watchdog
-that writes the records; NCCL's own dump is the second net. ``torchfrtrace`` reads what both write.
+The watchdog ends a stalled run 30 s before the time-out of the collectives, so it is the watchdog that writes the
+records; NCCL's own dump is the fallback. ``torchfrtrace`` reads both.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from megatron_ettin.config.run import RunConfig
 
 _KEPT_COLLECTIVES = 2000
-"""A step of the 1b has a few hundred; 2,000 records are about 2 MB of host memory."""
+"""A step of the 1b has a few hundred; 2,000 records take about 2 MB of host memory."""
 _FOLDER = "nccl_trace"
 _PREFIX_VARIABLE = "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"
 
 
 def recorder_settings(config: RunConfig) -> dict[str, str]:
-    """Return the environment variables that make torch record; what the user set before stays.
+    """Return the environment variables that make torch record.
 
-    Both names of the buffer's size are set, as torch renamed it.
+    The size of the buffer has both of its names, as torch renamed it.
     """
     settings = dict.fromkeys(("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"), str(_KEPT_COLLECTIVES))
     settings["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "1"
@@ -34,17 +34,17 @@ def recorder_settings(config: RunConfig) -> dict[str, str]:
 
 
 def record_collectives(config: RunConfig) -> None:
-    """Set :func:`recorder_settings`; must come before the process group is made."""
+    """Set :func:`recorder_settings` unless the user has set them; call it before the process group exists."""
     for name, value in recorder_settings(config).items():
         os.environ.setdefault(name, value)
-    with suppress(OSError):  # a folder that cannot be made is told by the first save
+    with suppress(OSError):  # the first save reports a folder that cannot be created
         Path(os.environ.get(_PREFIX_VARIABLE, "/tmp/")).parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_records(rank: int) -> str:
-    """Write what this rank's NCCL recorded and return the file's name; empty where there is nothing to write.
+    """Write the records of this rank's NCCL and return the file's name, "" if there is nothing to write.
 
-    Safe to call from another thread than the one that waits for a collective.
+    May be called while another thread waits for a collective.
     """
     dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
     prefix = os.environ.get(_PREFIX_VARIABLE, "")

@@ -1,6 +1,6 @@
-"""Ranks meet in the store of their launcher before any collective: who does not come is named.
+"""Rendezvous before the first collective; name ranks that never arrive.
 
-A collective to which a rank does not come fails by its own time-out at best, and names nobody.
+A collective that a rank never joins fails by its own time-out at best, and names no rank.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from torch.distributed import PrefixStore, Store
 
 from megatron_ettin.errors import RunFailure
 
-_LOOK_SECONDS = 0.1
-_FEW = 4
-"""Ranks that are told of."""
+_POLL_SECONDS = 0.1
+_MAX_NAMED = 4
 
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among all, and the store by which they find each other."""
+    """This process among all ranks, and the store that they share."""
 
     rank: int
     size: int
@@ -36,7 +35,7 @@ class World:
 
 
 def find_world(timeout_seconds: float) -> World:
-    """Connect to the store that torchrun's environment names; without it the world is this process.
+    """Connect to the store of torchrun's environment; without one, the world is this process alone.
 
     Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
@@ -57,34 +56,34 @@ def find_world(timeout_seconds: float) -> World:
 
 
 def wait_for_all(world: World, keys: Mapping[int, str], timeout_seconds: float) -> None:
-    """Wait until all ranks have put their key into the store.
+    """Wait until every other rank has set its key in the store.
 
     Args:
         world: this rank.
-        keys: what each of the others puts there, by rank.
+        keys: the key of each other rank.
         timeout_seconds: how long to wait.
 
     Raises:
-        RunFailure: on every rank that came, when one did not within the time-out, or has ended.
+        RunFailure: on every rank that arrived, if another one did not within the time-out or has ended.
     """
     deadline = time.monotonic() + timeout_seconds
     awaited, ended = deque(sorted(keys)), set[int]()
     while awaited:
-        if _has_come(world, keys[awaited[0]]):
+        if _has_arrived(world, keys[awaited[0]]):
             awaited.popleft()
             continue
         before, ended = ended, set(awaited) & ended_siblings(world.rank)
-        # Seen twice: it may have come in between.
+        # Checked twice: a rank may arrive and end in between.
         if gone := sorted(before & ended):
-            raise _failure(world.rank, gone, "ended before the run began")
+            raise _failure(world.rank, gone, "ended before the run started")
         if time.monotonic() >= deadline:
-            absent = [rank for rank in awaited if not _has_come(world, keys[rank])]
-            raise _failure(world.rank, absent, f"did not come within {timeout_seconds:g} s (--timeout-seconds)")
-        time.sleep(_LOOK_SECONDS)
+            absent = [rank for rank in awaited if not _has_arrived(world, keys[rank])]
+            raise _failure(world.rank, absent, f"did not arrive within {timeout_seconds:g} s (--timeout-seconds)")
+        time.sleep(_POLL_SECONDS)
 
 
 def ended_siblings(rank: int) -> set[int]:
-    """Return the ranks of this rank's launcher that live no more, as far as can be told."""
+    """Return the ranks of this rank's launcher that have ended, as far as known."""
     alive = siblings()
     if rank not in alive:
         return set()
@@ -93,36 +92,36 @@ def ended_siblings(rank: int) -> set[int]:
 
 
 def siblings() -> dict[int, int]:
-    """Return the processes that torchrun has started beside this one and this one, by rank, as far as can be told."""
+    """Return the processes of this rank's torchrun by rank, including this one, as far as known."""
     parent = os.getppid()
-    # What stands between torchrun and its ranks, such as a shell, is not torchrun.
+    # A process between torchrun and its ranks, such as a shell, is not torchrun.
     if "TORCHELASTIC_RUN_ID" not in os.environ or _ranks_of(parent):
         return {}
     children = _read(Path(f"/proc/{parent}/task/{parent}/children")).split()
     return {rank: int(child) for child in children for rank in _ranks_of(int(child))}
 
 
-def _has_come(world: World, key: str) -> bool:
+def _has_arrived(world: World, key: str) -> bool:
     try:
         return bool(world.store.check([key]))
-    except RuntimeError:  # the store is gone, and whoever kept it
+    except RuntimeError:  # the store is gone, and so is its rank
         return False
 
 
 def _failure(own_rank: int, absent: Sequence[int], reason: str) -> RunFailure:
-    """Return what ends the launch of this rank, told on the screen, and end the absent ranks of its launcher."""
+    """Report absent ranks, kill those of this launcher, and return the error that ends this rank."""
     here = siblings()
     processes = {rank: f"process {here[rank]} on {socket.gethostname()}" for rank in absent if rank in here}
-    told = ", ".join(f"rank {rank} ({processes.get(rank, 'its process is not known here')})" for rank in absent[:_FEW])
+    named = ", ".join(f"rank {rank} ({processes.get(rank, 'process unknown')})" for rank in absent[:_MAX_NAMED])
     for rank in processes:
-        os.kill(here[rank], signal.SIGKILL)  # one that was stopped would not hear its launcher
-    if own_rank != 0:  # rank 0 tells its failure at its end, but it may be the one that did not come
-        sys.stderr.write(f"error: {told} {reason}\n")
-    return RunFailure(f"{told} {reason}")
+        os.kill(here[rank], signal.SIGKILL)  # a stopped process would not react to its launcher
+    if own_rank != 0:  # rank 0 reports its failure when it ends, but it may be the absent rank
+        sys.stderr.write(f"error: {named} {reason}\n")
+    return RunFailure(f"{named} {reason}")
 
 
 def _ranks_of(process: int) -> list[int]:
-    """Return the rank that a process was started as; none for another one, and where it has ended."""
+    """Return the rank of a process; [] if it is not a rank or has ended."""
     settings = _read(Path(f"/proc/{process}/environ")).split(b"\0")
     return [int(setting[5:]) for setting in settings if setting.startswith(b"RANK=")]
 
@@ -130,5 +129,5 @@ def _ranks_of(process: int) -> list[int]:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # ended meanwhile
+    except OSError:  # the process has ended
         return b""

@@ -1,4 +1,4 @@
-"""The flight recorder: its settings, and what is written when a run stands still."""
+"""The flight recorder: its settings, and the records that it writes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NAMES = (
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
-        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
         monkeypatch.delenv(name)
 
 
-def test_records_go_beside_the_checkpoints(tmp_path: Path) -> None:
+def test_records_are_written_to_the_save_folder(tmp_path: Path) -> None:
     record_collectives(tiny_run("mlm", save=str(tmp_path / "run")))
     prefix = f"{tmp_path}/run/nccl_trace/rank_"
     assert {name: os.environ[name] for name in NAMES} == {
@@ -34,17 +34,17 @@ def test_records_go_beside_the_checkpoints(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "nccl_trace").is_dir()
 
 
-def test_a_users_own_settings_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_user_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "0")
     record_collectives(tiny_run("mlm", save=str(tmp_path)))
     assert os.environ["TORCH_FR_BUFFER_SIZE"] == "0"
 
 
-def test_without_a_save_folder_torch_chooses_the_place() -> None:
+def test_without_a_save_folder_torch_chooses_the_path() -> None:
     assert "TORCH_NCCL_DEBUG_INFO_TEMP_FILE" not in recorder_settings(tiny_run("mlm"))
 
 
-def test_what_nccl_tells_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dump_of_nccl_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     library: Any = torch._C._distributed_c10d

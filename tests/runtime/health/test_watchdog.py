@@ -1,4 +1,4 @@
-"""A rank that stands still is named by the others, in a process that would be ended."""
+"""A stalled rank is named by the others; the end of the process is replaced by a function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def joined() -> Any:
 
 
 def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tuple[str, float]:
-    """Meet in a barrier to which one rank comes late; return the watchdog's last word and when it came."""
+    """Meet in a barrier that one rank reaches late; return the watchdog's message and its time."""
     import torch.distributed
 
     from megatron_ettin.runtime.health.watchdog import Watchdog
@@ -43,27 +43,29 @@ def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tu
         return file.read(), ended[0] if ended else 0.0
 
 
-def test_late_rank_is_named_by_those_that_wait() -> None:
-    (told, seconds), (own_word, _) = run_ranks(2, watched, 1, 4.0, "training", False)
-    assert told.startswith("error: rank 0, step 7: no progress for 2 s (--timeout-seconds), training: rank 1 (process ")
-    assert "is late: step 7, training, at " in told
-    assert told.count("\n") == 1
+def test_late_rank_is_named_by_the_waiting_ones() -> None:
+    (message, seconds), (own_message, _) = run_ranks(2, watched, 1, 4.0, "training", False)
+    assert message.startswith(
+        "error: rank 0, step 7: no progress for 2 s (--timeout-seconds), training: rank 1 (process "
+    )
+    assert "is late: step 7, training, at " in message
+    assert message.count("\n") == 1
     assert TIMEOUT_SECONDS < seconds + 0.3 < TIMEOUT_SECONDS + 2.0
-    assert own_word == ""  # busy with what has no limit
+    assert own_message == ""  # busy with work without a limit
 
 
-def test_work_with_a_limit_is_ended_though_nobody_waits() -> None:
-    [(told, _)] = run_ranks(1, watched, 0, 3.0, "training", True)
-    assert "rank 0, step 7: no progress for 2 s" in told
-    assert "test_watchdog.py" in told
+def test_limited_work_is_ended_although_no_rank_waits() -> None:
+    [(message, _)] = run_ranks(1, watched, 0, 3.0, "training", True)
+    assert "rank 0, step 7: no progress for 2 s" in message
+    assert "test_watchdog.py" in message
 
 
-def test_long_work_without_a_limit_goes_on() -> None:
+def test_unlimited_work_is_not_ended() -> None:
     assert run_ranks(1, watched, 0, 3.0, "building", False) == [("", 0.0)]
 
 
 def fall_silent() -> tuple[str, str]:
-    """Rank 1 stops beating while rank 0 works at something long."""
+    """Rank 1 stops its heartbeat while rank 0 does long work."""
     import torch.distributed
 
     from megatron_ettin.runtime.health.watchdog import Watchdog
@@ -76,24 +78,24 @@ def fall_silent() -> tuple[str, str]:
         if world.rank == 1:
             watchdog._closed.set()  # its threads end, as those of a stopped process
             time.sleep(4.0)
-            told = ""
+            text = ""
         else:
-            told = watchdog.who_is_gone()
+            text = watchdog.dead_ranks()
             time.sleep(4.0)
     torch.distributed.barrier()
     os.close(write_end)
     with os.fdopen(read_end) as file:
-        return file.read(), told
+        return file.read(), text
 
 
-def test_silent_rank_is_named_even_while_nobody_waits_for_it() -> None:
-    (last_word, asked), _ = run_ranks(2, fall_silent)
+def test_silent_rank_is_named_although_no_rank_waits_for_it() -> None:
+    (message, asked), _ = run_ranks(2, fall_silent)
     assert "rank 1 (process " in asked
-    assert "does not answer, last heard of at step 3, saving" in asked
-    assert "does not answer" in last_word
+    assert "does not answer, last heard from at step 3, saving" in asked
+    assert "does not answer" in message
 
 
-def test_threads_end_with_the_watch() -> None:
+def test_threads_end_with_the_block() -> None:
     assert run_ranks(2, threads_after) == [[], []]
 
 
@@ -106,8 +108,8 @@ def threads_after() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name in ("watchdog", "heartbeat")]
 
 
-def come_or_not(absent_rank: int, timeout_seconds: float) -> str:
-    """Meet the others, but for one rank that comes too late; return why the run does not begin."""
+def arrive_or_not(absent_rank: int, timeout_seconds: float) -> str:
+    """Meet the others, except for one rank that arrives too late; return why the run does not start."""
     from megatron_ettin.errors import RunFailure
     from megatron_ettin.runtime.health.rendezvous import find_world
     from megatron_ettin.runtime.health.watchdog import Watchdog
@@ -123,6 +125,6 @@ def come_or_not(absent_rank: int, timeout_seconds: float) -> str:
         return str(failure)
 
 
-def test_rank_that_does_not_come_is_named() -> None:
-    told = "rank 2 (its process is not known here) did not come within 1 s (--timeout-seconds)"
-    assert run_ranks(3, come_or_not, 2, 1.0) == [told, told, ""]
+def test_rank_that_does_not_arrive_is_named() -> None:
+    message = "rank 2 (process unknown) did not arrive within 1 s (--timeout-seconds)"
+    assert run_ranks(3, arrive_or_not, 2, 1.0) == [message, message, ""]
