@@ -5,7 +5,7 @@ A value comes from the first of these that sets it: flag, YAML file, preset, def
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
@@ -32,7 +32,7 @@ _YIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "chunk_size": ("real_tokens_per_row", "chunk_min_size", "chunk_skip_size"),
     }
 )
-"""Field -> fields that the preset does not set once the user sets the field, as they fit only the preset's value."""
+"""Field -> fields that the preset does not set once the user sets the field to another value: they fit only its own."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Command:
     preset: str = ""
     plan_flags: Mapping[str, str] = field(default_factory=dict)
     """The given flags of PLAN_FLAGS, as text."""
+    notes: tuple[str, ...] = ()
+    """How the user's settings changed what else the preset sets, one line each."""
 
     def spell_given(self, name: str) -> str:
         """Return a given field as flag and value, with its origin unless that is the command line."""
@@ -103,14 +105,44 @@ def _resolve(
     # Only the RoPE bases of local layers depend on the objective; a run without one is refused later.
     named = {"objective": next(iter(OBJECTIVES)), "phase": "pretrain", **assumed, **values}
     of_preset = preset_values(preset, str(named["objective"]), str(named["phase"])) if preset else {}
-    for name in values:
-        for yielding in (TWIN.get(name, ""), *_YIELDS.get(name, ())):
-            of_preset.pop(yielding, None)
+    notes = [*_convert_weight_decay(of_preset, values), *_drop_settings(of_preset, values)]
     settings = {**of_preset, **values}
     # A duration in tokens replaces a default in steps.
     settings |= {TWIN[name]: 0 for name in settings if name in TWIN and TWIN[name] not in settings}
     origins = {**dict.fromkeys(of_preset, f"--preset {preset}"), **given}
-    return Command(RunConfig().with_values(settings), origins, dry_run, preset)
+    return Command(RunConfig().with_values(settings), origins, dry_run, preset, notes=tuple(notes))
+
+
+def _drop_settings(of_preset: dict[str, Value], values: Mapping[str, Value]) -> Iterator[str]:
+    """Remove settings of the preset that the user's values make meaningless; yield a line for each such value."""
+    options, of_whole_preset = run_options(), dict(of_preset)
+    for name, value in values.items():
+        if value == of_whole_preset.get(name, options[name].default):
+            continue
+        dropped = [other for other in (TWIN.get(name, ""), *_YIELDS.get(name, ())) if other in of_preset]
+        dropped = [other for other in dropped if other not in values]
+        if changed := [other for other in dropped if of_preset[other] != options[other].default]:
+            flags = " ".join(options[other].spell(of_preset[other]) for other in changed)
+            yield f"with {options[name].spell(value)} the preset's {flags} do not apply"
+        for other in dropped:
+            del of_preset[other]
+
+
+def _convert_weight_decay(of_preset: dict[str, Value], values: Mapping[str, Value]) -> Iterator[str]:
+    """Give another optimizer than the preset's the weight decay of the same strength, and yield a line about it.
+
+    stable_adamw decays a weight by lr / max_lr * weight_decay in a step, adamw and muon by lr * weight_decay.
+    """
+    optimizer = values.get("optimizer", of_preset.get("optimizer"))
+    if of_preset.get("optimizer") != "stable_adamw" or optimizer == "stable_adamw" or "weight_decay" in values:
+        return
+    largest = float(of_preset.get("max_lr", 0) or of_preset["lr"])
+    previous, option = of_preset["weight_decay"], run_options()["weight_decay"]
+    of_preset["weight_decay"] = float(previous) / largest
+    yield (
+        f"with --optimizer {optimizer} the preset's {option.spell(previous)}, which is relative to a learning rate of "
+        f"{largest:g}, becomes {option.spell(of_preset['weight_decay'])}"
+    )
 
 
 def _refuse_twins(layer: Mapping[str, Value], origin: str) -> None:

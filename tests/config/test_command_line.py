@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from megatron_ettin.config.command_line import Launch, parse_command
-from megatron_ettin.config.run import RunConfig, run_options
+from megatron_ettin.config.run import RunConfig, run_options, value_of
 from megatron_ettin.config.value_types import format_token_count, parse_token_count
 from megatron_ettin.errors import ConfigError
 
@@ -184,6 +184,41 @@ def test_a_preset_schedule_yields_to_a_run_in_steps() -> None:
     assert (config.training.train_iters, config.training.train_tokens, config.optimizer.lr_warmup_tokens) == (30, 0, 0)
     config = parse_command(["--preset", "ettin-17m", "--objective", "mlm", "--train-tokens", "10B"]).config
     assert (config.training.train_tokens, config.optimizer.lr_warmup_tokens) == (10**10, 4 * 10**9)
+
+
+PRESET_RUN = ["--preset", "ettin-17m", "--objective", "mlm", "--phase"]
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "extend", "decay", "cross"])
+def test_a_flag_that_repeats_the_preset_changes_nothing(phase: str) -> None:
+    plain = parse_command([*PRESET_RUN, phase])
+    for option in run_options().values():
+        if plain.is_from_preset(option.name):
+            value = value_of(plain.config, option.name)
+            repeated = parse_command([*PRESET_RUN, phase, *option.spell(value).split()])
+            assert repeated.config == plain.config, option.flag
+            assert repeated.notes == ()
+
+
+def test_what_a_preset_no_longer_sets_is_reported() -> None:
+    command = parse_command([*PRESET_RUN, "decay", "--seq-length", "2048", "--lr-decay-style", "cosine"])
+    assert (command.config.data.chunk_min_size, command.config.data.chunk_skip_size) == (0, 0)
+    assert command.notes == (
+        "with --seq-length 2048 the preset's --real-tokens-per-row 615.3 --chunk-min-size 512 --chunk-skip-size 128 "
+        "do not apply",
+    )
+
+
+@pytest.mark.parametrize(("phase", "base"), [("pretrain", 3e-3), ("decay", 3e-3), ("cross", 1.5e-3)])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weight_decay_keeps_its_strength_under_another_optimizer(optimizer: str, phase: str, base: float) -> None:
+    """A step at the largest rate decays by 3e-4 under every optimizer; adamw multiplies weight decay by the rate."""
+    command = parse_command([*PRESET_RUN, phase, "--optimizer", optimizer])
+    assert command.config.optimizer.weight_decay * base == pytest.approx(3e-4)
+    assert "--weight-decay" in command.notes[0]
+    given = parse_command([*PRESET_RUN, phase, "--optimizer", optimizer, "--weight-decay", "0.1"])
+    assert given.config.optimizer.weight_decay == 0.1
+    assert not any("--weight-decay" in note for note in given.notes)
 
 
 def test_preset_follows_objective_and_phase_of_a_checkpoint() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from megatron_ettin.checkpoint.folder.layout import TOKENIZER_FOLDER
 from megatron_ettin.config.command_line import Command
 from megatron_ettin.config.options import Value
-from megatron_ettin.config.run import IMPLIED_VALUES, RunConfig, run_options
+from megatron_ettin.config.run import IMPLIED_VALUES, RunConfig, run_options, value_of
 from megatron_ettin.errors import ConfigError
 
 FIXED = (
@@ -51,8 +51,15 @@ INHERITED = (
 RESUMED = ("data_version",)
 """Inherited unless given, but only if the same phase of the same objective continues."""
 
-KEPT_ON_RESUME = ("fp32_residual_connection", "data_version")
-"""Settings that presets gained later: a resumed phase keeps the checkpoint's unless a flag or a file sets another."""
+KEPT_ON_RESUME = (
+    "fp32_residual_connection",
+    "data_version",
+    "clip_grad",
+    "max_lr",
+    "weight_decay",
+    "lr_wsd_decay_tokens",
+)
+"""Settings that a preset may resolve differently now: a resumed phase keeps the checkpoint's unless given."""
 
 
 def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
@@ -67,18 +74,22 @@ def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]
     config = command.config
     for name in FIXED:
         _refuse_another(command, name, trained[name], folder)
-    inherited: dict[str, Value] = {name: value for name, value in trained.items() if not _is_given(command, name)}
+    inherited: dict[str, Value] = {
+        name: trained[name] for name in (*FIXED, *INHERITED, *RESUMED) if not _is_given(command, name)
+    }
     training = config.with_values(
         {name: inherited[name] for name in ("objective", "phase") if name in inherited}
     ).training
     if (training.objective, training.phase) == (trained["objective"], trained["phase"]):
-        inherited |= {name: trained[name] for name in KEPT_ON_RESUME if command.is_from_preset(name)}
+        kept = [name for name in (*KEPT_ON_RESUME, *INHERITED) if command.is_from_preset(name)]
+        inherited |= {name: trained[name] for name in kept if trained[name] != value_of(config, name)}
     else:
         inherited = {name: value for name, value in inherited.items() if name not in RESUMED}
     if not config.data.tokenizer_model:
         inherited["tokenizer_model"] = str(folder / TOKENIZER_FOLDER)
     flags = " ".join(run_options()[name].spell(value) for name, value in inherited.items())
-    return config.with_values(inherited), (f"inherited from {folder}: {flags}",) if flags else ()
+    notes = (f"inherited from {folder}: {flags}",) if flags else ()
+    return config.with_values(inherited), (*command.notes, *notes)
 
 
 def _check_objective(command: Command, trained: str, folder: Path) -> None:
@@ -97,7 +108,7 @@ def _trained_values(folder: Path, run_json: Mapping[str, Any]) -> dict[str, Valu
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         raise ConfigError(f"--load {folder}: its run.json does not contain the config of the run")
     trained = {}
-    for name in (*FIXED, *INHERITED, *RESUMED):
+    for name in dict.fromkeys((*FIXED, *INHERITED, *RESUMED, *KEPT_ON_RESUME)):
         option = run_options()[name]
         written = sections.get(option.section, {}).get(name, IMPLIED_VALUES.get(name, option.default))
         trained[name] = option.read(written, f"run.json of --load {folder}")

@@ -65,6 +65,8 @@ def prepare_run(command: Command, world_size: int) -> PreparedRun:
         half = half_written_folders(Path(command.config.checkpoint.save))
         assumptions += [f"half-written, not a checkpoint: {folder}" for folder in half]
         command = replace(command, config=command.config.with_values({"load": parent}))
+    if not command.config.checkpoint.load:
+        assumptions += command.notes
     config, resume = plan_resume(command) if command.config.checkpoint.load else (command.config, None)
     check_run(config, world_size, planning=bool(command.dry_run))
     tokenizer = load_tokenizer(config, resume.run_json.get("data_order") if resume else None)
