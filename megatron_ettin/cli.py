@@ -43,17 +43,30 @@ class ToolParser(argparse.ArgumentParser):
         raise ConfigError(message.removeprefix("argument "))
 
 
+LARGEST_INTEGER = 2**63 - 1
+"""What numpy, torch and file formats store in an integer."""
+
+
 def positive(text: str) -> int:
     """Parse an integer above 0, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
+    number = parse_count(text)
+    if not number:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
-    return int(text)
+    return number
 
 
 def count(text: str) -> int:
     """Parse an integer of at least 0, for argparse."""
-    if not text.isdecimal():
+    number = parse_count(text)
+    if number is None:
         raise argparse.ArgumentTypeError(f"{text} is not a non-negative integer")
+    return number
+
+
+def parse_count(text: str) -> int | None:
+    """Return an integer from 0 to :data:`LARGEST_INTEGER`, or None where the text is none."""
+    if not text.isdecimal() or len(text) > len(str(LARGEST_INTEGER)) or int(text) > LARGEST_INTEGER:
+        return None
     return int(text)
 
 

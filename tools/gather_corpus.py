@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, count, positive, run_tool
 from megatron_ettin.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--max-bytes", type=positive, default=1 << 40, metavar="N", help="keep at most this many bytes of text"
     )
-    parser.add_argument("--seed", type=int, default=21, metavar="N", help="seed of the shuffle")
+    parser.add_argument("--seed", type=count, default=21, metavar="N", help="seed of the shuffle")
     options = parser.parse(arguments)
     from megatron_ettin.data.preprocess.starter_text import choose_documents, own_text, standard_library, write_jsonl
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
-from megatron_ettin.cli import suggestion
+from megatron_ettin.cli import parse_count, suggestion
 from megatron_ettin.config.flags import PLAN_FLAGS, flag_of, parse_flags
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.options import Value
@@ -136,9 +136,11 @@ def _convert_weight_decay(of_preset: dict[str, Value], values: Mapping[str, Valu
     optimizer = values.get("optimizer", of_preset.get("optimizer"))
     if of_preset.get("optimizer") != "stable_adamw" or optimizer == "stable_adamw" or "weight_decay" in values:
         return
-    largest = float(of_preset.get("max_lr", 0) or of_preset["lr"])
-    previous, option = of_preset["weight_decay"], run_options()["weight_decay"]
-    of_preset["weight_decay"] = float(previous) / largest
+    largest, previous = of_preset.get("max_lr", 0) or of_preset["lr"], of_preset["weight_decay"]
+    assert isinstance(largest, int | float)
+    assert isinstance(previous, int | float)
+    option = run_options()["weight_decay"]
+    of_preset["weight_decay"] = previous / largest
     yield (
         f"with --optimizer {optimizer} the preset's {option.spell(previous)}, which is relative to a learning rate of "
         f"{largest:g}, becomes {option.spell(of_preset['weight_decay'])}"
@@ -185,9 +187,10 @@ class Launch:
         Raises:
             ConfigError: they are not numbers, or the rank is not below the world size.
         """
-        rank, world_size = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
-        if not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
+        written = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
+        rank, world_size = map(parse_count, written)
+        if rank is None or world_size is None or rank >= world_size:
             raise ConfigError(
-                f"RANK={rank} WORLD_SIZE={world_size}: must be whole numbers, the rank below the world size"
+                f"RANK={written[0]} WORLD_SIZE={written[1]}: must be whole numbers, the rank below the world size"
             )
-        return cls(int(rank), int(world_size))
+        return cls(rank, world_size)

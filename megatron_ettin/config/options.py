@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+from megatron_ettin.cli import LARGEST_INTEGER
 from megatron_ettin.config.value_types import (
     TEXT_RULE,
     TOKEN_RULE,
@@ -67,10 +68,12 @@ def option(
         metavar: the placeholder in ``--help``.
         at_least: the smallest allowed number.
         above: allowed numbers are larger than this.
-        at_most: the largest allowed number.
+        at_most: the largest allowed number; that of 64 bits for integers.
         below: allowed numbers are smaller than this.
         counts_tokens: the number may be written with a suffix, as 8.5B.
     """
+    if at_most is None and below is None and type(default) is int:
+        at_most = LARGEST_INTEGER
     metadata = {"help": help, "choices": choices, "metavar": metavar, "counts_tokens": counts_tokens}
     return field(default=default, metadata={**metadata, "bounds": Bounds(at_least, above, at_most, below)})
 

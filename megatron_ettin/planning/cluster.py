@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from megatron_ettin.cli import parse_count
 from megatron_ettin.config.checks import check_run
 from megatron_ettin.config.parallel import data_parallel_size
 from megatron_ettin.config.run import RunConfig, run_options, spell, value_of
@@ -69,9 +70,10 @@ def parse_cluster(flags: Mapping[str, str], world_size: int) -> Cluster | None:
 
 
 def _whole(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    number = parse_count(text)
+    if not number:
         raise ConfigError(f"--{name.replace('_', '-')} {text}: must be a whole number of 1 or more")
-    return int(text)
+    return number
 
 
 def _gib(text: str) -> int:

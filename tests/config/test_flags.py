@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.flags import REGENERATE, build_parser, flags_page
 from megatron_ettin.config.run import run_options, run_sections
 from megatron_ettin.config.sources import Sources
 from megatron_ettin.config.value_types import MaskSchedule, Split, StepRange
+from megatron_ettin.errors import ConfigError
 
 MEGATRON_FLAGS = {
     "--num-layers",
@@ -91,3 +94,17 @@ def test_help_lists_every_flag_with_its_default() -> None:
 def test_flags_page_is_generated() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
     assert page.read_text(encoding="utf-8") == flags_page(), f"regenerate it: {REGENERATE}"
+
+
+def test_integers_beyond_sixty_four_bits_are_refused_in_one_line() -> None:
+    """Also where nothing else bounds them: a seed of 2**64 would end in numpy, a size in torch, after the launch."""
+    checked = 0
+    for option in run_options().values():
+        if option.type is int:
+            for written in (str(2**64), "9" * 5000, str(-(2**64))):
+                with pytest.raises(ConfigError) as refusal:
+                    parse_command([option.flag, written])
+                assert str(refusal.value).startswith(option.flag)
+                assert "\n" not in str(refusal.value)
+            checked += 1
+    assert checked > 20

@@ -74,7 +74,7 @@ def add_preprocess_flags(parser: argparse.ArgumentParser) -> None:
     add("--on-error", choices=["stop", "skip"], default="stop", help="what to do with a record that is not a document")
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help="processes that encode")
     add("--part-megabytes", type=count, default=0, metavar="N", help="text in a part; 0 chooses by the input size")
-    add("--shard-index", type=int, default=0, metavar="I", help="index of this machine among --num-shards, from 0")
+    add("--shard-index", type=count, default=0, metavar="I", help="index of this machine among --num-shards, from 0")
     add("--num-shards", type=positive, default=1, metavar="N", help="machines that share the work")
     add("--executor", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     for flag in ("--partitions", "--log-interval"):
