@@ -1,4 +1,4 @@
-"""One thing that was looked at, and what would mend it."""
+"""One finding on a machine, and what fixes it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """What a machine has of one thing."""
+    """The state of one component of a machine."""
 
     name: str
     fine: bool
     """Whether a run can use it."""
-    told: str
-    """What was found; what is missing where it is not fine."""
-    mend: str = ""
-    """The command, or the step, that mends it."""
+    detail: str
+    """What was found; what is missing if it is not fine."""
+    fix: str = ""
+    """The command, or the step, that fixes it."""
 
     def __post_init__(self) -> None:
-        """A no without a way out is a mistake of ours."""
-        assert self.fine or (self.told and self.mend), self.name
+        """Check that a missing component has a reason and a fix."""
+        assert self.fine or (self.detail and self.fix), self.name
 
 
-def yes(name: str, told: str) -> Finding:
-    """Return a finding that needs nothing."""
-    return Finding(name, True, told)
+def yes(name: str, detail: str) -> Finding:
+    """Return the finding of a usable component."""
+    return Finding(name, True, detail)
 
 
-def no(name: str, reason: str, mend: str) -> Finding:
-    """Return a finding that keeps something from running."""
-    return Finding(name, False, reason, mend)
+def no(name: str, reason: str, fix: str) -> Finding:
+    """Return the finding of a component that cannot be used."""
+    return Finding(name, False, reason, fix)

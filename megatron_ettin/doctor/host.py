@@ -1,4 +1,4 @@
-"""What is around the computing: cores, memory, /dev/shm, networks, disks."""
+"""Findings on cores, memory, /dev/shm, networks and disks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from megatron_ettin.doctor.finding import Finding, no, yes
 from megatron_ettin.errors import ConfigError
 
-_LEAST_SHARED_BYTES = 1 << 30
-"""NCCL moves data between ranks of a machine through /dev/shm; a container's usual 64 MiB is too little."""
+_MIN_SHARED_BYTES = 1 << 30
+"""NCCL moves data between ranks of a machine through /dev/shm; a container's default of 64 MiB is too little."""
 _PROBE_BYTES = 1 << 28
 _BLOCK_BYTES = 1 << 22
 _SLOW_DISK_BYTES_PER_SECOND = 100e6
@@ -27,18 +27,18 @@ class Link:
 
     name: str
     megabits_per_second: int
-    """0 where the system does not tell."""
+    """0 if unknown."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """Everything that is looked up once."""
+    """The resources of this machine."""
 
     cores: int
-    """That this process may use."""
+    """Available to this process."""
     memory_bytes: int
     shared_bytes: int
-    """Free in /dev/shm; 0 where there is none."""
+    """Free in /dev/shm; 0 if there is none."""
     links: tuple[Link, ...]
     rdma: tuple[str, ...]
     """InfiniBand or RoCE devices."""
@@ -46,15 +46,15 @@ class Host:
 
 @dataclass(frozen=True)
 class DiskSpeed:
-    """Rates of one large file, bytes a second."""
+    """Rates for one large file, in bytes per second."""
 
     write: float
     read: float
     free_bytes: int
 
 
-def look_at_host() -> Host:
-    """Look this machine up."""
+def inspect_host() -> Host:
+    """Inspect this machine."""
     cores = len(os.sched_getaffinity(0))
     quota = _number(_read("/sys/fs/cgroup/cpu.max").split(" ")[0])
     period = _number(_read("/sys/fs/cgroup/cpu.max").split(" ")[-1])
@@ -73,30 +73,30 @@ def look_at_host() -> Host:
 
 
 def host_findings(here: Host) -> Iterator[Finding]:
-    """Yield what was found around the computing."""
+    """Yield the findings on a machine's resources."""
     yield yes("CPU cores", str(here.cores))
     yield yes("memory", f"{here.memory_bytes / 2**30:.1f} GiB")
     shared = f"{here.shared_bytes / 2**30:.2f} GiB free"
-    if here.shared_bytes >= _LEAST_SHARED_BYTES:
+    if here.shared_bytes >= _MIN_SHARED_BYTES:
         yield yes("/dev/shm", shared)
     else:
-        yield no("/dev/shm", f"{shared}; NCCL wants 1 GiB", "docker run --ipc host (or --shm-size 8g)")
+        yield no("/dev/shm", f"{shared}; NCCL needs 1 GiB", "docker run --ipc host (or --shm-size 8g)")
     if here.links:
-        yield yes("network", ", ".join(map(_told, here.links)))
+        yield yes("network", ", ".join(map(_speed, here.links)))
     else:
-        yield no("network", "no interface is up besides the loopback; one machine needs none", "ip link")
+        yield no("network", "no interface is up except the loopback; a single machine needs none", "ip link")
     if here.rdma:
         yield yes("RDMA", ", ".join(here.rdma))
     else:
-        way = "ibstat; in a container: docker run --device /dev/infiniband --ulimit memlock=-1"
-        yield no("RDMA", "no InfiniBand or RoCE device; several machines would speak TCP", way)
+        fix = "ibstat; in a container: docker run --device /dev/infiniband --ulimit memlock=-1"
+        yield no("RDMA", "no InfiniBand or RoCE device; several machines would use TCP", fix)
 
 
 def measure_disk(folder: Path, size_bytes: int = _PROBE_BYTES) -> DiskSpeed:
-    """Write a file of ``size_bytes`` to a folder, to the disk itself, read it again and take it away.
+    """Write a file of ``size_bytes`` to the disk of a folder, read it and delete it.
 
     Raises:
-        ConfigError: there is no such folder, it cannot be written to, or it lacks the space.
+        ConfigError: there is no such folder, it is not writable, or it has too little space.
     """
     if not folder.is_dir():
         raise ConfigError(f"--path {folder}: must be an existing folder")
@@ -107,30 +107,30 @@ def measure_disk(folder: Path, size_bytes: int = _PROBE_BYTES) -> DiskSpeed:
         raise ConfigError(f"--path {folder}: must have {2 * size_bytes / 2**20:.0f} MiB free to be measured")
     block = os.urandom(_BLOCK_BYTES)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor_") as file:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(size_bytes // _BLOCK_BYTES):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
         written = time.perf_counter()
-        # What was written still lies in memory, and would be read from there.
+        # Otherwise the file would be read from the page cache.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(0)
         reading = time.perf_counter()
         while file.read(_BLOCK_BYTES):
             pass
         done = time.perf_counter()
-    return DiskSpeed(size_bytes / (written - begun), size_bytes / (done - reading), free)
+    return DiskSpeed(size_bytes / (written - started), size_bytes / (done - reading), free)
 
 
 def disk_finding(folder: Path, speed: DiskSpeed) -> Finding:
-    """Say how fast a folder is."""
+    """Return the finding on a folder's disk."""
     name = f"disk of {folder}"
-    told = f"writes {speed.write / 1e6:.0f} MB/s, reads {speed.read / 1e6:.0f} MB/s"
-    told += f", {speed.free_bytes / 2**30:.1f} GiB free"
+    rates = f"writes {speed.write / 1e6:.0f} MB/s, reads {speed.read / 1e6:.0f} MB/s"
+    rates += f", {speed.free_bytes / 2**30:.1f} GiB free"
     if min(speed.write, speed.read) >= _SLOW_DISK_BYTES_PER_SECOND:
-        return yes(name, told)
-    return no(name, f"{told}: checkpoints and data will be waited for", "put --save and --data-path on a local disk")
+        return yes(name, rates)
+    return no(name, f"{rates}: runs will wait for checkpoints and data", "put --save and --data-path on a local disk")
 
 
 def _links(folder: Path) -> Iterator[Link]:
@@ -140,7 +140,7 @@ def _links(folder: Path) -> Iterator[Link]:
             yield Link(name, max(_number(speed), 0))
 
 
-def _told(link: Link) -> str:
+def _speed(link: Link) -> str:
     return f"{link.name} ({link.megabits_per_second / 1000:g} Gbit/s)" if link.megabits_per_second else link.name
 
 

@@ -1,4 +1,4 @@
-"""What the doctor finds on machines described by hand, and on this one."""
+"""Findings on given machines, and on this one."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ LAPTOP = replace(NODE, cuda="", gpus=(), driver="", nccl="", engine="", apex=Fal
 HOST = Host(32, 256 << 30, 64 << 30, (Link("eth0", 25_000), Link("eth1", 0)), ("mlx5_0",))
 
 
-def found_on(machine: Compute) -> dict[str, Finding]:
+def findings_on(machine: Compute) -> dict[str, Finding]:
     return {finding.name: finding for finding in compute_findings(machine)}
 
 
-def test_a_hopper_node_lacks_only_blackwells_recipe() -> None:
-    found = found_on(NODE)
-    assert [name for name, finding in found.items() if not finding.fine] == ["FP8 mxfp8"]
-    assert "Blackwell" in found["FP8 mxfp8"].told
-    assert found["CUDA"].told == "13.0, 8 x NVIDIA H100 80GB HBM3 (80 GiB, compute capability 9.0)"
+def test_hopper_node_lacks_only_the_recipe_of_blackwell() -> None:
+    findings = findings_on(NODE)
+    assert [name for name, finding in findings.items() if not finding.fine] == ["FP8 mxfp8"]
+    assert "Blackwell" in findings["FP8 mxfp8"].detail
+    assert findings["CUDA"].detail == "13.0, 8 x NVIDIA H100 80GB HBM3 (80 GiB, compute capability 9.0)"
 
 
 @pytest.mark.parametrize(
@@ -64,17 +64,17 @@ def test_a_hopper_node_lacks_only_blackwells_recipe() -> None:
     ids=["Ampere", "Ada", "Hopper", "Blackwell"],
 )
 def test_fp8_recipes_of_a_gpu(gpu: Gpu, recipes: set[str]) -> None:
-    found = found_on(replace(NODE, gpus=(gpu,)))
-    fine = {name.removeprefix("FP8 ") for name, finding in found.items() if name.startswith("FP8") and finding.fine}
+    findings = findings_on(replace(NODE, gpus=(gpu,)))
+    fine = {name.removeprefix("FP8 ") for name, finding in findings.items() if name.startswith("FP8") and finding.fine}
     assert fine == recipes
 
 
-def test_fp8_is_what_all_gpus_of_a_node_can() -> None:
-    assert not found_on(replace(NODE, gpus=(HOPPER, AMPERE)))["FP8 tensorwise"].fine
+def test_fp8_recipe_needs_all_gpus_of_a_node() -> None:
+    assert not findings_on(replace(NODE, gpus=(HOPPER, AMPERE)))["FP8 tensorwise"].fine
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "reason", "way"),
+    ("change", "name", "reason", "fix"),
     [
         ({"torch": ""}, "torch", "is not installed", "make install"),
         ({"core": "0.15.0"}, "megatron-core", "found 0.15.0", "make install"),
@@ -83,47 +83,47 @@ def test_fp8_is_what_all_gpus_of_a_node_can() -> None:
         ({"gpus": ()}, "CUDA", "a driver but no device", "CUDA_VISIBLE_DEVICES"),
         ({"gpus": (), "driver": ""}, "NVIDIA driver", "is not loaded", "--gpus all"),
         ({"engine": ""}, "Transformer Engine", "is not installed", ".[te]"),
-        ({"engine_obstacle": "it cannot be imported: libcudnn"}, "Transformer Engine", "libcudnn", ".[te]"),
+        ({"engine_obstacle": "cannot be imported: libcudnn"}, "Transformer Engine", "libcudnn", ".[te]"),
         ({"engine": ""}, "FP8 delayed", "needs Transformer Engine", ".[te]"),
-        ({"apex": False}, "apex", "nothing here needs it", "docker build"),
+        ({"apex": False}, "apex", "not required", "docker build"),
         ({"has_windowed_varlen": False}, "varlen attention", "a window", "--upgrade torch"),
         ({"has_flex": False}, "FlexAttention", "not in this torch", "--upgrade torch"),
         ({"flash_attn": ""}, "flash-attn", "is not installed", "pip install"),
         ({"can_compile": False}, "torch.compile", "C compiler", "gcc"),
     ],
 )  # fmt: skip
-def test_what_is_missing_gets_a_reason_and_a_way(change: dict[str, object], name: str, reason: str, way: str) -> None:
-    finding = found_on(replace(NODE, **change))[name]  # type: ignore[arg-type]
+def test_missing_component_has_a_reason_and_a_fix(change: dict[str, object], name: str, reason: str, fix: str) -> None:
+    finding = findings_on(replace(NODE, **change))[name]  # type: ignore[arg-type]
     assert not finding.fine
-    assert reason in finding.told
-    assert way in finding.mend
+    assert reason in finding.detail
+    assert fix in finding.fix
 
 
-def test_the_pinned_core_is_the_one_that_is_checked() -> None:
+def test_pinned_core_is_the_supported_one() -> None:
     assert f"megatron-core=={SUPPORTED_CORE}\n" in (ROOT / "constraints.txt").read_text()
 
 
-def test_host_findings() -> None:
-    found = {finding.name: finding for finding in host_findings(HOST)}
-    assert all(finding.fine for finding in found.values())
-    assert found["network"].told == "eth0 (25 Gbit/s), eth1"
+def test_findings_of_a_host() -> None:
+    rich = {finding.name: finding for finding in host_findings(HOST)}
+    assert all(finding.fine for finding in rich.values())
+    assert rich["network"].detail == "eth0 (25 Gbit/s), eth1"
     poor = {finding.name: finding for finding in host_findings(replace(HOST, shared_bytes=64 << 20, links=(), rdma=()))}
     assert [name for name, finding in poor.items() if not finding.fine] == ["/dev/shm", "network", "RDMA"]
-    assert "--ipc host" in poor["/dev/shm"].mend
+    assert "--ipc host" in poor["/dev/shm"].fix
 
 
-def test_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
+def test_disk_is_measured_and_left_unchanged(tmp_path: Path) -> None:
     speed = measure_disk(tmp_path, 1 << 24)
     assert min(speed.write, speed.read) > 0
     assert list(tmp_path.iterdir()) == []
     assert (
-        disk_finding(tmp_path, DiskSpeed(2e9, 3e9, 1 << 40)).told
+        disk_finding(tmp_path, DiskSpeed(2e9, 3e9, 1 << 40)).detail
         == "writes 2000 MB/s, reads 3000 MB/s, 1024.0 GiB free"
     )
     assert not disk_finding(tmp_path, DiskSpeed(2e9, 50e6, 1 << 40)).fine
 
 
-def test_disk_that_cannot_be_measured(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--path .*nowhere: must be an existing folder"):
         measure_disk(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"must have .* MiB free"):
@@ -132,8 +132,8 @@ def test_disk_that_cannot_be_measured(tmp_path: Path) -> None:
 
 def test_report_in_three_forms() -> None:
     findings = [*compute_findings(LAPTOP), *host_findings(HOST)]
-    told = json.loads(report_json(findings))
-    assert told["torch"] == {"name": "torch", "fine": True, "told": "2.10.0", "mend": ""}
+    report = json.loads(report_json(findings))
+    assert report["torch"] == {"name": "torch", "fine": True, "told": "2.10.0", "mend": ""}
     lines = report_text(findings).splitlines()
     assert len(lines) == len(findings) + sum(not finding.fine for finding in findings)
     assert "\n" not in report_json(findings)
@@ -149,9 +149,9 @@ def doctor(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_tool_reports_on_this_machine() -> None:
-    told = doctor("--json")
-    assert told.returncode == 0, told.stderr
-    findings = json.loads(told.stdout)
+    result = doctor("--json")
+    assert result.returncode == 0, result.stderr
+    findings = json.loads(result.stdout)
     assert findings["megatron-core"]["fine"]
     assert findings["torch"]["told"].startswith("2.")
     for name, finding in findings.items():
@@ -159,7 +159,7 @@ def test_tool_reports_on_this_machine() -> None:
     assert {"CUDA", "NCCL", "Transformer Engine", "apex", "FP8 delayed", "/dev/shm", "network"} <= findings.keys()
 
 
-def test_tool_refuses_a_folder_that_is_not_there() -> None:
-    told = doctor("--path", "no/such/folder")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == "error: --path no/such/folder: must be an existing folder\n"
+def test_tool_refuses_a_missing_folder() -> None:
+    result = doctor("--path", "no/such/folder")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: --path no/such/folder: must be an existing folder\n"
