@@ -39,9 +39,8 @@ def machine_lines(*, on_gpu: bool) -> list[str]:
 
 def short_lines(findings: Sequence[Finding], *, with_lacks: bool) -> list[str]:
     """Return the report in at most two lines."""
-    lines = [
-        "machine: " + ", ".join(f"{finding.name} {finding.detail}".strip() for finding in findings if finding.fine)
-    ]
+    has = ", ".join(f"{finding.name} {finding.detail}".strip() for finding in findings if finding.fine)
+    lines = [f"machine: {has}"]
     lacks = ", ".join(finding.name for finding in findings if not finding.fine)
     if with_lacks and lacks:
         lines.append(f"machine lacks: {lacks} (reasons and fixes: python tools/doctor.py)")
