@@ -1,4 +1,4 @@
-"""The command line as a user and a launcher see it: exit codes, streams, and what is not loaded."""
+"""The command line: exit codes, output streams, and modules that must not be loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(command: list[str], environment: dict[str, str]) -> subprocess.Completed
 
 
 def error_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that a refusal prints, and check that it prints nothing else."""
+    """Return the single line that a refusal prints."""
     assert done.returncode == 2
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
@@ -43,13 +43,13 @@ def error_line(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_help_answers_within_a_second_of_work() -> None:
+def test_help_takes_less_than_a_second_of_cpu_time() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = pretrain("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert "--tensor-model-parallel-size" in done.stdout
-    # Processor time: the wall clock would also measure the other tests.
+    # CPU time, as the wall time includes other tests.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
@@ -63,7 +63,7 @@ def test_help_answers_within_a_second_of_work() -> None:
         (["--objective", "clm", "--preset", "ettin-150m", "--dry-run=json"], 0),
     ],
 )
-def test_parse_refuse_and_plan_load_nothing_heavy(arguments: list[str], code: int) -> None:
+def test_parsing_refusal_and_dry_run_load_no_heavy_module(arguments: list[str], code: int) -> None:
     done = run([sys.executable, "-c", REPORT_MODULES, *arguments], {})
     assert done.returncode == code, done.stderr
     loaded = set(json.loads(done.stderr.splitlines()[-1]))
@@ -75,15 +75,15 @@ def test_dry_run_json_is_the_only_thing_on_stdout() -> None:
     done = pretrain("--objective", "mlm", "--preset", "ettin-17m", "--train-iters", "10", "--dry-run=json")
     assert (done.returncode, done.stderr) == (0, "")
     [line] = done.stdout.splitlines()
-    told = json.loads(line)
-    assert (told["parameters"], told["steps"], told["tokens"]) == (16_913_600, 10, 10 * 2_835_302)
-    assert told["layout"]["world_size"] == 1
+    plan = json.loads(line)
+    assert (plan["parameters"], plan["steps"], plan["tokens"]) == (16_913_600, 10, 10 * 2_835_302)
+    assert plan["layout"]["world_size"] == 1
 
 
 def test_dry_run_plans_for_the_world_in_the_environment() -> None:
     flags = ["--objective", "clm", "--preset", "ettin-17m", "--tensor-model-parallel-size", "2", "--dry-run=json"]
-    told = json.loads(pretrain(*flags, WORLD_SIZE="8", RANK="0").stdout)
-    assert told["layout"]["data_parallel_size"] == 4
+    plan = json.loads(pretrain(*flags, WORLD_SIZE="8", RANK="0").stdout)
+    assert plan["layout"]["data_parallel_size"] == 4
     assert pretrain(*flags, WORLD_SIZE="8", RANK="3").stdout == ""
 
 
@@ -109,14 +109,14 @@ def test_refusal_is_one_line_and_exit_code_2(arguments: str, words: str) -> None
     assert words in error_line(pretrain(*arguments.split()))
 
 
-def test_only_rank_0_tells_and_all_ranks_exit_with_2() -> None:
+def test_only_rank_0_reports_and_all_ranks_exit_with_2() -> None:
     flags = ["--objective", "mlm", "--hidden-size", "100", "--num-attention-heads", "3"]
     assert "--hidden-size 100" in error_line(pretrain(*flags, RANK="0", WORLD_SIZE="2"))
     other = pretrain(*flags, RANK="1", WORLD_SIZE="2")
     assert (other.returncode, other.stdout, other.stderr) == (2, "", "")
 
 
-def test_refusal_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_refusal_creates_no_file(tmp_path: Path) -> None:
     save = tmp_path / "runs" / "a"
     flags = ["--objective", "mlm", "--train-iters", "1", "--save", str(save), "--tokenizer-model", "t"]
     assert "--tokenizer-model t: " in error_line(pretrain(*flags, "--data-path", str(tmp_path / "none")))
@@ -134,7 +134,7 @@ def test_under_torchrun_each_rank_exits_with_2() -> None:
     assert 'pretrain.py", line' not in done.stderr  # no traceback of ours
 
 
-def test_failed_run_is_told_in_one_line_and_exits_1() -> None:
+def test_failed_run_is_reported_in_one_line_and_exits_1() -> None:
     source = """
 import sys
 from megatron_ettin import pretrain

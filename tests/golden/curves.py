@@ -1,5 +1,5 @@
-"""Train the golden runs. ``python -m tests.golden.curves`` writes their losses anew, after a change that is meant to
-alter them; say so in the commit."""
+"""Train the golden runs. ``python -m tests.golden.curves`` rewrites their losses after a change that is meant to alter
+them; the commit must say so."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ OBJECTIVES = ("mlm", "clm")
 
 
 def golden_file(objective: str) -> Path:
-    """Return where the losses of an objective are kept, one a step."""
+    """Return the file with the losses of an objective, one per step."""
     return Path(__file__).with_name(f"{objective}_losses.json")
 
 
 def train_golden(objective: str, folder: Path) -> list[float]:
-    """Train 50 steps through the whole trainer on two data-parallel ranks and return the loss of each."""
+    """Train 50 steps through the complete trainer on two data-parallel ranks; return the loss of each step."""
     corpus = write_corpus(folder / "corpus", babble(300, 128, seed=3))
     tokenizer = write_word_tokenizer(folder / "tokenizer", [f"w{i}" for i in range(5, 128)])
-    run = with_overrides(
+    config = with_overrides(
         tiny_run(objective),
         data_path=corpus,
         tokenizer_model=str(tokenizer),
@@ -40,7 +40,7 @@ def train_golden(objective: str, folder: Path) -> list[float]:
         log_interval=1,
         eval_interval=0,
     )
-    run_ranks(2, launch, run)
+    run_ranks(2, launch, config)
     lines = (folder / objective / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
 

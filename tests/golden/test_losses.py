@@ -1,4 +1,4 @@
-"""The whole trainer still computes what it computed when these curves were written."""
+"""The trainer still computes the losses of the golden runs."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def test_losses_follow_the_golden_curve(objective: str, tmp_path: Path) -> None:
     golden = json.loads(golden_file(objective).read_text())
     assert len(golden) == STEPS
     assert golden[-1] < golden[0] - 0.5, "a run that learned nothing is no reference"
-    # Other CPUs sum in another order; what that does to a loss stays below a thousandth over 50 steps.
+    # Other CPUs sum in another order, which changes a loss by less than a thousandth over 50 steps.
     np.testing.assert_allclose(train_golden(objective, tmp_path), golden, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""Small resolved runs for tests."""
+"""Configs of small runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TINY = ModelConfig(
 
 
 def tiny_run(objective: str, *, model: ModelConfig = TINY, **overrides: Any) -> RunConfig:
-    """Return a run of the tiny model; ``overrides`` are field names of any section."""
+    """Return the config of a run of the tiny model; ``overrides`` are fields of any section."""
     values = {"objective": objective, "device": "cpu", "seq_length": 64, "lr": 3e-3, "train_iters": 20, **overrides}
     return RunConfig(model=model).with_values(values)
 

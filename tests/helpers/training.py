@@ -1,4 +1,4 @@
-"""Short training runs inside a worker, on batches that every layout agrees on."""
+"""Short training runs inside a worker, on batches that are the same for every layout."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MICRO_BATCHES = 4
 
 
 def global_batch(step: int, objective: str, vocab_size: int) -> list[PackedBatch]:
-    """Four micro-batches of a step; they differ in length and in how many tokens are scored."""
+    """Return the four micro-batches of a step, which differ in length and number of scored tokens."""
     rng = np.random.default_rng([step, 7])
     batches = []
     for index in range(MICRO_BATCHES):
         lengths = rng.integers(1, 60, rng.integers(1, 4)).tolist()
-        # A skewed vocabulary, so that there is something to learn.
+        # A skewed distribution, so that there is something to learn.
         chunks = [chunk % (1 + chunk % 17) + 5 for chunk in random_chunks(rng, lengths, vocab_size)]
         batches.append(packed_batch(chunks, causal=objective == "clm", seed=step * 10 + index, pad_multiple=4))
     return batches
 
 
 def fixed_plan(config: RunConfig) -> Any:
-    """Return the rows of each step of a run whose steps have --global-batch-size rows."""
+    """Return the plan of a run whose steps have --global-batch-size rows."""
     from megatron_ettin.data.batch_plan import BatchRule, StepPlan
 
     rule = BatchRule(rows=config.training.global_batch_size, micro_rows=config.training.micro_batch_size)
@@ -37,14 +37,14 @@ def fixed_plan(config: RunConfig) -> Any:
 
 
 class NoSizes:
-    """Stands where nothing may ask for the sizes of rows."""
+    """Raises if the sizes of rows are used."""
 
     def tokens(self, start: int, stop: int, *, close_every_chunk: bool) -> Any:
         raise AssertionError
 
 
 def start_training(config: RunConfig) -> Any:
-    """Join the world and build this rank's Training."""
+    """Join the process group and build this rank's Training."""
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import start_process
     from megatron_ettin.train.build import build_training
@@ -55,7 +55,7 @@ def start_training(config: RunConfig) -> Any:
 
 
 def train_steps(training: Any, steps: range) -> list[Any]:
-    """Train on this rank's share of the steps' global batches and return each StepResult."""
+    """Train on this rank's share of the global batches; return the StepResults."""
     from megatron_ettin.train.step import train_step
 
     config, ranks = training.config, training.ranks
@@ -67,7 +67,7 @@ def train_steps(training: Any, steps: range) -> list[Any]:
 
 
 def save_training(save: Path, training: Any, state: Any, tokenizer_files: Mapping[str, bytes] | None = None) -> Path:
-    """Write the checkpoint of ``state.step`` while training waits; return its folder."""
+    """Write the checkpoint of ``state.step`` synchronously; return its folder."""
     from megatron_ettin.checkpoint.save import attempt_write, commit_checkpoint, stage_checkpoint
 
     ranks = training.ranks

@@ -1,4 +1,4 @@
-"""One model, any layout: losses over 20 steps equal those of one rank."""
+"""Losses over 20 steps at any layout equal those of one rank."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_uneven_stages_equal_one_rank(num_layers: int) -> None:
 
 
 def test_padded_vocabulary_does_not_change_the_loss() -> None:
-    """With 131 tokens TP=1 pads to 136 rows and TP=2 to 144; neither may enter the softmax."""
+    """With 131 tokens TP=1 pads to 136 rows and TP=2 to 144; the padding must not enter the softmax."""
     steps = 5
     expected = run_ranks(1, train, "clm", {}, steps, vocab_size=131)[0]
     results = run_ranks(2, train, "clm", {"tensor_model_parallel_size": 2}, steps, vocab_size=131)
@@ -66,7 +66,7 @@ def test_padded_vocabulary_does_not_change_the_loss() -> None:
 
 
 @pytest.mark.parametrize("overrides", [{}, {"tensor_model_parallel_size": 2, "sequence_parallel": True}])
-def test_dropout_repeats_itself_to_the_bit(overrides: dict[str, Any]) -> None:
+def test_dropout_is_reproducible_bit_for_bit(overrides: dict[str, Any]) -> None:
     first = run_ranks(2, train, "mlm", overrides, 5, attention_output_dropout=0.1)
     second = run_ranks(2, train, "mlm", overrides, 5, attention_output_dropout=0.1)
     without = run_ranks(2, train, "mlm", overrides, 5)

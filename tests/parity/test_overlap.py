@@ -1,4 +1,4 @@
-"""Communication beside the computation changes no bit, and a checkpoint holds the weights of its own step."""
+"""Overlapped communication changes no bit of the losses, and checkpoints contain the weights of their step."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ from tests.helpers.distributed import run_ranks
 SHARDED = (("use_distributed_optimizer", True), ("optimizer", "stable_adamw"), ("clip_grad", 0.0))
 REDUCE = (*SHARDED, ("overlap_grad_reduce", True))
 GATHER = (*REDUCE, ("overlap_param_gather", True))
-
-
 PLAIN = (("clip_grad", 0.1),)
 
 
 @pytest.mark.parametrize(
-    ("usual", "overrides"),
+    ("baseline", "overlapped"),
     [(SHARDED, REDUCE), (SHARDED, GATHER), (PLAIN, (*PLAIN, ("overlap_grad_reduce", True)))],
     ids=["reduce", "reduce-and-gather", "reduce-unsharded"],
 )
-def test_losses_and_checkpoint_are_the_same_to_the_bit(
-    usual: tuple[tuple[str, Any], ...], overrides: tuple[tuple[str, Any], ...], tmp_path: Path
+def test_losses_and_checkpoint_are_bit_equal(
+    baseline: tuple[tuple[str, Any], ...], overlapped: tuple[tuple[str, Any], ...], tmp_path: Path
 ) -> None:
-    plain, *_ = run_ranks(2, launch, Case(6, overrides=usual))
-    beside, *_ = run_ranks(2, launch, Case(6, save=str(tmp_path), save_at=3, overrides=overrides))
-    assert beside["losses"] == plain["losses"]
-    resumed, *_ = run_ranks(2, launch, Case(6, load=beside["folder"], overrides=usual))
-    assert resumed["losses"] == plain["losses"][3:]
+    expected, *_ = run_ranks(2, launch, Case(6, overrides=baseline))
+    result, *_ = run_ranks(2, launch, Case(6, save=str(tmp_path), save_at=3, overrides=overlapped))
+    assert result["losses"] == expected["losses"]
+    resumed, *_ = run_ranks(2, launch, Case(6, load=result["folder"], overrides=baseline))
+    assert resumed["losses"] == expected["losses"][3:]
 
 
-def what_core_was_told(case: Case) -> dict[str, bool]:
+def core_settings(case: Case) -> dict[str, bool]:
     settings = start(case)[0].wrapped.ddp_config
     return {name: getattr(settings, name) for name, _ in GATHER if hasattr(settings, name)}
 
@@ -41,5 +39,5 @@ def what_core_was_told(case: Case) -> dict[str, bool]:
 def test_flags_reach_megatron_cores_data_parallelism() -> None:
     names = ("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather")
     for overrides, expected in ((PLAIN, (False,) * 3), (REDUCE, (True, True, False)), (GATHER, (True,) * 3)):
-        for told in run_ranks(2, what_core_was_told, Case(1, overrides=overrides)):
-            assert told == dict(zip(names, expected, strict=True))
+        for settings in run_ranks(2, core_settings, Case(1, overrides=overrides)):
+            assert settings == dict(zip(names, expected, strict=True))

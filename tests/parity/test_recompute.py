@@ -1,4 +1,4 @@
-"""Activations computed again are those that were computed first: the same losses to the bit, dropout included."""
+"""Recomputed activations give bit-equal losses, with dropout."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def losses(objective: str, overrides: dict[str, Any]) -> list[float]:
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 @pytest.mark.parametrize("layout", [{}, {"tensor_model_parallel_size": 2, "sequence_parallel": True}])
-def test_losses_are_the_same_to_the_bit(objective: str, layout: dict[str, Any]) -> None:
+def test_losses_are_bit_equal(objective: str, layout: dict[str, Any]) -> None:
     ranks = layout.get("tensor_model_parallel_size", 1)
-    kept = run_ranks(ranks, losses, objective, layout)
-    for chosen in (
+    expected = run_ranks(ranks, losses, objective, layout)
+    for recompute in (
         {"recompute_granularity": "selective"},
         {"recompute_granularity": "full"},
         {"recompute_granularity": "full", "recompute_num_layers": 2},
     ):
-        assert run_ranks(ranks, losses, objective, layout | chosen) == kept, chosen
+        assert run_ranks(ranks, losses, objective, layout | recompute) == expected, recompute
 
 
-def test_a_pipeline_recomputes_its_stages() -> None:
+def test_pipeline_stages_recompute() -> None:
     layout = {"pipeline_model_parallel_size": 2}
-    kept = run_ranks(2, losses, "mlm", layout)
-    again = run_ranks(2, losses, "mlm", layout | {"recompute_granularity": "full", "recompute_num_layers": 3})
-    assert again == kept
+    expected = run_ranks(2, losses, "mlm", layout)
+    recomputed = run_ranks(2, losses, "mlm", layout | {"recompute_granularity": "full", "recompute_num_layers": 3})
+    assert recomputed == expected

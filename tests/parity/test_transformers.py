@@ -1,4 +1,4 @@
-"""Trained weights give transformers' classes the same logits as the trainer's own model, in any layout."""
+"""With trained weights, transformers' classes compute the logits of the trainer's model, for any layout."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def train_and_score(objective: str, overrides: dict[str, Any]) -> tuple[list[Sha
 
 
 def their_model(objective: str, run: RunConfig, weights: dict[str, np.ndarray], attention: str) -> torch.nn.Module:
-    """Build transformers' class from whole trained weights."""
+    """Build transformers' class from complete trained weights."""
     import transformers
 
     roles = (SpecialToken(f"[{role}]", index) for index, role in enumerate(("CLS", "SEP", "PAD", "MASK")))
@@ -92,7 +92,7 @@ def their_model(objective: str, run: RunConfig, weights: dict[str, np.ndarray], 
 
 @pytest.fixture(scope="module", params=[(o, layout) for o in ("mlm", "clm") for layout in LAYOUTS], ids="-".join)
 def trained(request: pytest.FixtureRequest) -> tuple[str, RunConfig, dict[str, np.ndarray], np.ndarray]:
-    """Objective, run, whole weights after training, and the trained model's own logits of all documents."""
+    """Objective, run, complete weights after training, and the trained model's logits of all documents."""
     objective, layout = request.param
     world_size, overrides = LAYOUTS[layout]
     shards, logits = zip(*run_ranks(world_size, train_and_score, objective, overrides), strict=True)

@@ -1,4 +1,4 @@
-"""An output matrix of its own: drawn, trained and saved alike at any layout, and never mixed up with the embedding."""
+"""An untied output matrix is initialised and trained equally at any layout, independently of the embedding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def one_rank(request: pytest.FixtureRequest) -> tuple[str, Any, Any, list[float]
     return request.param, *trained(request.param, 1, {})
 
 
-def test_embedding_and_output_start_apart_and_are_both_trained(one_rank: Any) -> None:
+def test_embedding_and_output_differ_and_both_train(one_rank: Any) -> None:
     _, before, after, losses = one_rank
     assert losses[-1] < losses[0]
     for name in ("embedding.word_embeddings.weight", "output_layer.weight"):

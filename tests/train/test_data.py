@@ -56,42 +56,42 @@ def settings(material: dict[str, str], objective: str, save: Path, **more: Any) 
     ("objective", "more"),
     [("mlm", IN_TOKENS), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("clm", IN_TOKENS), ("mlm", {})))],
 )
-def test_layout_and_resume_leave_a_run_as_it_is(
+def test_layout_and_resume_do_not_change_a_run(
     tmp_path: Path, material: dict[str, str], objective: str, more: dict[str, Any]
 ) -> None:
-    """One rank through, and two ranks stopped in between: the same rows, masks and losses."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_ranks(1, launch, settings(material, objective, whole, **BLEND, **more))
+    """One uninterrupted rank, and two ranks that stop and resume: the same rows, masks and losses."""
+    uninterrupted, parts = tmp_path / "uninterrupted", tmp_path / "parts"
+    run_ranks(1, launch, settings(material, objective, uninterrupted, **BLEND, **more))
     run_ranks(2, launch, settings(material, objective, parts, exit_interval=3, **BLEND, **more))
     run_ranks(2, launch, settings(material, objective, parts, load=str(parts), **BLEND, **more))
-    for one, other in zip(metrics(whole), metrics(parts), strict=True):
+    for one, other in zip(metrics(uninterrupted), metrics(parts), strict=True):
         assert one.keys() == other.keys()
         for name in ("step", "tokens", "scored_tokens", *(["mask_ratio"] if objective == "mlm" else [])):
             assert one[name] == other[name], name
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
-    described = [read_run_json(resolve_checkpoint(save)) for save in (whole, parts)]
+    run_jsons = [read_run_json(resolve_checkpoint(save)) for save in (uninterrupted, parts)]
     for key in ("consumed_samples", "consumed_tokens", "source_rows", "data_order"):
-        assert described[0][key] == described[1][key]
-    assert described[0]["data_changes"] == []
-    rows = described[0]["source_rows"]
-    assert sum(rows) == described[0]["consumed_samples"]
+        assert run_jsons[0][key] == run_jsons[1][key]
+    assert run_jsons[0]["data_changes"] == []
+    rows = run_jsons[0]["source_rows"]
+    assert sum(rows) == run_jsons[0]["consumed_samples"]
     assert abs(rows[0] - 0.7 * sum(rows)) < 1
-    last = metrics(whole)[-1]
+    last = metrics(uninterrupted)[-1]
     for name in ("loss", {"mlm": "masked_accuracy", "clm": "perplexity"}[objective]):
-        whole_split, *of_sources = (last[f"validation_{name}{source}"] for source in ("", "_books", "_web"))
-        assert min(of_sources) <= whole_split <= max(of_sources), name
+        total, *of_sources = (last[f"validation_{name}{source}"] for source in ("", "_books", "_web"))
+        assert min(of_sources) <= total <= max(of_sources), name
         assert len(set(of_sources)) == 2
-    evaluation = settings(material, objective, whole, load=str(whole), eval_only=True, **BLEND, **more)
-    told = json.loads(run_ranks(1, launch, evaluation)[0].splitlines()[-1])
-    assert told["sources"].keys() == {"books", "web"}
-    for source, figures in told["sources"].items():
+    evaluation = settings(material, objective, uninterrupted, load=str(uninterrupted), eval_only=True, **BLEND, **more)
+    report = json.loads(run_ranks(1, launch, evaluation)[0].splitlines()[-1])
+    assert report["sources"].keys() == {"books", "web"}
+    for source, figures in report["sources"].items():
         assert figures["validation_loss"] == pytest.approx(last[f"validation_loss_{source}"], rel=1e-6)
-    assert sum(figures["scored_tokens"] for figures in told["sources"].values()) == told["scored_tokens"]
+    assert sum(figures["scored_tokens"] for figures in report["sources"].values()) == report["scored_tokens"]
     if more and objective == "mlm":
-        steps = np.diff([0, *(line["tokens"] for line in metrics(whole))])
+        steps = np.diff([0, *(line["tokens"] for line in metrics(uninterrupted))])
         assert steps.max() <= 500
         assert steps[0] <= 200 < steps[-1], "the batch grows"
-        assert [line["mask_ratio"] for line in metrics(whole)][::7] == [0.4, 0.2]
+        assert [line["mask_ratio"] for line in metrics(uninterrupted)][::7] == [0.4, 0.2]
 
 
 def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict[str, str]) -> None:
@@ -105,23 +105,23 @@ def test_other_data_is_refused_named_and_recorded(tmp_path: Path, material: dict
     with pytest.raises(ConfigError, match="the order of its data has changed: blend; --accept-data-change"):
         check_history(prepare(resumed))
     run_ranks(1, launch, settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=4, accept_data_change=True))
-    described = read_run_json(resolve_checkpoint(tmp_path))
-    [change] = described["data_changes"]
+    run_json = read_run_json(resolve_checkpoint(tmp_path))
+    [change] = run_json["data_changes"]
     assert change["step"] == 2
     assert change["changed"]["blend"] == {"was": [["7/10", 0], ["3/10", 0]], "is": [["3/5", 0], ["2/5", 0]]}
-    # The order of both stretches is told by the checkpoint at the change, and by no other.
+    # Only the checkpoint at the change contains the order before it.
     output = tmp_path / "order"
     export_training_order(tmp_path, output, lambda line: None)
     assert len(list(output.iterdir())) == 2
     shutil.rmtree(tmp_path / "step_0000002")
-    told = r"its data changed at step 2 \(blend\), and the checkpoint of that step, .* is gone"
-    with pytest.raises(ConfigError, match=told):
+    message = r"its data changed at step 2 \(blend\), and the checkpoint of that step, .* is gone"
+    with pytest.raises(ConfigError, match=message):
         export_training_order(tmp_path, tmp_path / "other", lambda line: None)
-    # It is what the run has from now on.
+    # From now on, this is the run's data.
     check_history(prepare(settings(other, "mlm", tmp_path, load=str(tmp_path), train_iters=6)))
 
 
-def test_another_batch_size_goes_on_at_the_row_that_was_reached(tmp_path: Path, material: dict[str, str]) -> None:
+def test_another_batch_size_continues_from_the_row_reached(tmp_path: Path, material: dict[str, str]) -> None:
     run_ranks(1, launch, settings(material, "mlm", tmp_path, train_iters=2))
     later = settings(material, "mlm", tmp_path, load=str(tmp_path), train_iters=4, global_batch_size=6)
     run_ranks(1, launch, later)
@@ -129,7 +129,7 @@ def test_another_batch_size_goes_on_at_the_row_that_was_reached(tmp_path: Path, 
 
 
 def replay(record: list[dict[str, Any]], objective: Any, before: int) -> tuple[list[int], list[int], list[int]]:
-    """Make one batch of a step's records by the objective's own rule, from nothing but the records."""
+    """Build one batch from the exported records of a step, by the objective."""
     from megatron_ettin.data.chunks import Chunk
 
     rows: dict[int, list[Any]] = {}
@@ -171,15 +171,15 @@ def test_the_exported_order_replays_the_run(
     assert {record["source"] for record in records} == {"books", "web"}
     for step in range(8):
         own = [record for record in records if record["step"] == step]
-        whole = data.plan.of(step)
+        rows = data.plan.of(step)
         batch = builder.train_batch(
-            data.rows.rows(whole.start, whole.stop), range(whole.start, whole.stop), max(0, whole.tokens_before)
+            data.rows.rows(rows.start, rows.stop), range(rows.start, rows.stop), max(0, rows.tokens_before)
         )
-        assert replay(own, builder, max(0, whole.tokens_before)) == (
+        assert replay(own, builder, max(0, rows.tokens_before)) == (
             batch.tokens_T.tolist(), batch.scored_K.tolist(), batch.labels_K.tolist()
         )  # fmt: skip
         assert all(record["position"] == 0 for record in own) or not more
-    # What is there is left alone, and what is missing is made again, the same.
+    # Existing folders are kept, and a missing one is written again, with the same content.
     kept = (output / folders[0] / "part-00000.parquet").read_bytes()
     for path in (output / folders[0]).iterdir():
         path.unlink()
@@ -187,7 +187,7 @@ def test_the_exported_order_replays_the_run(
     export_training_order(save, output, lines.append)
     assert lines[1] == f"{folders[1]}: already written"
     assert (output / folders[0] / "part-00000.parquet").read_bytes() == kept
-    # So it is where the checkpoint between them has been deleted since: no step is written twice.
+    # Also after the checkpoint between them was deleted: no step is written twice.
     shutil.rmtree(save / "step_0000004")
     lines.clear()
     export_training_order(save, output, lines.append)

@@ -1,4 +1,4 @@
-"""What a run tells of its corpora: how full rows are, what chunking dropped, what sources were asked for and gave."""
+"""Notes on the corpora of a run: fill rate, chunks dropped, requested and actual shares of the sources."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ def make(folder: Path, data_path: str, **more: Any) -> tuple[RunConfig, Training
     return config, build_training_rows(config, open_corpus(config), TokenizerFiles.load(folder / "tokenizer"))
 
 
-def test_fill_rate_and_what_chunking_dropped_are_told(folder: Path) -> None:
+def test_fill_rate_and_dropped_chunks_are_reported(folder: Path) -> None:
     _, rows = make(folder, f"{folder}/books/text", chunk_skip_size=20, packing="none")
     chunks = [chunk for row in rows.rows(0, rows.num_rows) for chunk in row]
     documents = babble(80, TINY.vocab_size, seed=0)[:60]
-    kept, whole = sum(len(chunk.tokens) for chunk in chunks), sum(map(len, documents))
-    rests = [len(document) % 62 for document in documents]
-    dropped = sum(len(d) > 62 and 0 < rest < 18 for d, rest in zip(documents, rests, strict=True))
+    kept, total = sum(len(chunk.tokens) for chunk in chunks), sum(map(len, documents))
+    remainders = [len(document) % 62 for document in documents]
+    dropped = sum(len(d) > 62 and 0 < rest < 18 for d, rest in zip(documents, remainders, strict=True))
     assert dropped
     filled = (kept + 2 * len(chunks)) / (64 * len(chunks))
     assert row_notes(rows) == [
         f"{len(chunks)} rows in an epoch, {filled:.2%} filled",
-        f"chunking dropped {dropped} short last chunks, {whole - kept:,} tokens ({(whole - kept) / whole:.2%})",
+        f"chunking dropped {dropped} short last chunks, {total - kept:,} tokens ({(total - kept) / total:.2%})",
     ]
 
 
 NOTE = re.compile(r"(\S+): requested (.*) of the rows, gave ([\d,]+) \((.*)%\), (\S+) tokens \((.*)%\), (.*) epochs")
 
 
-@pytest.mark.parametrize(("amounts", "asked"), [(("0.7", "0.3"), "70.0000%"), (("3M", "1M"), "3M tokens, ")])
-def test_what_each_source_was_asked_for_and_gave_is_told_in_tokens(
-    folder: Path, amounts: tuple[str, str], asked: str
+@pytest.mark.parametrize(("amounts", "requested"), [(("0.7", "0.3"), "70.0000%"), (("3M", "1M"), "3M tokens, ")])
+def test_requested_and_actual_shares_of_each_source_are_reported(
+    folder: Path, amounts: tuple[str, str], requested: str
 ) -> None:
     paths = [f"{folder}/{name}/text" for name in ("books", "web")]
     _, rows = make(folder, f"{amounts[0]} {paths[0]} {amounts[1]} {paths[1]}")
-    found = [NOTE.fullmatch(note) for note in blend_notes(rows, 500, close_every_chunk=True)]
+    notes = [NOTE.fullmatch(note) for note in blend_notes(rows, 500, close_every_chunk=True)]
     given = rows.rows(0, 500)
     tokens = np.bincount([row[0].source for row in given], [sum(len(p.tokens) + 2 for p in row) for row in given])
-    for number, note in enumerate(found):
+    for number, note in enumerate(notes):
         assert note is not None
         count = sum(row[0].source == number for row in given)
         assert note[1] == paths[number]
@@ -74,12 +74,12 @@ def test_what_each_source_was_asked_for_and_gave_is_told_in_tokens(
         assert float(note[5].removesuffix("K")) * (1000 if note[5].endswith("K") else 1) == tokens[number]
         assert note[6] == f"{100 * tokens[number] / tokens.sum():.2f}"
         assert note[7] == f"{count / rows.sources[number].num_rows:.2f}"
-    assert found[0] is not None
-    assert found[0][2].startswith(asked)
+    assert notes[0] is not None
+    assert notes[0][2].startswith(requested)
     assert blend_notes(make(folder, paths[0])[1], 500, close_every_chunk=True) == []
 
 
-def test_sources_of_the_same_name_are_told_apart(folder: Path) -> None:
+def test_sources_of_the_same_name_get_distinct_names(folder: Path) -> None:
     run, rows = make(folder, f"{folder}/books/text {folder}/web/text")
     assert rows.names == {0: "text_0", 1: "text_1"}
     validation = build_validation_rows(run, open_corpus(run), TokenizerFiles.load(folder / "tokenizer"))

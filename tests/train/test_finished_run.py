@@ -1,3 +1,7 @@
+"""A finished run is read without megatron-core."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,7 @@ DOCUMENTS = babble(20, TINY.vocab_size)
 
 @pytest.fixture
 def save(tmp_path: Path, objective: str) -> Path:
-    """A run's folder as far as it is read without weights."""
+    """The folder of a run, without weights."""
     folder = tmp_path / "run" / step_folder_name(7)
     write_word_tokenizer(folder / TOKENIZER_FOLDER, [f"word{i}" for i in range(TINY.vocab_size - 5)])
     data_path = write_corpus(tmp_path / "corpus", [document.tolist() for document in DOCUMENTS])
@@ -28,7 +32,7 @@ def save(tmp_path: Path, objective: str) -> Path:
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_validation_split_is_the_last_quarter_whole(objective: str, save: Path) -> None:
+def test_validation_split_is_complete(objective: str, save: Path) -> None:
     run = FinishedRun.open(save)
     chunks, batch = run.validation_split()
     assert (run.objective, run.checkpoint) == (objective, save / step_folder_name(7))
@@ -40,7 +44,7 @@ def test_validation_split_is_the_last_quarter_whole(objective: str, save: Path) 
     assert {document for document, _ in by_place} == set(range(15, 20))
 
     content = sum(len(document) for document in DOCUMENTS[15:])
-    # a decoder scores every token and each document's real end; an encoder about 15%, one at least of each chunk
+    # A decoder scores every token and the end of every document, an encoder about 15%, at least one per chunk.
     expected = content + 5 if objective == "clm" else pytest.approx(0.15 * content, abs=0.06 * content)
     assert len(batch.scored_K) == expected
     assert (batch.tokens_T == CLS).sum() == len(chunks)

@@ -1,4 +1,4 @@
-"""Real runs that are killed with SIGKILL while they save, again and again, and go on every time."""
+"""Real runs that are killed with SIGKILL while they save, repeatedly, and resume every time."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from tests.helpers.runs import TINY
 
 INTERVAL = 2
 STEPS = 160
-"""More than a campaign comes to."""
+"""More than a run reaches before it is killed."""
 PATIENCE_SECONDS = 180
 
 
-class Life(ABC):
-    """One launch, from its start to its violent end."""
+class KillableLaunch(ABC):
+    """A launch in processes of its own."""
 
     @abstractmethod
     def is_running(self) -> bool:
-        """Whether any of its processes lives."""
+        """Whether any of its processes is alive."""
 
     @abstractmethod
     def kill(self) -> None:
         """End all its processes with SIGKILL."""
 
 
-class OneProcess(Life):
-    """A single process, forked from a server that has imported what takes seconds."""
+class OneProcess(KillableLaunch):
+    """A single process, forked from a server that has imported the slow modules."""
 
     def __init__(self, flags: Sequence[str], log: Path) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -67,7 +67,7 @@ class OneProcess(Life):
 
 
 def run_command(flags: list[str], log: str) -> None:
-    """Be the process of a command line."""
+    """Run a command line in this process, with its output in a file."""
     import torch
 
     from megatron_ettin.pretrain import main
@@ -79,7 +79,7 @@ def run_command(flags: list[str], log: str) -> None:
     sys.exit(main(flags))
 
 
-class Torchrun(Life):
+class Torchrun(KillableLaunch):
     """torchrun with two ranks."""
 
     def __init__(self, flags: Sequence[str], log: Path) -> None:
@@ -133,22 +133,22 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return write_material(tmp_path_factory.mktemp("material"))
 
 
-def kill_while_saving(life: Life, save: Path, rng: random.Random, log: Path) -> None:
-    """Let a launch begin one to three checkpoints, and kill it within the time that one takes, or between two."""
+def kill_while_saving(launched: KillableLaunch, save: Path, rng: random.Random, log: Path) -> None:
+    """Kill a launch while it writes its first, second or third checkpoint, or shortly after."""
     wanted, seen = rng.randint(1, 3), {*save.glob("step_*")}
     deadline = time.monotonic() + PATIENCE_SECONDS
     while wanted:
-        assert life.is_running(), f"a broken start:\n{log.read_text()[-3000:]}"
-        assert time.monotonic() < deadline, f"no checkpoint was begun:\n{log.read_text()[-3000:]}"
+        assert launched.is_running(), f"the launch failed:\n{log.read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"no checkpoint was started:\n{log.read_text()[-3000:]}"
         new = {*save.glob("step_*")} - seen
         seen |= new
         wanted = max(0, wanted - len(new))
     time.sleep(rng.choice((rng.uniform(0, 0.01), rng.uniform(0, 0.1))))
-    life.kill()
+    launched.kill()
 
 
 def logged_steps(save: Path) -> int:
-    """The last step in metrics.jsonl; the line may have been cut short."""
+    """Return the last complete step in metrics.jsonl; a line after it may be truncated."""
     lines = (save / METRICS_FILE).read_text().splitlines()
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
@@ -157,43 +157,43 @@ def logged_steps(save: Path) -> int:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("in_background", [False, True], ids=["synchronous", "asynchronous"])
 @pytest.mark.parametrize(("kind", "world_size", "kills"), [(OneProcess, 1, 11), (Torchrun, 2, 4)])
-def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
+def test_a_run_killed_repeatedly_equals_the_uninterrupted_one(
     tmp_path: Path, material: Material, kind: Any, world_size: int, kills: int, in_background: bool
 ) -> None:
-    """Thirty kills over the four campaigns: at any of them no more is lost than promised, and it is said what is."""
+    """Thirty kills in four cases: each loses one or two intervals at most, and the next launch reports it."""
     save, log, rng = tmp_path / "save", tmp_path / "log", random.Random(f"{kind.__name__} {in_background}")
     flags = flags_of(material, save, keep_last_checkpoints=3) + ["--async-save"] * in_background
-    cut_off = 0
+    interrupted = 0
     for _ in range(kills):
         kill_while_saving(kind(flags, log), save, rng, log)
-        whole, half = list_steps(save), half_written_folders(save)
-        cut_off += bool(half)
-        lost = logged_steps(save) - (whole[-1] if whole else 0)
+        complete, half = list_steps(save), half_written_folders(save)
+        interrupted += bool(half)
+        lost = logged_steps(save) - (complete[-1] if complete else 0)
         assert lost <= INTERVAL * (2 if in_background else 1)
         log.write_text("")
-        told = finish_start(kind(flags, log), log)
+        output = kill_after_a_step(kind(flags, log), log)
         for folder in half:
-            assert f"half-written, not a checkpoint: {folder}" in told
-        assert f"loaded {save / step_folder_name(whole[-1])}" in told if whole else "new weights" in told
+            assert f"half-written, not a checkpoint: {folder}" in output
+        assert f"loaded {save / step_folder_name(complete[-1])}" in output if complete else "new weights" in output
         for step in list_steps(save)[:-1]:
             check_large_files(resolve_checkpoint(save, step))
-    assert cut_off, "no kill came in the middle of a save"
+    assert interrupted, "no kill interrupted a save"
     assert_same_losses(material, save, tmp_path / "uninterrupted", world_size)
 
 
-def finish_start(life: Life, log: Path) -> str:
-    """Wait until a launch has made a step, kill it, and return what it told."""
+def kill_after_a_step(launched: KillableLaunch, log: Path) -> str:
+    """Wait until a launch has trained a step, kill it, and return its output."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while "\nstep " not in log.read_text():
-        assert life.is_running(), f"a broken start:\n{log.read_text()[-3000:]}"
-        assert time.monotonic() < deadline, f"no step was made:\n{log.read_text()[-3000:]}"
+        assert launched.is_running(), f"the launch failed:\n{log.read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"no step was trained:\n{log.read_text()[-3000:]}"
         time.sleep(0.01)
-    life.kill()
+    launched.kill()
     return log.read_text()
 
 
 def assert_same_losses(material: Material, save: Path, uninterrupted: Path, world_size: int) -> None:
-    """Every figure of every step that was made, against a run of as many ranks that nobody disturbed."""
+    """Compare every record with those of an uninterrupted run of the same number of ranks."""
     from tests.helpers.distributed import run_ranks
 
     steps = logged_steps(save)

@@ -1,4 +1,4 @@
-"""Whole launches on a small corpus: train, stop, go on, evaluate."""
+"""Complete launches on a small corpus: train, stop, resume, evaluate."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 @pytest.mark.parametrize(("objective", "world_size", "layout"), [("mlm", 2, {}), ("clm", 2, PP2)])
-def test_stopped_and_resumed_run_equals_the_uninterrupted_one(
+def test_resume_is_bit_equal(
     tmp_path: Path, material: Material, objective: str, world_size: int, layout: dict[str, Any]
 ) -> None:
-    """To the bit: every line of metrics.jsonl, validation included, and the weights."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_ranks(world_size, launch, settings(material, objective, save=str(whole), **layout))
+    """Every record, with validation, and the weights."""
+    uninterrupted, parts = tmp_path / "uninterrupted", tmp_path / "parts"
+    run_ranks(world_size, launch, settings(material, objective, save=str(uninterrupted), **layout))
     first = settings(material, objective, save=str(parts), exit_interval=3, **layout)
-    out = run_ranks(world_size, launch, first)
-    assert "stopped" in out[0]
-    assert out[1] == ""
+    output = run_ranks(world_size, launch, first)
+    assert "stopped" in output[0]
+    assert output[1] == ""
     assert [line["step"] for line in metrics(parts)] == [1, 2, 3]
     assert list_steps(parts) == [3]
     run_ranks(world_size, launch, settings(material, objective, save=str(parts), load=str(parts), **layout))
-    assert metrics(parts) == metrics(whole)
+    assert metrics(parts) == metrics(uninterrupted)
     assert list_steps(parts) == [3, 4, 8]
-    assert_same_weights(whole, parts)
-    described = [read_run_json(resolve_checkpoint(save)) for save in (whole, parts)]
+    assert_same_weights(uninterrupted, parts)
+    run_jsons = [read_run_json(resolve_checkpoint(save)) for save in (uninterrupted, parts)]
     for key in ("step", "consumed_samples", "consumed_tokens", "lineage", "validation_loss"):
-        assert described[0][key] == described[1][key]
+        assert run_jsons[0][key] == run_jsons[1][key]
 
 
-def test_metrics_and_screen_tell_what_the_run_did(tmp_path: Path, material: Material) -> None:
-    out = run_ranks(1, launch, settings(material, "clm", save=str(tmp_path)))[0]
+def test_metrics_and_console_report_the_run(tmp_path: Path, material: Material) -> None:
+    output = run_ranks(1, launch, settings(material, "clm", save=str(tmp_path)))[0]
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert [line["learning_rate"] for line in lines[:3]] == pytest.approx([1.5e-3, 3e-3, 3e-3])
@@ -66,13 +66,13 @@ def test_metrics_and_screen_tell_what_the_run_did(tmp_path: Path, material: Mate
     assert all(line["perplexity"] == pytest.approx(np.exp(line["loss"])) for line in lines)
     tokens = [line["tokens"] for line in lines]
     assert tokens == sorted(tokens)
-    assert out.count("\nstep ") + out.startswith("step ") == 8
-    assert f"saved {tmp_path}/step_0000004" in out
-    assert "trained" in out
+    assert output.count("\nstep ") + output.startswith("step ") == 8
+    assert f"saved {tmp_path}/step_0000004" in output
+    assert "trained" in output
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_validation_leaves_training_alone(tmp_path: Path, material: Material) -> None:
+def test_validation_does_not_change_training(tmp_path: Path, material: Material) -> None:
     with_it, without = tmp_path / "with", tmp_path / "without"
     run_ranks(2, launch, settings(material, save=str(with_it), eval_interval=1))
     run_ranks(2, launch, settings(material, save=str(without), eval_interval=0))
@@ -81,9 +81,9 @@ def test_validation_leaves_training_alone(tmp_path: Path, material: Material) ->
     assert_same_weights(with_it, without)
 
 
-def test_checkpoint_carries_the_tokenizer_even_when_its_folder_is_gone(tmp_path: Path, material: Material) -> None:
-    run = settings(material, save=str(tmp_path), train_iters=1, lr_warmup_iters=0)
-    run_ranks(1, launch, run)
+def test_checkpoint_contains_the_tokenizer(tmp_path: Path, material: Material) -> None:
+    config = settings(material, save=str(tmp_path), train_iters=1, lr_warmup_iters=0)
+    run_ranks(1, launch, config)
     copy = resolve_checkpoint(tmp_path) / TOKENIZER_FOLDER / "tokenizer.json"
     assert copy.read_bytes() == (Path(material.tokenizer_model) / "tokenizer.json").read_bytes()
 
@@ -96,11 +96,11 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def evaluate(trained: Path, material: Material, world_size: int, **overrides: Any) -> dict[str, Any]:
-    """Return the last line of standard output as the object it is; no other rank may write."""
+    """Return the JSON object on the last line of standard output; only the main rank may write."""
     objective = read_run_json(resolve_checkpoint(trained))["objective"]
-    run = settings(material, objective, load=str(trained), eval_only=True, **overrides)
-    first, *others = run_ranks(world_size, launch, run)
-    assert all(out == "" for out in others)
+    config = settings(material, objective, load=str(trained), eval_only=True, **overrides)
+    first, *others = run_ranks(world_size, launch, config)
+    assert all(other == "" for other in others)
     report = json.loads(first.splitlines()[-1])
     assert isinstance(report, dict)
     return report
@@ -116,23 +116,23 @@ def test_evaluation_does_not_depend_on_batches_or_layout(trained: Path, material
         evaluate(trained, material, 2, sequence_parallel=True, **TP2),
         evaluate(trained, material, 4, **TP2, **PP2),
     ]
-    for found in others:
-        assert found["scored_tokens"] == expected["scored_tokens"]
-        assert found["tokens"] == expected["tokens"]
-        assert found["validation_loss"] == pytest.approx(expected["validation_loss"], rel=1e-6)
+    for report in others:
+        assert report["scored_tokens"] == expected["scored_tokens"]
+        assert report["tokens"] == expected["tokens"]
+        assert report["validation_loss"] == pytest.approx(expected["validation_loss"], rel=1e-6)
 
 
 def test_evaluation_scores_the_whole_split_once(trained: Path, material: Material) -> None:
-    """Against counting: a chunk of n content tokens is scored at n tokens by a decoder that sees it whole."""
+    """A decoder scores all n tokens of a chunk that fits its row."""
     documents = babble(120, TINY.vocab_size)
-    found = evaluate(trained, material, 1, split="0,100,0", seq_length=512)
+    report = evaluate(trained, material, 1, split="0,100,0", seq_length=512)
     content = sum(len(document) for document in documents)
     if read_run_json(resolve_checkpoint(trained))["objective"] == "clm":
         # [CLS] predicts the first token and the last token predicts [SEP].
-        assert found["scored_tokens"] == content + len(documents)
+        assert report["scored_tokens"] == content + len(documents)
     else:
-        assert found["scored_tokens"] == pytest.approx(0.15 * content, rel=0.1)
-    assert found["tokens"] == content + 2 * len(documents)
+        assert report["scored_tokens"] == pytest.approx(0.15 * content, rel=0.1)
+    assert report["tokens"] == content + 2 * len(documents)
 
 
 def test_evaluation_writes_nothing_into_the_checkpoint(trained: Path, material: Material) -> None:
@@ -141,29 +141,29 @@ def test_evaluation_writes_nothing_into_the_checkpoint(trained: Path, material: 
     assert sorted(path.relative_to(trained) for path in trained.rglob("*")) == before
 
 
-def test_a_complete_run_is_left_as_it_is(tmp_path: Path, material: Material) -> None:
+def test_a_complete_run_is_not_changed(tmp_path: Path, material: Material) -> None:
     run_ranks(1, launch, settings(material, save=str(tmp_path), train_iters=2))
     before = (resolve_checkpoint(tmp_path) / RUN_FILE).read_text()
-    out = run_ranks(1, launch, settings(material, save=str(tmp_path), load=str(tmp_path), train_iters=2))[0]
-    assert "trained" in out
-    assert "step 3" not in out
+    output = run_ranks(1, launch, settings(material, save=str(tmp_path), load=str(tmp_path), train_iters=2))[0]
+    assert "trained" in output
+    assert "step 3" not in output
     assert (resolve_checkpoint(tmp_path) / RUN_FILE).read_text() == before
     assert len(metrics(tmp_path)) == 2
 
 
-def test_going_on_from_an_earlier_step_sets_the_later_ones_aside(tmp_path: Path, material: Material) -> None:
+def test_resuming_from_an_earlier_step_sets_later_ones_aside(tmp_path: Path, material: Material) -> None:
     run_ranks(1, launch, settings(material, save=str(tmp_path)))
     expected = metrics(tmp_path)
     again = settings(material, save=str(tmp_path), load=str(tmp_path), load_step=4, exit_interval=1)
-    out = run_ranks(1, launch, again)[0]
-    assert f"{SET_ASIDE_FOLDER}/step_0000008" in out
+    output = run_ranks(1, launch, again)[0]
+    assert f"{SET_ASIDE_FOLDER}/step_0000008" in output
     assert list_steps(tmp_path) == [4, 5]
     assert resolve_checkpoint(tmp_path).name == "step_0000005"
     assert metrics(tmp_path) == expected[:5]
 
 
 def refusal(config: RunConfig) -> str:
-    """Ask for a launch that must be refused before torch or megatron-core are looked at."""
+    """Return the refusal of a launch, which needs neither torch nor megatron-core."""
     from megatron_ettin.train.preflight.history import check_history
 
     with pytest.raises(ConfigError) as caught:
@@ -189,8 +189,8 @@ def test_histories_are_not_mixed(trained: Path, tmp_path: Path, material: Materi
     )
 
 
-def test_a_branch_goes_to_a_folder_of_its_own(trained: Path, tmp_path: Path, material: Material) -> None:
-    """Taken up from another SAVE, the run goes on with its counters and leaves that SAVE alone."""
+def test_a_branch_is_saved_to_its_own_folder(trained: Path, tmp_path: Path, material: Material) -> None:
+    """A run that resumes from another SAVE keeps its counters and does not change that SAVE."""
     objective = read_run_json(resolve_checkpoint(trained))["objective"]
     branch = settings(material, objective, save=str(tmp_path), load=str(trained), load_step=4, **TP2)
     run_ranks(2, launch, branch)
@@ -200,13 +200,13 @@ def test_a_branch_goes_to_a_folder_of_its_own(trained: Path, tmp_path: Path, mat
     assert_same_weights(trained, tmp_path)
 
 
-def test_an_error_in_the_loop_leaves_a_process_that_can_launch_again(tmp_path: Path, material: Material) -> None:
-    """The groups, the lock and the feed's thread are given back."""
+def test_a_process_can_launch_again_after_an_error_in_the_loop(tmp_path: Path, material: Material) -> None:
+    """Process groups, lock and prefetch thread are released."""
     assert run_ranks(1, fail_then_launch, settings(material, save=str(tmp_path), train_iters=2)) == [[1, 2]]
 
 
 def fail_then_launch(config: RunConfig) -> list[int]:
-    """Launch twice in one process; the first launch fails at its second step."""
+    """Launch twice in one process; the first launch fails at its second step. Return the logged steps."""
     import threading
     from unittest.mock import patch
 
@@ -235,9 +235,9 @@ def test_a_trace_of_chosen_steps_is_written(tmp_path: Path, material: Material) 
     [trace] = (save / "profile").iterdir()
     assert trace.name == "steps_2_3_rank_0.json"
     names = [event["name"] for event in json.loads(trace.read_text())["traceEvents"] if "name" in event]
-    assert names.count("Optimizer.step#FusedAdamW.step") == 2, "one for each step"
+    assert names.count("Optimizer.step#FusedAdamW.step") == 2, "one per step"
     later = settings(material, save=str(save), load=str(save), train_iters=5, profile_steps="2:4")
-    out = run_ranks(1, launch, later)[0]
-    assert "--profile-steps 2:4: no trace, as this launch starts with step 5\n" in out
+    output = run_ranks(1, launch, later)[0]
+    assert "--profile-steps 2:4: no trace, as this launch starts with step 5\n" in output
     with pytest.raises(ConfigError, match="--profile-steps 9: starts after the last step, --train-iters 8"):
         check_run(settings(material, save=str(save), profile_steps="9"), 1)

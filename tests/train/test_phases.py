@@ -1,4 +1,4 @@
-"""Phases that chain, objectives that cross, and time that counts tokens: whole launches on a small corpus."""
+"""Chained phases, crossed objectives and schedules in tokens: complete launches on a small corpus."""
 
 from __future__ import annotations
 
@@ -61,28 +61,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory, material: dict[str, str]) 
 
 
 class TestTokenTime:
-    """A run that counts in tokens."""
+    """Runs whose schedule counts tokens."""
 
     @pytest.mark.parametrize("packing", ["best-fit", "none"])
-    def test_stopped_and_resumed_run_equals_the_uninterrupted_one(
-        self, tmp_path: Path, material: dict[str, str], packing: str
-    ) -> None:
-        whole, parts = tmp_path / "whole", tmp_path / "parts"
-        run_ranks(2, launch, settings(material, save=str(whole), packing=packing, **IN_TOKENS))
+    def test_resume_is_bit_equal(self, tmp_path: Path, material: dict[str, str], packing: str) -> None:
+        uninterrupted, parts = tmp_path / "uninterrupted", tmp_path / "parts"
+        run_ranks(2, launch, settings(material, save=str(uninterrupted), packing=packing, **IN_TOKENS))
         run_ranks(2, launch, settings(material, save=str(parts), packing=packing, exit_interval=5, **IN_TOKENS))
         resumed = settings(material, save=str(parts), load=str(parts), packing=packing, **IN_TOKENS)
         run_ranks(2, launch, resumed)
-        assert metrics(parts) == metrics(whole)
-        assert set(list_steps(parts)) == {*list_steps(whole), 5}
-        assert_same_weights(whole, parts)
-        # And a finished run is left as it is.
+        assert metrics(parts) == metrics(uninterrupted)
+        assert set(list_steps(parts)) == {*list_steps(uninterrupted), 5}
+        assert_same_weights(uninterrupted, parts)
+        # A complete run is not changed.
         run_ranks(2, launch, resumed)
-        assert metrics(parts) == metrics(whole)
+        assert metrics(parts) == metrics(uninterrupted)
 
-    def test_everything_happens_with_the_step_that_reaches_its_tokens(
+    def test_intervals_end_with_the_step_that_reaches_their_tokens(
         self, tmp_path: Path, material: dict[str, str]
     ) -> None:
-        out = run_ranks(1, launch, settings(material, "clm", save=str(tmp_path), **IN_TOKENS))[0]
+        output = run_ranks(1, launch, settings(material, "clm", save=str(tmp_path), **IN_TOKENS))[0]
         lines = metrics(tmp_path)
         tokens = [line["tokens"] for line in lines]
         assert tokens[-2] < 4000 <= tokens[-1]
@@ -93,20 +91,20 @@ class TestTokenTime:
         for line, before in zip(lines, [0, *tokens], strict=False):
             left = (4000 - before) / 1500
             assert line["learning_rate"] == pytest.approx(3e-3 * min(before / 800, 1, left))
-        assert "% of 4K tokens | " in out
+        assert "% of 4K tokens | " in output
 
     def test_steps_do_not_depend_on_the_layout(self, tmp_path: Path, material: dict[str, str]) -> None:
         one, two = tmp_path / "one", tmp_path / "two"
-        still: dict[str, Any] = {"attention_output_dropout": 0.0, "micro_batch_size": 1, **IN_TOKENS}
-        run_ranks(1, launch, settings(material, save=str(one), **still))
-        run_ranks(2, launch, settings(material, save=str(two), **still))
-        told = [[(line["step"], line["tokens"]) for line in metrics(save)] for save in (one, two)]
-        assert told[0] == told[1]
+        constant: dict[str, Any] = {"attention_output_dropout": 0.0, "micro_batch_size": 1, **IN_TOKENS}
+        run_ranks(1, launch, settings(material, save=str(one), **constant))
+        run_ranks(2, launch, settings(material, save=str(two), **constant))
+        steps = [[(line["step"], line["tokens"]) for line in metrics(save)] for save in (one, two)]
+        assert steps[0] == steps[1]
 
 
 @dataclass(frozen=True)
-class TakenUp:
-    """What a launch found before its first step."""
+class Restored:
+    """State of a launch before its first step."""
 
     weights: dict[str, np.ndarray]
     optimizer_steps: int
@@ -114,8 +112,8 @@ class TakenUp:
     counters: tuple[int, int, int]
 
 
-def take_up_only(config: RunConfig) -> TakenUp:
-    """Do what a launch does before its first step, and tell what came of it."""
+def restore_only(config: RunConfig) -> Restored:
+    """Restore as a launch does before its first step."""
     import torch
 
     from megatron_ettin.optim.core_state import optimizer_steps
@@ -130,7 +128,7 @@ def take_up_only(config: RunConfig) -> TakenUp:
         weights = {
             name: value.numpy().copy() for name, value in training.model.state_dict().items() if value is not None
         }
-    return TakenUp(
+    return Restored(
         weights,
         optimizer_steps(training.optimizer),
         moments,
@@ -139,16 +137,16 @@ def take_up_only(config: RunConfig) -> TakenUp:
 
 
 class TestPhases:
-    """From one phase to the next."""
+    """Transitions from one phase to the next."""
 
     def test_next_phase_keeps_the_optimizer_and_cross_drops_it(
         self, pretrained: Path, material: dict[str, str]
     ) -> None:
-        found = {
-            phase: run_ranks(1, take_up_only, settings(material, save="x", load=str(pretrained), phase=phase))[0]
+        restored = {
+            phase: run_ranks(1, restore_only, settings(material, save="x", load=str(pretrained), phase=phase))[0]
             for phase in ("pretrain", "extend", "cross")
         }
-        resumed, extended, crossed = found["pretrain"], found["extend"], found["cross"]
+        resumed, extended, crossed = restored["pretrain"], restored["extend"], restored["cross"]
         assert resumed.counters[0] == resumed.optimizer_steps == extended.optimizer_steps == 4
         assert extended.moments == resumed.moments > 0
         assert (crossed.optimizer_steps, crossed.moments) == (0, 0.0)
@@ -157,8 +155,8 @@ class TestPhases:
             np.testing.assert_array_equal(extended.weights[name], value)
             np.testing.assert_array_equal(crossed.weights[name], value)
 
-    def test_three_phases_and_back_across(self, tmp_path: Path, pretrained: Path, material: dict[str, str]) -> None:
-        """Lengths, bases and the schedule switch; the lineage remembers; rates join at the seams."""
+    def test_three_phases_and_two_crossings(self, tmp_path: Path, pretrained: Path, material: dict[str, str]) -> None:
+        """Sequence length, RoPE bases and schedule change; the lineage lists all phases; rates are continuous."""
         changes: dict[str, Any] = {
             "seq_length": 128,
             "rope_global_base": 500.0,
@@ -177,43 +175,43 @@ class TestPhases:
         run_ranks(1, launch, settings(material, save=str(tmp_path / "d"), load=str(tmp_path / "e"), **decay))
         cross: dict[str, Any] = decay | {"phase": "cross", "lr_decay_style": "WSD"}
         crossed = settings(material, "clm", save=str(tmp_path / "c"), load=str(tmp_path / "d"), **cross)
-        out = run_ranks(1, launch, crossed)[0]
-        assert f"--objective clm --phase cross starts from {tmp_path}/d/step_" in out
+        output = run_ranks(1, launch, crossed)[0]
+        assert f"--objective clm --phase cross starts from {tmp_path}/d/step_" in output
         back = settings(material, "mlm", save=str(tmp_path / "b"), load=str(tmp_path / "c"), **cross)
         run_ranks(1, launch, back)
         rates = {name: [line["learning_rate"] for line in metrics(tmp_path / name)] for name in "ed"}
         assert (rates["e"][0], rates["d"][0]) == pytest.approx((3e-3, 1.5e-3))
-        # The last step of a phase is made before its end.
+        # The last step starts before the end of the phase.
         assert 1.5e-3 < rates["e"][-1] < 1.8e-3
         assert metrics(tmp_path / "e")[0]["step"] == 1
         lineage = read_run_json(resolve_checkpoint(tmp_path / "b"))["lineage"]
-        told = [(stretch["objective"], stretch["phase"]) for stretch in lineage]
+        trained = [(entry["objective"], entry["phase"]) for entry in lineage]
         phases = ["pretrain", "extend", "decay", "cross", "cross"]
-        assert told == list(zip(["mlm", "mlm", "mlm", "clm", "mlm"], phases, strict=True))
+        assert trained == list(zip(["mlm", "mlm", "mlm", "clm", "mlm"], phases, strict=True))
         parents = [str(resolve_checkpoint(save)) for save in (pretrained, *(tmp_path / name for name in "edc"))]
-        assert [stretch["parent"] for stretch in lineage] == ["", *parents]
-        for stretch, name in zip(lineage[1:], "edcb", strict=True):
-            described = read_run_json(resolve_checkpoint(tmp_path / name))
-            assert (stretch["steps"], stretch["tokens"]) == (described["step"], described["consumed_tokens"])
-            assert stretch["tokens"] >= 3000
-        # A phase that was begun is resumed as itself.
+        assert [entry["parent"] for entry in lineage] == ["", *parents]
+        for entry, name in zip(lineage[1:], "edcb", strict=True):
+            run_json = read_run_json(resolve_checkpoint(tmp_path / name))
+            assert (entry["steps"], entry["tokens"]) == (run_json["step"], run_json["consumed_tokens"])
+            assert entry["tokens"] >= 3000
+        # A started phase is resumed.
         again = settings(material, "mlm", save=str(tmp_path / "b"), load=str(tmp_path / "b"), **cross)
         plan = prepare(again).resume
         assert plan is not None
         assert plan.mode is ResumeMode.RESUME
 
-    def test_resumed_phase_equals_the_uninterrupted_one(
+    def test_resume_within_a_phase_is_bit_equal(
         self, tmp_path: Path, pretrained: Path, material: dict[str, str]
     ) -> None:
         extend: dict[str, Any] = {"phase": "extend", "seq_length": 128, "train_iters": 5}
         run_ranks(2, launch, settings(material, save=str(tmp_path / "a"), load=str(pretrained), **extend))
-        begun = settings(material, save=str(tmp_path / "b"), load=str(pretrained), exit_interval=2, **extend)
-        run_ranks(2, launch, begun)
+        stopped = settings(material, save=str(tmp_path / "b"), load=str(pretrained), exit_interval=2, **extend)
+        run_ranks(2, launch, stopped)
         run_ranks(2, launch, settings(material, save=str(tmp_path / "b"), load=str(tmp_path / "b"), **extend))
         assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
         assert_same_weights(tmp_path / "a", tmp_path / "b")
 
-    def test_mntp_goes_on_from_a_decoder(self, tmp_path: Path, material: dict[str, str]) -> None:
+    def test_mntp_continues_from_a_decoder(self, tmp_path: Path, material: dict[str, str]) -> None:
         decoder = settings(material, "clm", save=str(tmp_path / "decoder"))
         run_ranks(1, launch, decoder)
         load = str(tmp_path / "decoder")
@@ -226,7 +224,7 @@ class TestPhases:
 
 
 class TestRefusals:
-    """What is answered before torch is loaded."""
+    """Refusals before torch is loaded."""
 
     def prepare(self, material: dict[str, str], trained: Path, *more: str) -> PreparedRun:
         files = ["--data-path", material["data_path"], "--load", str(trained), "--split", "80,20,0"]
@@ -243,11 +241,11 @@ class TestRefusals:
         run = self.prepare(material, trained, *flags, "--phase", "cross").config
         assert (run.training.phase, run.training.objective) == ("cross", "clm")
 
-    def test_an_evaluation_may_ask_for_any_objective(self, material: dict[str, str], trained: Path) -> None:
+    def test_an_evaluation_may_use_any_objective(self, material: dict[str, str], trained: Path) -> None:
         run = self.prepare(material, trained, "--eval-only", "--objective", "clm").config
         assert run.training.objective == "clm"
 
-    def test_a_phase_has_a_folder_of_its_own(self, material: dict[str, str], trained: Path) -> None:
+    def test_a_phase_needs_its_own_folder(self, material: dict[str, str], trained: Path) -> None:
         from megatron_ettin.train.preflight.history import check_history
 
         prepared = self.prepare(material, trained, "--save", str(trained), "--train-iters", "5", "--phase", "decay")

@@ -1,4 +1,4 @@
-"""Only what is known is kept off the screen."""
+"""Expected warnings are ignored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from megatron_ettin.train.run import silence_expected_warnings
 
 
-def test_known_warnings_are_silent_and_others_are_not() -> None:
+def test_expected_warnings_are_ignored_and_others_are_not() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         silence_expected_warnings()

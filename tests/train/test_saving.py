@@ -1,4 +1,4 @@
-"""Launches that save in the background, and that keep only some of their checkpoints."""
+"""Launches with asynchronous saves, and launches that keep only some checkpoints."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 @pytest.mark.parametrize(("world_size", "layout"), [(1, {}), (2, DISTRIBUTED)], ids=["one", "distributed"])
-def test_with_background_saves_a_resumed_run_equals_the_uninterrupted_one(
+def test_resume_with_asynchronous_saves_is_bit_equal(
     tmp_path: Path, material: Material, world_size: int, layout: dict[str, Any]
 ) -> None:
-    """To the bit, and the uninterrupted one is a run that saved synchronously."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_ranks(world_size, launch, settings(material, save=str(whole), save_interval=1, **layout))
+    """The uninterrupted run saves synchronously."""
+    uninterrupted, parts = tmp_path / "uninterrupted", tmp_path / "parts"
+    run_ranks(world_size, launch, settings(material, save=str(uninterrupted), save_interval=1, **layout))
     layout = {**layout, "async_save": True, "save_interval": 1}
-    out = run_ranks(world_size, launch, settings(material, save=str(parts), exit_interval=5, **layout))[0]
-    told = [line for line in out.splitlines() if line.startswith("saved ")]
-    assert told == [f"saved {parts / step_folder_name(step)}" for step in range(1, 6)]
+    output = run_ranks(world_size, launch, settings(material, save=str(parts), exit_interval=5, **layout))[0]
+    saved = [line for line in output.splitlines() if line.startswith("saved ")]
+    assert saved == [f"saved {parts / step_folder_name(step)}" for step in range(1, 6)]
     run_ranks(world_size, launch, settings(material, save=str(parts), load=str(parts), **layout))
-    assert metrics(parts) == metrics(whole)
-    assert list_steps(parts) == list_steps(whole) == list(range(1, 9))
-    assert_same_weights(whole, parts)
+    assert metrics(parts) == metrics(uninterrupted)
+    assert list_steps(parts) == list_steps(uninterrupted) == list(range(1, 9))
+    assert_same_weights(uninterrupted, parts)
     for step in range(1, 9):
         check_large_files(resolve_checkpoint(parts, step))
 
 
-@pytest.mark.parametrize("in_background", [False, True])
-def test_the_last_checkpoints_and_multiples_are_kept(tmp_path: Path, material: Material, in_background: bool) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_last_checkpoints_and_multiples_are_kept(tmp_path: Path, material: Material, asynchronous: bool) -> None:
     kept: dict[str, Any] = {
         "keep_last_checkpoints": 2,
         "save_retain_interval": 3,
         "save_interval": 1,
-        "async_save": in_background,
+        "async_save": asynchronous,
     }
     run_ranks(2, launch, settings(material, save=str(tmp_path), **kept))
     assert list_steps(tmp_path) == [3, 6, 7, 8]
     assert not list(tmp_path.glob(".deleting*"))
-    # What a launch goes on from is there until it has saved one of its own.
+    # The checkpoint that a launch resumes from is kept until it has saved another one.
     more = settings(material, save=str(tmp_path), load=str(tmp_path), **kept, train_iters=9)
     run_ranks(2, launch, more)
     assert list_steps(tmp_path) == [3, 6, 8, 9]
@@ -72,7 +72,7 @@ def test_the_last_checkpoints_and_multiples_are_kept(tmp_path: Path, material: M
         ),
     ],
 )
-def test_settings_without_their_ground_are_refused(values: dict[str, Any], words: str) -> None:
+def test_settings_without_their_prerequisite_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         check_run(tiny_run("mlm", **values), 1, planning=True)
     assert words in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Steps that are not finite are not made, by no optimizer at any layout, and the message finds the place."""
+"""Non-finite steps are skipped by every optimizer at any layout, and the message names their origin."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ UNCLIPPED_STABLE = {"optimizer": "stable_adamw", "clip_grad": 0.0}
 MUON = {"optimizer": "muon"}
 
 
-def everything(training: Any) -> dict[str, Any]:
-    """Copy what a step may change on this rank: weights, fp32 copies, moments and their count of steps."""
+def copy_state(training: Any) -> dict[str, Any]:
+    """Copy everything that a step may change on this rank: weights, fp32 copies, moments and step counts."""
     inner = training.optimizer.chained_optimizers[0].optimizer
     tensors = {f"weight {name}": value.detach().clone() for name, value in training.model.named_parameters()}
     for index, tensor in enumerate(inner.state):
@@ -39,19 +39,19 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def break_a_gradient(run: Any, broken_rank: int) -> dict[str, Any]:
-    """Make a step, one with a gradient that is not finite on one rank alone, and one more; tell what they did."""
+def break_a_gradient(config: Any, broken_rank: int) -> dict[str, Any]:
+    """Train a step, one with a non-finite gradient on a single rank, and another one; return what they did."""
     import torch
 
-    training = start_training(run)
+    training = start_training(config)
     first = train_steps(training, range(1))[0]
-    before = everything(training)
+    before = copy_state(training)
     hooks = []
     if training.ranks.rank == broken_rank:
         weight = next(p for n, p in training.model.named_parameters() if n.endswith("fc2.weight"))
         hooks.append(weight.register_hook(lambda slope: slope * math.inf))
     skipped = train_steps(training, range(1, 2))[0]
-    untouched = same(everything(training), before)
+    unchanged = same(copy_state(training), before)
     for hook in hooks:
         hook.remove()
     after = train_steps(training, range(2, 3))[0]
@@ -59,8 +59,8 @@ def break_a_gradient(run: Any, broken_rank: int) -> dict[str, Any]:
     return {
         "applied": [first.applied, skipped.applied, after.applied],
         "finite": [first.finite, skipped.finite, after.finite],
-        "untouched": untouched,
-        "moved after": not same(everything(training), before),
+        "unchanged": unchanged,
+        "changed after": not same(copy_state(training), before),
         "weights finite": finite,
     }
 
@@ -85,48 +85,48 @@ def break_a_gradient(run: Any, broken_rank: int) -> dict[str, Any]:
     ],
     ids=lambda value: "-".join(map(str, value.values())) or "plain" if isinstance(value, dict) else f"{value}ranks",
 )
-def test_one_ranks_broken_gradient_stops_the_step_on_all(world_size: int, settings: dict[str, Any]) -> None:
+def test_a_non_finite_gradient_on_one_rank_skips_the_step_on_all(world_size: int, settings: dict[str, Any]) -> None:
     config = tiny_run("mlm", **settings)
-    for told in run_ranks(world_size, break_a_gradient, config, world_size - 1):
-        assert told["applied"] == told["finite"] == [True, False, True]
-        assert told["untouched"]
-        assert told["moved after"]
-        assert told["weights finite"]
+    for result in run_ranks(world_size, break_a_gradient, config, world_size - 1):
+        assert result["applied"] == result["finite"] == [True, False, True]
+        assert result["unchanged"]
+        assert result["changed after"]
+        assert result["weights finite"]
 
 
-def explain(run: Any, module: str, broken_rank: int, broken_micro_batch: int, step: int) -> tuple[str, bool, bool]:
-    """Break a module's output on one rank in one micro-batch; return the explanation and what the search changed."""
+def explain(config: Any, module: str, broken_rank: int, broken_micro_batch: int, step: int) -> tuple[str, bool, bool]:
+    """Break a module's output on one rank in one micro-batch; return the message and what stayed the same."""
     import torch
 
     from megatron_ettin.train.step import train_step
     from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 
-    training = start_training(run)
+    training = start_training(config)
     ranks = training.ranks
     calls: list[int] = []
     own_micro_batches = MICRO_BATCHES // ranks.dp_size
 
-    def spoil(module: Any, inputs: Any, output: Any) -> Any:
+    def break_output(module: Any, inputs: Any, output: Any) -> Any:
         calls.append(0)
         if (len(calls) - 1) % own_micro_batches != broken_micro_batch:
             return None
         return (output[0] * math.nan, *output[1:]) if isinstance(output, tuple) else output * math.nan
 
     if ranks.rank == broken_rank:
-        training.model.get_submodule(module).register_forward_hook(spoil)
-    batches = global_batch(step, "mlm", run.model.vocab_size)[ranks.dp_rank :: ranks.dp_size]
+        training.model.get_submodule(module).register_forward_hook(break_output)
+    batches = global_batch(step, "mlm", config.model.vocab_size)[ranks.dp_rank :: ranks.dp_size]
     result = train_step(training, batches, 1e-3)
     assert not result.applied
-    before, noise = everything(training), torch.get_rng_state()
-    told = explain_non_finite(training, batches, step, fixed_plan(run))
-    return told, same(everything(training), before), torch.equal(noise, torch.get_rng_state())
+    before, random_state = copy_state(training), torch.get_rng_state()
+    message = explain_non_finite(training, batches, step, fixed_plan(config))
+    return message, same(copy_state(training), before), torch.equal(random_state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(
     ("world_size", "settings", "broken_rank", "micro_batch", "rows"),
     [
         (1, {}, 0, 2, "rows 22"),
-        # Two replicas share four rows: rank 1 has the second and the last.
+        # Two replicas share four rows: rank 1 has the second and the fourth.
         (2, {}, 1, 1, "rows 23"),
         (2, {"global_batch_size": 8, "micro_batch_size": 2}, 1, 0, "rows 42-43"),
         (2, PP2, 1, 3, "rows 23"),
@@ -140,45 +140,47 @@ def test_message_names_rank_module_and_rows(
     module = named = "transformer.layers.1.mlp.linear_fc2"
     if settings == PP2:
         named = "transformer.layers.3.mlp.linear_fc2"  # the second stage's second layer
-    for told, weights_kept, noise_kept in run_ranks(world_size, explain, config, module, broken_rank, micro_batch, 5):
-        assert told == f"rank {broken_rank}: activations are not finite from {named} on, {rows}"
+    for message, weights_kept, random_state_kept in run_ranks(
+        world_size, explain, config, module, broken_rank, micro_batch, 5
+    ):
+        assert message == f"rank {broken_rank}: activations are not finite from {named} on, {rows}"
         assert weights_kept
-        assert noise_kept
+        assert random_state_kept
 
 
-def explain_gradient(run: Any) -> str:
+def explain_gradient(config: Any) -> str:
     from megatron_ettin.train.step import train_step
     from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 
-    training = start_training(run)
+    training = start_training(config)
     if training.ranks.rank == 1:
         weight = training.model.get_parameter("transformer.layers.1.mlp.linear_fc2.weight")
         weight.register_hook(lambda slope: slope * math.nan)
-    batches = global_batch(3, "mlm", run.model.vocab_size)[training.ranks.dp_rank :: training.ranks.dp_size]
+    batches = global_batch(3, "mlm", config.model.vocab_size)[training.ranks.dp_rank :: training.ranks.dp_size]
     assert not train_step(training, batches, 1e-3).applied
-    return explain_non_finite(training, batches, 3, fixed_plan(run))
+    return explain_non_finite(training, batches, 3, fixed_plan(config))
 
 
 def test_message_names_the_gradient_where_activations_are_finite() -> None:
-    found = run_ranks(2, explain_gradient, tiny_run("mlm", global_batch_size=4))
+    messages = run_ranks(2, explain_gradient, tiny_run("mlm", global_batch_size=4))
     expected = "the gradient of transformer.layers.1.mlp.linear_fc2.weight is not finite, rows 12-15"
-    assert found == [f"activations are finite; rank 0: {expected}"] * 2
+    assert messages == [f"activations are finite; rank 0: {expected}"] * 2
 
 
-def explain_weight(run: Any) -> str:
+def explain_weight(config: Any) -> str:
     import torch
 
     from megatron_ettin.train.step import train_step
     from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 
-    training = start_training(run)
+    training = start_training(config)
     with torch.no_grad():
         training.model.get_parameter("transformer.layers.2.mlp.linear_fc1.weight")[3, 4] = math.nan
-    batches = global_batch(0, "mlm", run.model.vocab_size)
+    batches = global_batch(0, "mlm", config.model.vocab_size)
     assert not train_step(training, batches, 1e-3).applied
-    return explain_non_finite(training, batches, 0, fixed_plan(run))
+    return explain_non_finite(training, batches, 0, fixed_plan(config))
 
 
 def test_message_names_a_broken_weight() -> None:
-    [told] = run_ranks(1, explain_weight, tiny_run("mlm", global_batch_size=4))
-    assert "transformer.layers.2.mlp.linear_fc1 on, whose weight is not finite, rows 0" in told
+    [message] = run_ranks(1, explain_weight, tiny_run("mlm", global_batch_size=4))
+    assert "transformer.layers.2.mlp.linear_fc1 on, whose weight is not finite, rows 0" in message

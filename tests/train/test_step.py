@@ -1,6 +1,6 @@
-"""How often a step makes the host wait for its device: once, whatever the optimizer and however ranks share the work.
+"""A step makes the host wait for its device once, with any optimizer and layout.
 
-On CPUs this is counted by what Python reads; tests/gpu asks CUDA itself.
+On CPUs, reads of tensor values by Python are counted; tests/gpu counts CUDA's synchronisations.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from tests.helpers.training import global_batch, start_training, train_steps
 
 SHARDED = {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}
 STABLE = {"optimizer": "stable_adamw", "clip_grad": 0.0}
-TP2 = {"tensor_model_parallel_size": 2}  # with sequence parallelism core also compares random states, on the host
+TP2 = {
+    "tensor_model_parallel_size": 2
+}  # with sequence parallelism, megatron-core also compares random states on the host
 
 
-def reads_of_a_step(run: Any) -> tuple[list[str], list[str], bool]:
-    """What the host reads in a second step, and in one that is skipped for a gradient that is not finite."""
+def reads_of_a_step(config: Any) -> tuple[list[str], list[str], bool]:
+    """Return the host's reads in a second step and in one that is skipped for a non-finite gradient."""
     from megatron_ettin.train.step import train_step
     from tests.helpers.host_reads import HostReads
 
-    training = start_training(run)
+    training = start_training(config)
     train_steps(training, range(1))
-    found = []
+    reads_of_steps = []
     for scale in (1.0, float("nan")):
-        batches = global_batch(1, run.training.objective, run.model.vocab_size)
+        batches = global_batch(1, config.training.objective, config.model.vocab_size)
         weight = next(p for n, p in training.model.named_parameters() if n.endswith("fc2.weight"))
         hook = weight.register_hook(lambda slope, scale=scale: slope * scale)
         with HostReads() as reads:
             result = train_step(training, batches[training.ranks.dp_rank :: training.ranks.dp_size], 1e-3)
         hook.remove()
-        found.append(reads.found)
-    return found[0], found[1], result.applied
+        reads_of_steps.append(reads.found)
+    return reads_of_steps[0], reads_of_steps[1], result.applied
 
 
 @pytest.mark.parametrize(
@@ -56,23 +58,23 @@ def test_a_step_is_read_from_the_device_once(world_size: int, objective: str, se
         assert not applied
 
 
-def step_without_scored_tokens(run: Any) -> tuple[bool, float, float]:
+def step_without_scored_tokens(config: Any) -> tuple[bool, float, float]:
     from dataclasses import replace
 
     from megatron_ettin.train.step import train_step
 
-    training = start_training(run)
-    batches = global_batch(0, "mlm", run.model.vocab_size)[training.ranks.dp_rank :: training.ranks.dp_size]
-    bare = [replace(batch, scored_K=batch.scored_K[:0], labels_K=batch.labels_K[:0]) for batch in batches]
-    result = train_step(training, bare, 1e-3)
+    training = start_training(config)
+    batches = global_batch(0, "mlm", config.model.vocab_size)[training.ranks.dp_rank :: training.ranks.dp_size]
+    unscored = [replace(batch, scored_K=batch.scored_K[:0], labels_K=batch.labels_K[:0]) for batch in batches]
+    result = train_step(training, unscored, 1e-3)
     return result.applied, result.gradient_norm, result.sums.loss_sum
 
 
-def test_a_step_without_scored_tokens_divides_by_nothing() -> None:
+def test_a_step_without_scored_tokens_is_applied() -> None:
     assert run_ranks(2, step_without_scored_tokens, tiny_run("mlm")) == [(True, 0.0, 0.0)] * 2
 
 
-def test_counting_finds_what_waits() -> None:
+def test_every_kind_of_read_is_counted() -> None:
     import torch
 
     from tests.helpers.host_reads import HostReads

@@ -1,4 +1,4 @@
-"""Launches that are asked to stop, at any moment, and steps that are skipped: in-process, on one and two ranks."""
+"""Launches that are asked to stop, and skipped steps: in-process, on one and two ranks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def settings(material: dict[str, str], save: Path, **overrides: Any) -> RunConfi
     return tiny_run("mlm", **(small | material | {"save": str(save)} | overrides))
 
 
-def told_to_stop(save: Path) -> dict[str, Any] | None:
+def stop_record(save: Path) -> dict[str, Any] | None:
     path = save / STOP_FILE
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -49,11 +49,11 @@ MOMENTS = {
     "evaluation": ("megatron_ettin.train.trainer.validate_sources", 1),
     "save": ("megatron_ettin.checkpoint.manager.CheckpointManager.save", 1),
 }
-"""Moment -> the function under way, and at which of its calls."""
+"""Moment -> a function, and at which of its calls."""
 
 
 def launch_signalled(config: RunConfig, rank: int, moment: str, number: signal.Signals) -> str:
-    """Launch on this rank; at the moment, the process of ``rank`` alone gets the signal."""
+    """Launch on this rank; at the given moment, only the process of ``rank`` gets the signal."""
     target, call = MOMENTS[moment]
     calls: list[None] = []
     real = _resolve(target)
@@ -75,9 +75,9 @@ def _resolve(target: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, material: dict[str, str]) -> Path:
-    """The run that nobody stopped."""
-    save = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, material: dict[str, str]) -> Path:
+    """The uninterrupted run."""
+    save = tmp_path_factory.mktemp("uninterrupted")
     run_ranks(2, launch, settings(material, save))
     return save
 
@@ -87,35 +87,35 @@ def whole(tmp_path_factory: pytest.TempPathFactory, material: dict[str, str]) ->
     [
         ("building", signal.SIGTERM, 0),
         ("third step", signal.SIGUSR1, 3),
-        # After the third step and the fourth: what is under way is finished, and one more step finds out.
+        # After the third and fourth step: the current action is finished, and the next step shares the votes.
         ("evaluation", signal.SIGINT, 4),
         ("save", signal.SIGTERM, 5),
     ],
 )
-def test_signal_to_one_rank_stops_all_and_the_run_goes_on_to_the_bit(
-    tmp_path: Path, material: dict[str, str], whole: Path, moment: str, number: signal.Signals, stops_at: int
+def test_signal_to_one_rank_stops_all_and_resume_is_bit_equal(
+    tmp_path: Path, material: dict[str, str], uninterrupted: Path, moment: str, number: signal.Signals, stops_at: int
 ) -> None:
     out = run_ranks(2, launch_signalled, settings(material, tmp_path), 1, moment, number)
     assert "stopped by" in out[0]
     assert number.name in out[0]
-    told = told_to_stop(tmp_path)
+    record = stop_record(tmp_path)
     tokens = metrics(tmp_path)[-1]["tokens"] if stops_at else 0
-    assert told == {"reason": number.name, "step": stops_at, "tokens": tokens}
+    assert record == {"reason": number.name, "step": stops_at, "tokens": tokens}
     assert list_steps(tmp_path)[-1:] == [stops_at] * bool(stops_at)
     run_ranks(2, launch, settings(material, tmp_path, load=str(tmp_path) if stops_at else ""))
-    assert told_to_stop(tmp_path) is None
-    assert metrics(tmp_path) == metrics(whole)
-    assert_same_weights(tmp_path, whole)
+    assert stop_record(tmp_path) is None
+    assert metrics(tmp_path) == metrics(uninterrupted)
+    assert_same_weights(tmp_path, uninterrupted)
 
 
 def test_signal_at_the_last_step_is_a_normal_end(tmp_path: Path, material: dict[str, str]) -> None:
     run_ranks(1, launch_signalled, settings(material, tmp_path, train_iters=3), 0, "third step", signal.SIGTERM)
-    assert told_to_stop(tmp_path) is None
+    assert stop_record(tmp_path) is None
     assert list_steps(tmp_path) == [3]
 
 
-def launch_growing_old(config: RunConfig) -> str:
-    """Launch; on rank 1 alone an hour passes with the second step."""
+def launch_past_its_time_limit(config: RunConfig) -> str:
+    """Launch; on rank 1 only, the clock advances an hour with the second step."""
     from megatron_ettin.train import loop, stop
 
     calls: list[None] = []
@@ -134,21 +134,21 @@ def launch_growing_old(config: RunConfig) -> str:
         return launch(config)
 
 
-def test_old_launch_stops_as_at_a_signal(tmp_path: Path, material: dict[str, str]) -> None:
-    run_ranks(2, launch_growing_old, settings(material, tmp_path, exit_after_minutes=30.0, **PP2))
-    told = told_to_stop(tmp_path)
-    assert told is not None
-    assert (told["reason"], told["step"]) == ("exit-after-minutes", 2)
+def test_a_launch_stops_after_its_time_limit(tmp_path: Path, material: dict[str, str]) -> None:
+    run_ranks(2, launch_past_its_time_limit, settings(material, tmp_path, exit_after_minutes=30.0, **PP2))
+    record = stop_record(tmp_path)
+    assert record is not None
+    assert (record["reason"], record["step"]) == ("exit-after-minutes", 2)
     assert list_steps(tmp_path) == [2]
 
 
-def test_first_reason_counts() -> None:
+def test_the_first_reason_is_reported() -> None:
     assert reason_of([False] * len(REASONS)) == ""
     assert reason_of([False, True, False, True]) == "SIGINT"
 
 
 def launch_broken(config: RunConfig, from_step: int, to_step: int) -> tuple[str, str]:
-    """Launch with gradients that are not finite on rank 0 in some steps; return its output and how it failed."""
+    """Launch with non-finite gradients on rank 0 in some steps; return the output and the failure."""
     from megatron_ettin.train import loop
 
     calls: list[None] = []
@@ -179,7 +179,7 @@ def launch_broken(config: RunConfig, from_step: int, to_step: int) -> tuple[str,
     return out.getvalue(), ""
 
 
-def test_few_skipped_steps_are_told_of_and_passed_over(tmp_path: Path, material: dict[str, str]) -> None:
+def test_a_few_skipped_steps_are_reported(tmp_path: Path, material: dict[str, str]) -> None:
     (out, failure), (silent, _) = run_ranks(2, launch_broken, settings(material, tmp_path, max_skipped_steps=2), 3, 4)
     assert (failure, silent) == ("", "")
     place = "rank 0: the gradient of transformer.layers.0.mlp.linear_fc1.weight is not finite"
@@ -188,10 +188,10 @@ def test_few_skipped_steps_are_told_of_and_passed_over(tmp_path: Path, material:
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines if line.get("skipped")] == [3, 4]
     assert [line["step"] for line in lines if line["gradient_norm"] is None] == [3, 4]
-    # Skipped steps count in steps, rows and tokens, and in the schedule.
-    described = read_run_json(resolve_checkpoint(tmp_path))
-    assert (described["step"], described["consumed_samples"], described["skipped_steps"]) == (8, 32, 2)
-    assert described["skipped_in_a_row"] == 0
+    # Skipped steps count as steps, rows and tokens, and in the schedule.
+    run_json = read_run_json(resolve_checkpoint(tmp_path))
+    assert (run_json["step"], run_json["consumed_samples"], run_json["skipped_steps"]) == (8, 32, 2)
+    assert run_json["skipped_in_a_row"] == 0
 
 
 def test_too_many_skipped_steps_end_the_run_on_all_ranks(tmp_path: Path, material: dict[str, str]) -> None:
@@ -201,21 +201,21 @@ def test_too_many_skipped_steps_end_the_run_on_all_ranks(tmp_path: Path, materia
     assert failure.startswith("step 4: steps skipped in a row: 2, allowed are --max-skipped-steps 1;")
     assert "step 4 was skipped" in out
     assert list_steps(tmp_path) == [2]
-    assert told_to_stop(tmp_path) is None
+    assert stop_record(tmp_path) is None
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_spikes_are_skipped_alike_by_a_resumed_run(tmp_path: Path, material: dict[str, str]) -> None:
-    """A small factor makes spikes of ordinary noise; their window lies across the stop."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+def test_a_resumed_run_skips_the_same_spikes(tmp_path: Path, material: dict[str, str]) -> None:
+    """A small factor makes ordinary noise a spike; the window spans the stop."""
+    uninterrupted, parts = tmp_path / "uninterrupted", tmp_path / "parts"
     spikes: dict[str, Any] = {"train_iters": 84, "eval_interval": 0, "save_interval": 0, "skip_loss_spikes": 0.2}
     spikes |= {"lr": 1e-4, "max_skipped_steps": 84}
-    run_ranks(1, launch, settings(material, whole, **spikes))
+    run_ranks(1, launch, settings(material, uninterrupted, **spikes))
     run_ranks(1, launch, settings(material, parts, exit_interval=70, **spikes))
     run_ranks(1, launch, settings(material, parts, load=str(parts), **spikes))
-    skipped = [line["step"] for line in metrics(whole) if line.get("skipped")]
+    skipped = [line["step"] for line in metrics(uninterrupted) if line.get("skipped")]
     assert min(skipped) > 64
     assert max(skipped) > 70
-    assert metrics(parts) == metrics(whole)
-    assert_same_weights(parts, whole)
+    assert metrics(parts) == metrics(uninterrupted)
+    assert_same_weights(parts, uninterrupted)
     assert read_run_json(resolve_checkpoint(parts))["skipped_steps"] == len(skipped)

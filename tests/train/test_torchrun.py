@@ -1,4 +1,4 @@
-"""Real torchrun processes, stopped, signalled and killed from outside; slow."""
+"""Real torchrun processes that are stopped, signalled and killed; slow."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Flags:
     corpus = write_corpus(folder / "corpus", [document.tolist() for document in babble(120, VOCABULARY)])
 
     def of(save: Path, **more: Any) -> list[str]:
-        """Return the flags of a launch that begins anew or goes on."""
+        """Return the flags of a launch that starts or resumes."""
         values = {**MODEL, **RUN, **{name.replace("_", "-"): value for name, value in more.items()}}
         values |= {"data-path": corpus, "tokenizer-model": tokenizer, "save": save, "load": save}
         return [part for name, value in {"objective": "mlm", **values}.items() for part in (f"--{name}", str(value))]
@@ -66,7 +66,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Flags:
 
 
 def state_of(save: Path, folder: Path) -> dict[str, Any]:
-    """Return all tensors of a run's last checkpoint, the optimizer's too, by their names."""
+    """Return all tensors of a run's last checkpoint by name, with the optimizer's."""
     merged = folder / f"{save.name}.pt"
     dcp_to_torch_save(resolve_checkpoint(save) / STATE_FOLDER, merged)
     content = torch.load(merged, weights_only=False)
@@ -74,63 +74,63 @@ def state_of(save: Path, folder: Path) -> dict[str, Any]:
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
-def told_to_stop(save: Path) -> dict[str, Any]:
-    told = json.loads((save / STOP_FILE).read_text())
-    assert isinstance(told, dict)
-    return told
+def stop_record(save: Path) -> dict[str, Any]:
+    record = json.loads((save / STOP_FILE).read_text())
+    assert isinstance(record, dict)
+    return record
 
 
 def wait_until_loading(launch: Torchrun, save: Path) -> None:
-    """Wait until arguments are read on rank 0 and all ranks listen; torch and megatron-core are not loaded yet."""
+    """Wait until rank 0 has locked the folder and all ranks hold signals, before torch and megatron-core are loaded."""
     while not (save / "lock").exists() or sum(map(holds_signals, launch.ranks())) < 2:
         time.sleep(0.01)
 
 
 class TestStop:
-    """Signals to the agent, as a scheduler or a person sends them."""
+    """Signals to the agent, as schedulers and users send them."""
 
-    def test_run_stopped_at_random_steps_equals_the_uninterrupted_one(self, tmp_path: Path, flags: Flags) -> None:
-        """To the bit: losses, validation, every tensor of weights and optimizer, order and masks."""
-        whole, parts = tmp_path / "whole", tmp_path / "parts"
-        with Torchrun(tmp_path / "whole.log", flags(whole)) as launch:
+    def test_resume_after_stops_at_random_steps_is_bit_equal(self, tmp_path: Path, flags: Flags) -> None:
+        """Losses, validation, every tensor of weights and optimizer, order and masks."""
+        uninterrupted, parts = tmp_path / "uninterrupted", tmp_path / "parts"
+        with Torchrun(tmp_path / "uninterrupted.log", flags(uninterrupted)) as launch:
             assert launch.wait(120) == 0
         seed = random.randrange(10**6)
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         kinds = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM]
         for number, kind in enumerate(kinds):
             done = list_steps(parts)[-1] if parts.is_dir() and list_steps(parts) else 0
             with Torchrun(tmp_path / f"part{number}.log", flags(parts)) as launch:
-                launch.wait_for(f"step {done + chance.randint(1, 25)}/")
-                time.sleep(chance.uniform(0, 0.2))
+                launch.wait_for(f"step {done + rng.randint(1, 25)}/")
+                time.sleep(rng.uniform(0, 0.2))
                 launch.process.send_signal(kind)
                 assert launch.wait(60) == 1, seed
                 assert "Traceback" not in launch.output.split("Received")[0]
-            told = told_to_stop(parts)
-            assert told["reason"] == kind.name, seed
-            assert told["step"] == list_steps(parts)[-1] == metrics(parts)[-1]["step"], seed
-            assert told["tokens"] == metrics(parts)[-1]["tokens"], seed
+            record = stop_record(parts)
+            assert record["reason"] == kind.name, seed
+            assert record["step"] == list_steps(parts)[-1] == metrics(parts)[-1]["step"], seed
+            assert record["tokens"] == metrics(parts)[-1]["tokens"], seed
         with Torchrun(tmp_path / "last.log", flags(parts)) as launch:
             assert launch.wait(120) == 0
         assert not (parts / STOP_FILE).exists()
-        assert metrics(parts) == metrics(whole), seed
-        one, other = state_of(whole, tmp_path), state_of(parts, tmp_path)
+        assert metrics(parts) == metrics(uninterrupted), seed
+        one, other = state_of(uninterrupted, tmp_path), state_of(parts, tmp_path)
         assert one.keys() == other.keys()
         assert any("optimizer" in name for name in one)
         for name, value in one.items():
             assert torch.equal(value, other[name]), (seed, name)
-        described = [read_run_json(resolve_checkpoint(save)) for save in (whole, parts)]
+        run_jsons = [read_run_json(resolve_checkpoint(save)) for save in (uninterrupted, parts)]
         for key in ("step", "consumed_samples", "consumed_tokens", "lineage", "validation_loss"):
-            assert described[0][key] == described[1][key], seed
+            assert run_jsons[0][key] == run_jsons[1][key], seed
 
-    def test_signal_while_everything_is_still_being_built(self, tmp_path: Path, flags: Flags) -> None:
+    def test_signal_before_the_first_step(self, tmp_path: Path, flags: Flags) -> None:
         save = tmp_path / "run"
-        # On a busy machine torch and megatron-core take longer to load than torchrun would wait by itself.
+        # On a busy machine, loading torch and megatron-core takes longer than torchrun waits by default.
         with Torchrun(tmp_path / "log", flags(save), options=["--shutdown-timeout=600"]) as launch:
             wait_until_loading(launch, save)
             launch.process.send_signal(signal.SIGTERM)
             assert launch.wait(120) == 1
             assert "Error" not in launch.output.split("Traceback")[0]
-        assert told_to_stop(save) == {"reason": "SIGTERM", "step": 0, "tokens": 0}
+        assert stop_record(save) == {"reason": "SIGTERM", "step": 0, "tokens": 0}
         assert list_steps(save) == []
 
     def test_signal_to_one_rank_lets_both_end_with_0(self, tmp_path: Path, flags: Flags) -> None:
@@ -141,10 +141,10 @@ class TestStop:
 
             os.kill(launch.ranks()[1], signal.SIGTERM)
             assert launch.wait(60) == 0
-        assert told_to_stop(save)["reason"] == "SIGTERM"
+        assert stop_record(save)["reason"] == "SIGTERM"
 
     def test_second_signal_ends_at_once(self, tmp_path: Path, flags: Flags) -> None:
-        """Also in the middle of a validation that takes much longer."""
+        """Also during a long validation."""
         save = tmp_path / "run"
         endless = flags(save, eval_interval=3, eval_iters=0, split="1,99,0", micro_batch_size=1, global_batch_size=2)
         with Torchrun(tmp_path / "log", endless) as launch:
@@ -171,7 +171,7 @@ class TestStop:
 
 
 class TestHang:
-    """A rank that stalls, stops or dies: the job ends in time, and the rank is named."""
+    """If a rank stalls, stops or dies, the job ends in time and names the rank."""
 
     @pytest.mark.parametrize("rank", [0, 1])
     @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
@@ -181,7 +181,7 @@ class TestHang:
         import os
 
         settings = flags(tmp_path / "run", train_iters=100_000, timeout_seconds=TIMEOUT_SECONDS)
-        # As the example scripts have it: torchrun would wait so long for a rank that does not hear SIGTERM.
+        # As in the example scripts; torchrun waits this long for a rank that does not react to SIGTERM.
         with Torchrun(tmp_path / "log", settings, options=["--shutdown-timeout=600"]) as launch:
             launch.wait_for("step 20/")
             ranks = launch.ranks()
@@ -201,7 +201,7 @@ class TestHang:
             (1, signal.SIGKILL, "ended before the run started"),
         ],
     )
-    def test_rank_that_never_comes(
+    def test_a_rank_that_never_arrives_is_named(
         self, tmp_path: Path, flags: Flags, rank: int, number: signal.Signals, reason: str
     ) -> None:
         import os
@@ -219,7 +219,7 @@ class TestHang:
             assert launch.output.count("Traceback") == 1, "torchrun's own"
             assert wait_until_gone(ranks, 2) == []
 
-    def test_rank_that_stops_while_it_validates(self, tmp_path: Path, flags: Flags) -> None:
+    def test_a_rank_that_stops_during_validation_is_named(self, tmp_path: Path, flags: Flags) -> None:
         import os
 
         more: dict[str, Any] = {"eval_interval": 2, "eval_iters": 0, "split": "5,95,0", "timeout_seconds": 6}

@@ -1,4 +1,4 @@
-"""Bits per byte, against the text itself."""
+"""Bits per byte against the bytes of the text."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TEXTS = [
 ]
 
 
-class Made:
-    """A tokenizer of 320 tokens, the texts as a corpus, and a run over it."""
+class Encoded:
+    """A tokenizer of 320 tokens and the texts as a corpus."""
 
     def __init__(self, folder: Path) -> None:
         save_tokenizer(train_tokenizer(TEXTS * 3, 320), folder)
@@ -40,29 +40,31 @@ class Made:
         self.prefix = write_corpus(folder / "corpus", ids)
 
     def rows(self) -> list[EvaluationRows]:
-        """All documents, cut to 64 positions."""
+        """Return all documents in rows of 64 positions."""
         documents = range(len(TEXTS))
         return [evaluation_rows(IndexedTokens(self.prefix), documents, 64, sep_id=self.files.sep_id)]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("bytes"))
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    return Encoded(tmp_path_factory.mktemp("bytes"))
 
 
-def test_clm_scores_every_byte_of_the_text_once(made: Made) -> None:
-    objective = build_objective(tiny_run("clm"), made.files)
-    assert count_scored_bytes(objective, made.rows(), made.files) == sum(len(text.encode()) for text in TEXTS)
+def test_clm_scores_every_byte_of_the_text_once(encoded: Encoded) -> None:
+    objective = build_objective(tiny_run("clm"), encoded.files)
+    assert count_scored_bytes(objective, encoded.rows(), encoded.files) == sum(len(text.encode()) for text in TEXTS)
 
 
-def test_mlm_counts_the_bytes_of_what_is_hidden(made: Made) -> None:
-    objective = build_objective(tiny_run("mlm", eval_mlm_probability=0.15), made.files)
-    rows = made.rows()
+def test_mlm_counts_the_bytes_of_masked_tokens(encoded: Encoded) -> None:
+    objective = build_objective(tiny_run("mlm", eval_mlm_probability=0.15), encoded.files)
+    rows = encoded.rows()
     labels = [int(label) for row in rows[0] for label in objective.eval_batch([row]).labels_K]
-    # One character of the byte-level alphabet stands for one byte.
-    assert count_scored_bytes(objective, rows, made.files) == sum(len(str(made.encoder.id_to_token(i))) for i in labels)
-    everything = build_objective(tiny_run("mlm", eval_mlm_probability=1.0), made.files)
-    assert count_scored_bytes(everything, rows, made.files) == sum(len(text.encode()) for text in TEXTS)
+    # One character of the byte-level alphabet encodes one byte.
+    assert count_scored_bytes(objective, rows, encoded.files) == sum(
+        len(str(encoded.encoder.id_to_token(i))) for i in labels
+    )
+    everything = build_objective(tiny_run("mlm", eval_mlm_probability=1.0), encoded.files)
+    assert count_scored_bytes(everything, rows, encoded.files) == sum(len(text.encode()) for text in TEXTS)
 
 
 def test_a_uniform_guess_over_single_bytes_costs_eight_bits() -> None:
@@ -70,7 +72,7 @@ def test_a_uniform_guess_over_single_bytes_costs_eight_bits() -> None:
     assert bits_per_byte(12.5, None) is None
 
 
-def test_words_do_not_tell_their_bytes(tmp_path: Path) -> None:
+def test_a_word_tokenizer_has_no_bytes(tmp_path: Path) -> None:
     words = write_word_tokenizer(tmp_path, ["a", "b"])
     files = TokenizerFiles.load(words)
     prefix = write_corpus(tmp_path / "corpus", [[5, 6, 5]])
@@ -79,8 +81,8 @@ def test_words_do_not_tell_their_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["clm", pytest.param("mlm", marks=pytest.mark.slow)])
-def test_evaluation_tells_the_same_in_every_layout(tmp_path: Path, objective: str) -> None:
-    """With one token a byte a loss in nats is ln 2 times the bits per byte, but for the ends of documents."""
+def test_evaluation_is_the_same_in_every_layout(tmp_path: Path, objective: str) -> None:
+    """With one token per byte, the loss in nats is ln 2 times the bits per byte, except for the ends of documents."""
     tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
     size = TokenizerFiles.load(tokenizer).size
     rng = np.random.default_rng(5)
@@ -94,15 +96,15 @@ def test_evaluation_tells_the_same_in_every_layout(tmp_path: Path, objective: st
     small: dict[str, Any] = {"micro_batch_size": 2, "global_batch_size": 4, "train_iters": 1, "split": "50,50,0"}
     save = str(tmp_path / "run")
     run_ranks(2, launch, tiny_run(objective, **shape, **places, **small, save=save))
-    told = []
+    reports = []
     split: dict[str, Any] = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}
     for world, layout in ((1, {}), (2, {}), (4, split)):
         config = tiny_run(objective, **shape, **places, **small, **layout, load=save, eval_only=True)
-        told.append(json.loads(run_ranks(world, launch, config)[0].splitlines()[-1]))
-    first = told[0]
+        reports.append(json.loads(run_ranks(world, launch, config)[0].splitlines()[-1]))
+    first = reports[0]
     num_ends = first["scored_tokens"] - first["scored_bytes"]
-    assert num_ends == (20 if objective == "clm" else 0), "the [SEP] of 20 documents is scored and stands for no byte"
+    assert num_ends == (20 if objective == "clm" else 0), "the [SEP] of 20 documents is scored and encodes no byte"
     expected = first["validation_loss"] * first["scored_tokens"] / math.log(2) / first["scored_bytes"]
-    for each in told:
-        assert each["scored_bytes"] == first["scored_bytes"]
-        assert each["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
+    for report in reports:
+        assert report["scored_bytes"] == first["scored_bytes"]
+        assert report["bits_per_byte"] == pytest.approx(expected, rel=1e-6)

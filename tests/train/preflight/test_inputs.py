@@ -1,4 +1,4 @@
-"""The cheap look at a corpus before training: what is damaged, empty or foreign does not train."""
+"""Damaged, empty and foreign corpora are refused before training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def corpus(tmp_path: Path, tokenizer: Path) -> str:
     return preprocess(settings).pairs[0]
 
 
-def test_a_good_corpus_passes(corpus: str, tokenizer: Path) -> None:
+def test_a_valid_corpus_passes(corpus: str, tokenizer: Path) -> None:
     check(corpus, tokenizer)
 
 
@@ -49,11 +49,11 @@ def test_another_tokenizer_of_the_same_size_is_refused(tmp_path: Path, corpus: s
     other = write_word_tokenizer(tmp_path / "other", ["b", "a", "c"])
     with pytest.raises(ConfigError, match=r"--data-path .*: was written with another tokenizer than --tokenizer-model"):
         check(corpus, other)
-    Path(f"{corpus}.manifest.json").unlink()  # as from a tool that writes none
+    Path(f"{corpus}.manifest.json").unlink()  # other tools write none
     check(corpus, other)
 
 
-def test_a_tokenizer_that_encodes_the_same_is_the_same(corpus: str, tokenizer: Path) -> None:
+def test_a_tokenizer_with_the_same_encoding_is_accepted(corpus: str, tokenizer: Path) -> None:
     file = tokenizer / "tokenizer.json"
     processor = '"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}'
     file.write_text(file.read_text().replace('"post_processor": null', processor))

@@ -1,4 +1,4 @@
-"""What is refused, and what is completed, from the files of a run."""
+"""Preflight refuses wrong files and completes the config from them."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def write_corpus(prefix: Path, documents: Sequence[Any]) -> Path:
 
 
 def write_checkpoint(save: Path, step: int = 5, **values: Any) -> Path:
-    """Write a whole checkpoint folder of a small MLM run, without its tensors."""
+    """Write a complete checkpoint folder of a small MLM run, without its tensors."""
     settings = {"num_layers": 4, "hidden_size": 64, "ffn_hidden_size": 96, "vocab_size": 128, "seq_length": 256}
     config = RunConfig().with_values({"objective": "mlm", **settings, **values})
     folder = save / step_folder_name(step)
     write_tokenizer(folder / "tokenizer")
-    described = {"format_version": 1, "step": step, "objective": config.training.objective, "config": config.to_dict()}
-    write_json_atomic(folder / "run.json", described)
+    run_json = {"format_version": 1, "step": step, "objective": config.training.objective, "config": config.to_dict()}
+    write_json_atomic(folder / "run.json", run_json)
     mark_complete(folder)
     return folder
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """The flags of a run whose files are all there."""
+    """The flags of a run with all its files."""
     rng = np.random.default_rng(0)
     documents = [rng.integers(5, TOKENIZER_SIZE, 20) for _ in range(100)]
     return {
@@ -104,7 +104,7 @@ def test_tokenizer_may_be_given_as_its_file(files: dict[str, str]) -> None:
     assert prepare({**files, "--tokenizer-model": as_file}).config.model.vocab_size == 128
 
 
-def test_a_plan_needs_no_files_and_assumes_the_published_vocabulary() -> None:
+def test_a_dry_run_needs_no_files_and_assumes_the_published_vocabulary() -> None:
     prepared = prepare({"--objective": "mlm"}, "--dry-run")
     assert prepared.config.model.vocab_size == 50_368
     assert prepared.notes == ("vocabulary: the published 50,368 (no --tokenizer-model or --vocab-size)",)
@@ -121,7 +121,7 @@ def test_a_plan_needs_no_files_and_assumes_the_published_vocabulary() -> None:
         ({"--save": "/dev/null/run"}, "--save /dev/null/run: /dev/null is a file, not a folder"),
     ],
 )
-def test_refused_with_training_and_planning(
+def test_refused_in_training_and_dry_run(
     files: dict[str, str], dry_run: Sequence[str], flags: dict[str, str], message: str
 ) -> None:
     assert message in refusal({**files, **flags}, *dry_run)
@@ -137,7 +137,7 @@ def test_index_without_tokens(files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("part", [".bin", ".idx"])
-def test_cut_off_corpus(files: dict[str, str], part: str) -> None:
+def test_truncated_corpus(files: dict[str, str], part: str) -> None:
     path = Path(files["--data-path"] + part)
     path.write_bytes(path.read_bytes()[:-2])
     assert files["--data-path"] in refusal(files)
@@ -217,7 +217,7 @@ class TestLoading:
         message = refusal({**files, flag: value, "--load": str(tmp_path / "old")})
         assert message.startswith(f"{flag} {value}: the checkpoint in {folder} was trained with {trained}")
 
-    def test_refusal_tells_where_a_value_was_written(self, files: dict[str, str], tmp_path: Path) -> None:
+    def test_refusal_names_the_origin_of_a_value(self, files: dict[str, str], tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "old")
         config = tmp_path / "run.yaml"
         config.write_text("hidden_size: 128\n")
@@ -225,7 +225,7 @@ class TestLoading:
         assert f"--hidden-size 128 (from --config {config}): " in refusal({**flags, "--config": str(config)})
         assert "--hidden-size 192 (from --preset nano): " in refusal({**flags, "--preset": "nano"})
 
-    def test_a_resumed_phase_keeps_the_residual_type_that_its_preset_did_not_set_then(
+    def test_a_resumed_phase_keeps_its_residual_type_under_a_newer_preset(
         self, files: dict[str, str], tmp_path: Path
     ) -> None:
         """Without the setting in its run.json, or with its default, a checkpoint has a bf16 residual stream."""
@@ -241,7 +241,7 @@ class TestLoading:
     def test_a_resume_without_flags_keeps_what_its_checkpoint_implies(
         self, files: dict[str, str], tmp_path: Path
     ) -> None:
-        """Objective and phase need not be given for a phase to be the same one."""
+        """Without --objective and --phase, the same phase continues."""
         write_checkpoint(tmp_path / "old", data_version=1)
         flags = {name: value for name, value in files.items() if name != "--objective"}
         flags["--load"] = str(tmp_path / "old")
@@ -252,7 +252,9 @@ class TestLoading:
         assert prepare(flags, "--data-version", "2").config.data.data_version == 2
         assert prepare({**flags, "--phase": "decay"}).config.data.data_version == 2
 
-    def test_a_later_phase_may_change_what_is_no_shape(self, files: dict[str, str], tmp_path: Path) -> None:
+    def test_a_later_phase_may_change_settings_other_than_the_shape(
+        self, files: dict[str, str], tmp_path: Path
+    ) -> None:
         write_checkpoint(tmp_path / "old")
         changes = {"--rope-global-base": "160000", "--seq-length": "512"}
         config = prepare({**files, **changes, "--load": str(tmp_path / "old")}).config
@@ -269,7 +271,7 @@ class TestLoading:
             {**files, "--load": str(write_checkpoint(tmp_path / "old").parent), "--load-step": "6"}
         )
 
-    def test_one_command_line_for_the_first_launch_and_the_later_ones(self, files: dict[str, str]) -> None:
+    def test_one_command_line_starts_and_resumes(self, files: dict[str, str]) -> None:
         flags = {**files, "--load": files["--save"]}
         first = prepare(flags)
         assert first.config.checkpoint.load == ""
@@ -287,7 +289,7 @@ class TestLoading:
         flags = {**files, "--load": str(tmp_path / "old"), "--split": "99.999,0.001,0"}
         assert "leaves no document for validation" in refusal(flags, "--eval-only")
 
-    def test_damaged_description(self, files: dict[str, str], tmp_path: Path) -> None:
+    def test_invalid_config_in_run_json(self, files: dict[str, str], tmp_path: Path) -> None:
         folder = write_checkpoint(tmp_path / "old")
         (folder / "complete.json").unlink()
         write_json_atomic(folder / "run.json", {"format_version": 1, "config": {"model": {"hidden_size": "wide"}}})

@@ -1,4 +1,4 @@
-"""The slowest rank is named, and looking for it changes nothing."""
+"""The slowest rank is reported, and measuring it does not change training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.helpers.launches import SLOWEST, launch, metrics
 from tests.helpers.runs import TINY, tiny_run
 
 SLEEP_SECONDS = 0.5
-"""Of the slowed rank in each micro-batch, against some tens of milliseconds of work; more on a busy machine."""
+"""Of the slowed rank in each micro-batch; its work takes some tens of milliseconds, more on a busy machine."""
 THRESHOLD = 1.05
 PP2 = {"pipeline_model_parallel_size": 2}
 TP2 = {"tensor_model_parallel_size": 2}
@@ -33,11 +33,11 @@ def works(*own_seconds: float, parts: int = 1) -> list[Work]:
     return [Work((rank % parts, 0), seconds, 4.0) for rank, seconds in enumerate(own_seconds)]
 
 
-def test_slowest_is_measured_by_the_median_of_its_peers() -> None:
+def test_the_slowest_rank_is_relative_to_the_median_of_its_peers() -> None:
     assert slowest(works(1.0, 2.0, 3.0, 1.5, 1.8)) == Straggler(2, 3.0 / 1.8, 3.0 / 4.0)
-    # Of two, the other one.
+    # The median of two is the other one.
     assert slowest(works(1.0, 3.0)) == Straggler(1, 3.0, 0.75)
-    # Stages differ by nature: ranks 0, 2, 4 are compared, and 1, 3, 5.
+    # Stages have different work: ranks 0, 2, 4 are compared, and 1, 3, 5.
     assert slowest(works(1.0, 3.0, 1.2, 3.3, 1.0, 3.0, parts=2)) == Straggler(2, 1.2, 0.3)
 
 
@@ -92,40 +92,40 @@ def slowest_of(save: Path) -> list[dict[str, Any]]:
     ],
     ids=["two-replicas", "three-replicas", "two-pipelines", "two-tensor-groups"],
 )
-def test_a_slow_rank_is_named_and_training_is_the_same(
+def test_a_slow_rank_is_reported_and_training_is_bit_equal(
     tmp_path: Path, material: dict[str, str], world_size: int, slow_rank: int, layout: dict[str, Any]
 ) -> None:
     slow, plain = tmp_path / "slow", tmp_path / "plain"
-    run = settings(material, slow, straggler_threshold=THRESHOLD, **layout)
-    out = run_ranks(world_size, launch_slowed, run, slow_rank)[0]
+    config = settings(material, slow, straggler_threshold=THRESHOLD, **layout)
+    output = run_ranks(world_size, launch_slowed, config, slow_rank)[0]
     run_ranks(world_size, launch, settings(material, plain, straggler_threshold=0.0, **layout))
-    assert metrics(slow) == metrics(plain), "to the bit"
+    assert metrics(slow) == metrics(plain)
     assert slowest_of(plain) == [{}] * 2
-    told = [line for line in out.splitlines() if line.startswith("slowest rank")]
-    found = slowest_of(slow)
-    assert len(told) == len(found) == 2
-    for line, figures in zip(told, found, strict=True):
+    lines = [line for line in output.splitlines() if line.startswith("slowest rank")]
+    records = slowest_of(slow)
+    assert len(lines) == len(records) == 2
+    for line, figures in zip(lines, records, strict=True):
         rank, ratio, share = (figures[name] for name in SLOWEST)
         assert replica_of(rank, layout) == replica_of(slow_rank, layout)
         assert ratio > THRESHOLD
         assert 0.3 < share <= 1
-        shared = "" if world_size < 4 else f", replica {replica_of(slow_rank, layout)} of the model"
+        replica = "" if world_size < 4 else f", replica {replica_of(slow_rank, layout)} of the model"
         written = LINE.fullmatch(line)
         assert written
-        assert written[1] == f"{rank} ({socket.gethostname()}{shared})"
+        assert written[1] == f"{rank} ({socket.gethostname()}{replica})"
         assert float(written[2]) == pytest.approx(ratio, abs=0.006)
         assert float(written[3]) == pytest.approx(100 * share, abs=0.6)
 
 
 def replica_of(rank: int, layout: dict[str, Any]) -> int:
-    """Tensor-parallel ranks are neighbours, pipeline stages of a world of four are two apart."""
+    """Return the replica of a rank: tensor-parallel ranks are adjacent, the stages of four ranks two apart."""
     if "pipeline_model_parallel_size" in layout:
         return rank % 2
     return rank // layout.get("tensor_model_parallel_size", 1)
 
 
 def reports(config: RunConfig, own_seconds: list[list[float]]) -> tuple[Record, str, Record]:
-    """Tell this rank's seconds of each step, of four; return the report over them, and the one after it."""
+    """Add steps of four seconds with this rank's own seconds; return their report, and the one after it."""
     from megatron_ettin.runtime.device import choose_device
     from megatron_ettin.runtime.process import start_process
     from megatron_ettin.train.telemetry.stragglers import Stragglers
@@ -140,11 +140,11 @@ def reports(config: RunConfig, own_seconds: list[list[float]]) -> tuple[Record, 
 
 
 def reported(world_size: int, own_seconds: list[list[float]], **settings: Any) -> tuple[Record, str]:
-    """Return what all ranks report alike."""
-    (figures, told, rest), *others = run_ranks(world_size, reports, tiny_run("mlm", **settings), own_seconds)
-    assert others == [(figures, told, rest)] * (world_size - 1)
-    assert rest == {}, "each report is about the steps since the former one"
-    return figures, told
+    """Return the report, which is the same on all ranks."""
+    (figures, line, rest), *others = run_ranks(world_size, reports, tiny_run("mlm", **settings), own_seconds)
+    assert others == [(figures, line, rest)] * (world_size - 1)
+    assert rest == {}, "each report covers the steps since the previous one"
+    return figures, line
 
 
 def figures_of(rank: int, ratio: float, share: float) -> Record:
@@ -152,10 +152,10 @@ def figures_of(rank: int, ratio: float, share: float) -> Record:
 
 
 def test_medians_of_all_ranks_are_compared() -> None:
-    seconds = [[1.0, 1.0, 3.9], [1.0, 1.5, 2.0], [3.0, 3.0, 0.1]]  # a pause moves no median
-    figures, told = reported(3, seconds)
+    seconds = [[1.0, 1.0, 3.9], [1.0, 1.5, 2.0], [3.0, 3.0, 0.1]]  # a pause does not affect the median
+    figures, line = reported(3, seconds)
     assert figures == figures_of(2, 2.0, 0.75)
-    assert told == f"slowest rank 2 ({socket.gethostname()}): 2.00 x the median rank's work, 75% of the step"
+    assert line == f"slowest rank 2 ({socket.gethostname()}): 2.00 x the median rank's work, 75% of the step"
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_medians_of_all_ranks_are_compared() -> None:
 def test_ranks_of_one_replica_are_not_compared(
     layout: dict[str, Any], seconds: list[float], rank: int, replica: int
 ) -> None:
-    figures, told = reported(4, [[each] for each in seconds], straggler_threshold=1.1, **layout)
+    figures, line = reported(4, [[each] for each in seconds], straggler_threshold=1.1, **layout)
     assert figures["slowest_rank"] == rank
-    assert told.startswith(f"slowest rank {rank} ({socket.gethostname()}, replica {replica} of the model): ")
+    assert line.startswith(f"slowest rank {rank} ({socket.gethostname()}, replica {replica} of the model): ")
 
 
-def test_below_the_threshold_there_are_figures_and_no_words() -> None:
+def test_below_the_threshold_there_are_figures_but_no_line() -> None:
     seconds = [[2.0], [2.8]]
     assert reported(2, seconds, straggler_threshold=1.5) == (figures_of(1, 1.4, 0.7), "")
     assert reported(2, seconds, straggler_threshold=0.0) == ({}, "")
 
 
-def test_one_replica_has_nobody_to_compare_with() -> None:
+def test_a_single_replica_is_not_compared() -> None:
     assert reported(2, [[1.0], [3.0]], tensor_model_parallel_size=2) == ({}, "")
