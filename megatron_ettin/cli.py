@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import wraps
 from multiprocessing import parent_process
 from typing import NoReturn, TextIO
 
@@ -103,6 +104,16 @@ class ProgressLine:
         self._stream.write(text.ljust(self._width) + end)  # padded, to overwrite a longer text
         self._stream.flush()
         self._width = len(text) if self._is_terminal else 0
+
+
+def console_script(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """Make ``main`` a console script: without arguments it runs the command line as :func:`run_tool` does."""
+
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        return run_tool(main) if arguments is None else main(arguments)
+
+    return run
 
 
 def run_tool(main: Callable[[Sequence[str]], int]) -> NoReturn:

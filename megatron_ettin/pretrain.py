@@ -12,12 +12,16 @@ from megatron_ettin.errors import ConfigError, RunFailure
 from megatron_ettin.runtime.signals import hold_signals
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run a command line; return 0, 2 for wrong input or 1 for a failed run, which rank 0 reports in one line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default this process's.
+
+    Returns:
+        0, 2 for wrong input, or 1 for a failed run; rank 0 reports errors in one line.
+    """
     # torchrun ends all ranks as soon as one has failed: no rank may exit before rank 0 reports, nor by that signal.
     hold_signals()
     try:
-        return start(arguments, Launch.from_environment(os.environ))
+        return start(sys.argv[1:] if arguments is None else arguments, Launch.from_environment(os.environ))
     except (ConfigError, RunFailure) as error:
         hold_signals()
         if os.environ.get("RANK", "0") == "0":
@@ -56,4 +60,4 @@ def start(arguments: Sequence[str], launch: Launch) -> int:
 
 
 if __name__ == "__main__":  # megatron-core spawns processes when it saves, and they import this file
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The published runs that examples/ ships: each resolves, and together they are the paper's 24 models."""
+"""The configs of the paper's 24 models in examples/configs/ettin."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def plan(size: str, kind: str, *flags: str) -> Plan:
     return build_plan(prepare_run(command, world_size=4).config, world_size=4)
 
 
-def test_there_are_24() -> None:
+def test_there_are_24_configs() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {f"{size}_{kind}.yaml" for size, kind in RUNS}
     assert len(RUNS) == 24
 
 
 @pytest.mark.parametrize(("size", "kind"), RUNS)
 def test_config_plans_its_run(size: str, kind: str) -> None:
-    made = plan(size, kind, "--micro-batch-size", "24")
-    config: RunConfig = made.config
+    planned = plan(size, kind, "--micro-batch-size", "24")
+    config: RunConfig = planned.config
     assert config.training.objective == OBJECTIVES[kind]
     assert config.training.phase == ("cross" if "from" in kind else "pretrain")
     assert config.training.bf16
-    assert made.steps > 5000
-    assert made.memory[0].total > 0
+    assert planned.steps > 5000
+    assert planned.memory[0].total > 0
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 @pytest.mark.parametrize("size", SIZES)
-def test_phase_is_a_flag_away(size: str, kind: str) -> None:
+def test_phase_can_be_given_as_a_flag(size: str, kind: str) -> None:
     plans = [plan(size, kind, "--phase", phase) for phase in ("pretrain", "extend", "decay")]
-    assert sum(made.checkpoints for made in plans) == (79 if size == "1b" else 236)
+    assert sum(planned.checkpoints for planned in plans) == (79 if size == "1b" else 236)
 
 
 @pytest.mark.parametrize(("size", "kind"), RUNS)
 def test_config_sets_nothing_that_its_preset_sets(size: str, kind: str) -> None:
-    told = yaml.safe_load((FOLDER / f"{size}_{kind}.yaml").read_text())
-    assert set(told) <= {"preset", "objective", "phase", "bf16"}
-    assert told["preset"] == f"ettin-{size}"
+    settings = yaml.safe_load((FOLDER / f"{size}_{kind}.yaml").read_text())
+    assert set(settings) <= {"preset", "objective", "phase", "bf16"}
+    assert settings["preset"] == f"ettin-{size}"

@@ -1,12 +1,14 @@
-"""What is installed: the pins cover everything, and nothing comes along that must not."""
+"""The installation: pins of all dependencies, declared imports, light start, and commands."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, distributions, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -20,21 +22,21 @@ PINS = {
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 }
 
-# Where an extra is not installed, nothing tells that its package is imported by another name than it is installed by.
+# Distributions whose import name differs, where they may not be installed.
 DISTRIBUTIONS = {"sklearn": ["scikit-learn"], **packages_distributions()}
 
 
 def required(name: str, extra: str = "") -> list[Requirement]:
-    """Return what a package needs on this machine; nothing where the package is not installed here."""
+    """Return the requirements of a package on this machine, or none if it is not installed."""
     try:
-        told = [Requirement(line) for line in requires(name) or ()]
+        requirements = [Requirement(line) for line in requires(name) or ()]
     except PackageNotFoundError:
         return []
-    return [need for need in told if need.marker is None or need.marker.evaluate({"extra": extra})]
+    return [need for need in requirements if need.marker is None or need.marker.evaluate({"extra": extra})]
 
 
 def is_cuda_part(name: str) -> bool:
-    """Whether a package comes with torch's CUDA build, which pins it itself."""
+    """Whether a package is part of torch's CUDA build, which pins it."""
     return name.startswith(("nvidia-", "cuda-")) or name == "triton"
 
 
@@ -56,14 +58,14 @@ def test_every_installed_package_has_a_pin() -> None:
     assert sorted(closure().keys() - PINS.keys()) == []
 
 
-def test_every_pin_is_needed_and_fits() -> None:
+def test_every_pin_is_needed_and_allowed() -> None:
     needed = closure()
     assert sorted(PINS.keys() - needed.keys()) == []
     misfits = [str(need) for name in needed for need in needed[name] if not need.specifier.contains(PINS[name])]
     assert misfits == []
 
 
-def test_accelerator_libraries_are_extras_and_apex_is_nothing() -> None:
+def test_accelerator_libraries_are_extras_and_apex_is_not_required() -> None:
     needed = {canonicalize_name(need.name) for need in required("megatron_ettin")}
     assert {"megatron-core", "torch"} <= needed
     for line in requires("megatron_ettin") or ():
@@ -83,7 +85,7 @@ def test_every_import_is_declared() -> None:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Return the packages from elsewhere that a file imports, wherever in it."""
+    """Return the third-party packages that a file imports anywhere."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -93,14 +95,55 @@ def imported_modules(path: Path) -> set[str]:
     return found - sys.stdlib_module_names - {"megatron_ettin", "apex"}
 
 
-def test_only_the_package_is_installed() -> None:
+def test_all_folders_of_the_package_are_installed() -> None:
     packages = find_packages(str(ROOT), include=["megatron_ettin", "megatron_ettin.*"])
     folders = {path.parent for path in (ROOT / "megatron_ettin").rglob("*.py")}
     assert {ROOT / package.replace(".", "/") for package in packages} == folders
 
 
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install a copy of the sources, without dependencies."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("megatron_ettin", "tools"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*command, "--target", str(target), str(source)], check=True)
+    return target
+
+
+@pytest.mark.slow
+def test_installation_has_a_command_for_every_tool(installation: Path) -> None:
+    [installed] = distributions(path=[str(installation)])
+    commands = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}
+    tools = {path.stem for path in (ROOT / "tools").glob("[!_]*.py")}
+    assert {value for name, value in commands.items() if name != "ettin-pretrain"} == {
+        f"megatron_ettin.tools.{tool}:main" for tool in tools
+    }
+    assert {"ettin-pretrain", "ettin-preprocess", "ettin-convert-to-hf"} <= commands.keys()
+    assert {path.name for path in (installation / "bin").iterdir()} == commands.keys()
+    for name in commands:
+        helped = run_command(installation, name, "--help")
+        assert (helped.returncode, helped.stderr) == (0, ""), name
+        assert helped.stdout.startswith("usage:"), name
+    refused = run_command(installation, "ettin-pretrain", "--hiden-size", "8")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    refused = run_command(installation, "ettin-convert-to-hf", "--load", str(installation), "--save", "x")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: --load")
+
+
+def run_command(installation: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an installed command outside the repository."""
+    environment = {**os.environ, "PYTHONPATH": str(installation)}
+    command = [str(installation / "bin" / name), *arguments]
+    return subprocess.run(command, cwd=installation, env=environment, capture_output=True, text=True, timeout=120)
+
+
 @pytest.mark.parametrize("module", ["megatron_ettin.pretrain", "megatron_ettin.data.preprocess.run"])
-def test_start_imports_nothing_heavy(module: str) -> None:
+def test_start_imports_no_heavy_package(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     heavy = {"torch", "megatron", "transformers", "transformer_engine", "apex", "ray", "matplotlib", "tensorboard"}
@@ -108,7 +151,7 @@ def test_start_imports_nothing_heavy(module: str) -> None:
     assert not heavy & set(loaded.split())
 
 
-def test_make_knows_its_words() -> None:
+def test_make_targets_run_their_commands() -> None:
     for target, expected in {
         "install": "--constraint constraints.txt",
         "quickstart": "examples/quickstart.sh",
@@ -116,7 +159,7 @@ def test_make_knows_its_words() -> None:
         "test-slow": '-m "slow and not gpu"',
         "lint": "ruff check",
     }.items():
-        told = subprocess.run(
+        printed = subprocess.run(
             ["make", "--dry-run", target, "VENV=/nowhere/venv"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        assert expected in told.stdout, target
+        assert expected in printed.stdout, target

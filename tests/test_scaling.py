@@ -1,4 +1,4 @@
-"""The projection in docs/scaling.md: its arithmetic, and that the document shows what the script prints."""
+"""The projection in docs/scaling.md: its arithmetic, and that the document contains the script's table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.scaling import AUTHORS_HOURS, Network, authors_rate, exchange_se
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_document_shows_the_scripts_table() -> None:
-    told = subprocess.run(
+def test_the_document_contains_the_printed_table() -> None:
+    printed = subprocess.run(
         [sys.executable, "-m", "benchmarks.scaling"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
-    assert told.stdout.strip() in (ROOT / "docs" / "scaling.md").read_text()
+    assert printed.stdout.strip() in (ROOT / "docs" / "scaling.md").read_text()
 
 
-def test_one_gpu_takes_the_rate_alone() -> None:
+def test_one_gpu_needs_no_exchange() -> None:
     assert exchange_seconds(10**9, 1, Network()) == 0
     assert hours(10**9, 1e6, 1, Network()) == pytest.approx(2e12 / 1e6 / 3600)
 
@@ -37,8 +37,8 @@ def test_exchange_by_hand() -> None:
     assert exchange_seconds(10**9, 8, Network()) == pytest.approx(6e9 * 7 / 8 / 360e9 + 120e-6)
 
 
-def test_more_gpus_take_less_time_and_more_money() -> None:
-    taken = [hours(150_000_000, 300_000, gpus, Network()) for gpus in (1, 4, 32, 256)]
-    assert taken == sorted(taken, reverse=True)
-    spent = [time * gpus for time, gpus in zip(taken, (1, 4, 32, 256), strict=True)]
+def test_more_gpus_take_less_time_and_more_gpu_hours() -> None:
+    elapsed = [hours(150_000_000, 300_000, gpus, Network()) for gpus in (1, 4, 32, 256)]
+    assert elapsed == sorted(elapsed, reverse=True)
+    spent = [time * gpus for time, gpus in zip(elapsed, (1, 4, 32, 256), strict=True)]
     assert spent == sorted(spent)

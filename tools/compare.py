@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Write report.md, figure1 to figure3 and learning_curve as PNG and PDF, and print the report."""
     parser = ToolParser(__doc__ or "")
@@ -30,4 +31,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

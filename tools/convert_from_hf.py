@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 from megatron_ettin.config.objectives import RELEASED_OBJECTIVES
 
 
@@ -27,6 +27,7 @@ def build_parser() -> ToolParser:
     return parser
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Import a model and report what was written."""
     options = build_parser().parse(arguments)
@@ -40,4 +41,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

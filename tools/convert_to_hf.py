@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, console_script, positive
 from megatron_ettin.convert.options import add_model_flags
 
 EXIT_CHECK_FAILED = 3
@@ -30,6 +30,7 @@ def build_parser() -> ToolParser:
     return parser
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Export a checkpoint and report what was written."""
     options = build_parser().parse(arguments)
@@ -59,4 +60,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Run the checks and print their findings."""
     parser = ToolParser(__doc__ or "")
@@ -21,4 +22,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.cli import ToolParser, count, positive, run_tool
+from megatron_ettin.cli import ToolParser, console_script, count, positive
 from megatron_ettin.evaluation.suite import SuiteOptions
 from megatron_ettin.evaluation.suites.all_suites import ALL, ALL_SUITES, choose_suites
 
@@ -33,6 +33,7 @@ def build_parser() -> ToolParser:
     return parser
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, print the table, and return 2 if something failed."""
     given = vars(build_parser().parse(arguments))
@@ -58,4 +59,4 @@ def main(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     # Python adds this folder to its path, where this file would hide the library ``evaluate`` from lm-eval.
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
-    run_tool(main)
+    main()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Reconstruct the order from the checkpoints in --load, and write it."""
     parser = ToolParser(__doc__ or "")
@@ -26,4 +27,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, count, positive, run_tool
+from megatron_ettin.cli import ToolParser, console_script, count, positive
 from megatron_ettin.errors import ConfigError
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Gather, shuffle and write documents."""
     parser = ToolParser(__doc__ or "")
@@ -34,4 +35,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 from megatron_ettin.errors import ConfigError
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Merge the pairs and report what was written."""
     parser = ToolParser(__doc__ or "")
@@ -36,4 +37,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, console_script, positive
 from megatron_ettin.evaluation.flags import share
 from megatron_ettin.evaluation.mining.pair_files import STANDARD_LIBRARY, mine_pairs, write_pairs
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Write OUTPUT/train.jsonl and OUTPUT/test.jsonl, and print the number of pairs."""
     parser = ToolParser(__doc__ or "")
@@ -30,4 +31,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, console_script, positive
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.mining.mined_tasks import TASKS, write_tasks
 from megatron_ettin.evaluation.mining.pair_files import drop_duplicates, mine_package
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Write OUTPUT/classification and OUTPUT/generative, and print the number of lines of each file."""
     parser = ToolParser(__doc__ or "")
@@ -37,4 +38,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE
 from megatron_ettin.checkpoint.folder.metrics_file import LossCurve, read_loss_curve
-from megatron_ettin.cli import ToolParser, png_path, run_tool
+from megatron_ettin.cli import ToolParser, console_script, png_path
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.run_reports.figures import draw_losses
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Draw the curves."""
     parser = ToolParser(__doc__ or "")
@@ -49,4 +50,4 @@ def _curve(folder: Path) -> LossCurve:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

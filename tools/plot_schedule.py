@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, png_path, run_tool
+from megatron_ettin.cli import ToolParser, console_script, png_path
 from megatron_ettin.config.command_line import parse_command
 from megatron_ettin.config.objectives import OBJECTIVES, released_objective
 from megatron_ettin.config.run import RunConfig
@@ -20,6 +20,7 @@ from megatron_ettin.train.preflight.prepare import prepare_run
 _NUM_POINTS = 400
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Draw one panel for each phase."""
     options = _parser().parse(arguments)
@@ -60,4 +61,4 @@ def _curve(source: str, config: RunConfig) -> PhaseCurve:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from megatron_ettin.cli import ProgressLine, ToolParser, run_tool
+from megatron_ettin.cli import ProgressLine, ToolParser, console_script
 from megatron_ettin.data.preprocess.settings import add_preprocess_flags, settings_of
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Preprocess, and print the prefixes of the pairs written."""
     parser = ToolParser(
@@ -34,4 +35,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

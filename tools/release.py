@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 from megatron_ettin.release.plan.request import add_release_flags, plan_lines, request_of
 
 EXIT_CHECK_FAILED = 3
@@ -21,6 +21,7 @@ def build_parser() -> ToolParser:
     return parser
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Plan, convert, upload."""
     flags = build_parser().parse(arguments)
@@ -45,4 +46,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

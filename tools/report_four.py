@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, read_run_json, resolve_checkpoint
 from megatron_ettin.checkpoint.folder.metrics_file import read_loss_curve
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 from megatron_ettin.config.objectives import RELEASED_OBJECTIVES
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluation.run_reports.four_way import FinishedPhase, FourWayModel, draw_four_lines, four_way_text
@@ -23,6 +23,7 @@ _PHASE_FOLDERS = {
 }
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Write OUTPUT/report.md and OUTPUT/four_lines.png, and print the report."""
     parser = ToolParser(__doc__ or "")
@@ -56,4 +57,4 @@ def _measured(runs: Path, kind: str) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -9,9 +9,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, run_tool
+from megatron_ettin.cli import ToolParser, console_script
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Write OUTPUT/loss.png and OUTPUT/report.json, and print the report."""
     parser = ToolParser(__doc__ or "")
@@ -50,4 +51,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

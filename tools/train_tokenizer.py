@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, console_script, positive
 from megatron_ettin.data.preprocess.settings import TEXT_DOCUMENTS
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Train and save the tokenizer."""
     parser = ToolParser(__doc__ or "")
@@ -31,4 +32,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from megatron_ettin.cli import ToolParser, positive, run_tool
+from megatron_ettin.cli import ToolParser, console_script, positive
 
 
+@console_script
 def main(arguments: Sequence[str]) -> int:
     """Check all pairs and report each."""
     parser = ToolParser(__doc__ or "")
@@ -32,4 +33,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()
