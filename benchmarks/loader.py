@@ -1,4 +1,4 @@
-"""Tokens that one core packs and masks in a second, beside transformers' DataCollatorForLanguageModeling.
+"""Tokens that one core packs and masks in a second, compared with transformers' DataCollatorForLanguageModeling.
 
 Both get the same chunks of text in the same rows. Ours goes the way of training: row numbers, chunks of the mapped
 corpus, special tokens, masks, a PackedBatch. The collator gets each chunk's ids with its special tokens, as lists and
@@ -117,7 +117,7 @@ def measure(config: RunConfig, steps: int, rounds: int) -> list[str]:
         found: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(rounds + 1):
             for name, work in works.items():
-                # The collator is slow: a part of the steps tells its pace.
+                # The collator is slow: a tenth of the steps is enough to measure it.
                 figure = rate(work, here if name == "ours" else range(max(1, steps // 10)))
                 if turn:  # the first one warms up
                     found[name].append(figure)

@@ -48,7 +48,7 @@ class _Functions(TorchFunctionMode):
         if func is torch.tensor and _holds_tensors(args[0]):
             self._found.append("tensor of tensors")  # reads each of them
         elif func is torch.tensor and (kwargs or {}).get("device") is not None:
-            self._found.append("tensor onto a device")  # waits until it is there, behind all other work
+            self._found.append("tensor onto a device")  # waits until it has arrived, after all other work
         return func(*args, **(kwargs or {}))
 
 

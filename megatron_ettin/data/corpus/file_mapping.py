@@ -37,7 +37,7 @@ def map_file(path: Path, *, random_access: bool = False) -> NDArray[np.uint8]:
 
     Args:
         path: of the file.
-        random_access: tell the kernel not to read ahead.
+        random_access: advise the kernel not to read ahead.
 
     Raises:
         OSError: the file cannot be opened or mapped.
