@@ -75,6 +75,9 @@ def preprocess(
     if settings.num_shards > 1:
         tasks = share_of(tasks, settings.shard_index, settings.num_shards)
     tokenizer = TokenizerFiles.load(settings.tokenizer_model)
+    if missing := [role for role in ("cls", "sep", "pad") if role not in tokenizer.roles]:
+        texts = ", ".join(tokenizer.role_texts[role] for role in missing)
+        log(f"training will refuse this tokenizer: {tokenizer.path} has no {texts} token")
     splitter = _prepare_splitter(settings, log)
     encoder, reason = choose_encoder(
         tokenizer, sample_texts(inputs, settings), max(CACHE_BYTES // settings.workers, 64 << 20)

@@ -64,7 +64,11 @@ def add_preprocess_flags(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer-type", choices=["HuggingFaceTokenizer"], default="HuggingFaceTokenizer")
     add("--tokenizer-model", required=True, metavar="DIR", help="folder with tokenizer.json")
     add("--json-keys", nargs="+", default=["text"], metavar="KEY", help="JSON keys or columns: texts or token ids")
-    add("--append-eod", action="store_true", help="append [SEP] to each document")
+    add(
+        "--append-eod",
+        action="store_true",
+        help="append the end of a text to each document: the EOS token of the tokenizer, or its SEP token",
+    )
     add("--split-sentences", action="store_true", help="make each sentence a sequence: PREFIX_KEY_sentence.bin")
     add("--keep-newlines", action="store_true", help="keep the white space after a sentence")
     add("--lang", default="english", help="language of nltk's Punkt model")

@@ -69,6 +69,9 @@ class EvaluatedModel:
     def _wrap_encoder(self, model: Any, tokenizer: Any) -> Any:
         from megatron_ettin.evaluation.suites.generative.encoder_lm import EncoderLM
 
+        for role, other in (("cls", "bos"), ("sep", "eos")):
+            if getattr(tokenizer, f"{role}_token") is None:
+                setattr(tokenizer, f"{role}_token", getattr(tokenizer, f"{other}_token"))
         missing = [role for role in ("cls", "sep", "mask", "pad") if getattr(tokenizer, f"{role}_token_id") is None]
         if missing:
             raise ConfigError(f"--model {self._subject.given}: its tokenizer has no {', '.join(missing)} token")
