@@ -63,6 +63,12 @@ class TrainingConfig:
     train_tokens: int = option(
         0, "real (unpadded) tokens to train, instead of --train-iters", metavar="TOKENS", at_least=0, counts_tokens=True
     )
+    loss_normalization: str = option(
+        "tokens",
+        "divide the summed loss of a global batch by its scored tokens, or, as the authors' trainer does, average the "
+        "means of the micro-batches by their rows",
+        choices=("tokens", "authors"),
+    )
     exit_interval: int = option(
         0, "save and stop after this many steps of this launch; 0 disables", metavar="STEPS", at_least=0
     )

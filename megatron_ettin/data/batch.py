@@ -47,6 +47,8 @@ class PackedBatch:
     """The correct token at each scored position."""
     real_tokens: int
     """Number of tokens that are not padding."""
+    num_rows: int = 0
+    """Number of rows that the chunks come from."""
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from megatron_ettin.checkpoint.folder.state import TrainingState
@@ -40,7 +40,10 @@ class TrainingData:
         """Build a rank's micro-batches of a step (0-based); they depend on nothing that was trained before."""
         tokens_before = max(0, self.plan.of(step).tokens_before)
         return [
-            self.objective.train_batch(self.rows.rows(part.start, part.stop), part, tokens_before)
+            replace(
+                self.objective.train_batch(self.rows.rows(part.start, part.stop), part, tokens_before),
+                num_rows=len(part),
+            )
             for part in self.plan.micro_batches(step, ranks.dp_rank, ranks.dp_size)
         ]
 

@@ -140,6 +140,8 @@ class _DeviceBatch:
     layout: PackedLayout
     scored_K: Tensor
     labels_K: Tensor
+    rows: int
+    """What the mean of this micro-batch counts in the loss of the global batch; 0 counts each scored token once."""
 
 
 def _to_device(batch: PackedBatch, training: Training) -> _DeviceBatch:
@@ -147,7 +149,8 @@ def _to_device(batch: PackedBatch, training: Training) -> _DeviceBatch:
         return torch.from_numpy(array).to(training.device.torch_device, non_blocking=True)
 
     layout = PackedLayout.build(move(batch.cu_seqlens), move(batch.positions_T), batch.lengths)
-    return _DeviceBatch(move(batch.tokens_T), layout, move(batch.scored_K), move(batch.labels_K))
+    rows = batch.num_rows if training.config.training.loss_normalization == "authors" else 0
+    return _DeviceBatch(move(batch.tokens_T), layout, move(batch.scored_K), move(batch.labels_K), rows)
 
 
 def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tuple[Tensor, LossFunction]:
@@ -158,6 +161,9 @@ def _forward_step(batches: Iterator[_DeviceBatch], model: torch.nn.Module) -> tu
         loss, correct = output
         scored = torch.full((), batch.labels_K.numel(), dtype=torch.int, device=loss.device)
         report = torch.stack((loss.detach().double(), scored.double(), correct.double()))
+        if batch.rows:
+            weight = torch.full((), batch.rows, dtype=torch.int, device=loss.device)
+            return loss * (batch.rows / max(1, batch.labels_K.numel())), weight, report
         return loss, scored, report
 
     return output, loss_function

@@ -92,11 +92,18 @@ def step_batch(kind: str, step: int, rows: slice = slice(None)) -> PackedBatch:
         scored_K=scored_K,
         labels_K=labels_T[scored_K],
         real_tokens=int(lengths.sum()),
+        num_rows=len(lengths),
     )
 
 
-def train_as_they_did(kind: str, overrides: dict[str, Any]) -> tuple[list[float], Any]:
-    """Train the authors' 24 steps from their weights; return the losses and this rank's weights."""
+def train_as_they_did(kind: str, overrides: dict[str, Any], rows: int = 6) -> tuple[list[float], Any]:
+    """Train the authors' 24 steps from their weights; return the losses and this rank's weights.
+
+    Args:
+        kind: encoder or decoder.
+        overrides: settings of the run.
+        rows: of a micro-batch; a step has six.
+    """
     import torch
 
     from megatron_ettin.checkpoint.tensors import load_fresh_entries
@@ -114,7 +121,8 @@ def train_as_they_did(kind: str, overrides: dict[str, Any]) -> tuple[list[float]
     load_fresh_entries(training.model, training.optimizer, read)
     losses = []
     for step, scale in enumerate(EXPECTED[kind]["lr_scales"]):
-        result = train_step(training, [step_batch(kind, step)], learning_rate=config.optimizer.lr * scale)
+        batches = [step_batch(kind, step, slice(start, start + rows)) for start in range(0, 6, rows)]
+        result = train_step(training, batches, learning_rate=config.optimizer.lr * scale)
         losses.append(result.sums.loss)
     return losses, rank_shards(training.model)
 
@@ -178,6 +186,18 @@ def logits_of(kind: str, lengths: list[int], tokens: np.ndarray, positions: np.n
     with torch.no_grad():
         output = training.model.eval()(on_device.tokens_T, on_device.layout, on_device.scored_K)
     return np.asarray(output)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_micro_batch_means_by_rows_are_the_authors(kind: str) -> None:
+    """Their trainer averages the means of micro-batches; the metric here is the mean per token, derived from them."""
+    ((losses, _),) = run_ranks(1, train_as_they_did, kind, {"loss_normalization": "authors"}, 2)
+    expected = []
+    for step, means in enumerate(EXPECTED[kind]["micro2_parts"]):
+        scored = [len(step_batch(kind, step, slice(start, start + 2)).scored_K) for start in (0, 2, 4)]
+        expected.append(np.average(means, weights=scored))
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
+    assert np.abs(np.array(losses) - EXPECTED[kind]["losses"]).max() > 1e-3, "the two normalisations differ here"
 
 
 def test_bf16_losses_are_near_the_authors_autocast() -> None:

@@ -45,6 +45,7 @@ INHERITED = (
     "objective",
     "phase",
     "fp32_residual_connection",
+    "loss_normalization",
 )
 """Inherited unless given; a later phase may change them."""
 
