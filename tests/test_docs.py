@@ -1,4 +1,4 @@
-"""What the documents tell is there: files, flags, make targets."""
+"""Files, flags and make targets that the documents name exist."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_paths_are_there(document: Path) -> None:
-    told = set(re.findall(r"\b(?:megatron_ettin|tools|examples|tests|docs)/[\w./]*\w/?", document.read_text()))
-    assert [path for path in sorted(told) if not (ROOT / path).exists()] == []
+    named = set(re.findall(r"\b(?:megatron_ettin|tools|examples|tests|docs)/[\w./]*\w/?", document.read_text()))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_flags_are_known(document: Path) -> None:
-    told = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", document.read_text()))
-    assert sorted(told - known_flags()) == []
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", document.read_text()))
+    assert sorted(named - known_flags()) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
