@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 RUN = [
     "megatron-core==0.16.1",  # CPU placement and optimizer rely on internals of this version
-    "torch>=2.6",
+    "torch>=2.8",
     "numpy>=2.0",
     "tokenizers>=0.22",
     "gigatoken>=0.10",  # fast encoder for preprocessing, checked against tokenizers at each start

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from megatron_ettin.config.options import option
+from megatron_ettin.config.options import option, unsupported
 
 SUPPORTED_CORE = "0.16.1"
 """The tested version of megatron-core; CPU placement and optimizer rely on its internals."""
@@ -45,8 +45,10 @@ class BackendConfig:
     num_layers_at_end_in_bf16: int = option(
         1, "number of last layers that --first-last-layers-bf16 keeps in bf16", at_least=0
     )
-    fp8_param_gather: bool = option(
-        False, "store and gather the layers' weights in FP8; needs --use-distributed-optimizer"
+    fp8_param_gather: bool = unsupported(
+        False,
+        "keeping the weights in FP8",
+        "their fp32 master weights would be copied before the weights are drawn, or be left at zero (blockwise)",
     )
     gradient_accumulation_fusion: bool = option(
         True, "let Transformer Engine's products accumulate into the fp32 gradients; no effect on local layers"

@@ -136,9 +136,8 @@ def check_backend(config: RunConfig) -> None:
     if backend.fp8_format:
         _check_fp8(config)
         return
-    for name in ("first_last_layers_bf16", "fp8_param_gather"):
-        if getattr(backend, name):
-            refuse(config, name, "needs --fp8-format")
+    if backend.first_last_layers_bf16:
+        refuse(config, "first_last_layers_bf16", "needs --fp8-format")
 
 
 def _check_fp8(config: RunConfig) -> None:
@@ -149,8 +148,6 @@ def _check_fp8(config: RunConfig) -> None:
         refuse(config, "fp8_format", "needs --bf16, the precision of everything outside the FP8 products")
     if backend.first_last_layers_bf16 and backend.fp8_recipe == "delayed":
         refuse(config, "first_last_layers_bf16", f"needs another recipe than {spell(config, 'fp8_recipe')}")
-    if backend.fp8_param_gather and not config.parallel.use_distributed_optimizer:
-        refuse(config, "fp8_param_gather", "needs --use-distributed-optimizer, which gathers the weights")
     multiple = _FP8_MULTIPLE * config.parallel.tensor_model_parallel_size
     for name in ("hidden_size", "ffn_hidden_size"):
         if getattr(config.model, name) % multiple:

@@ -81,7 +81,6 @@ def _fp8_settings(backend: BackendConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "fp8": backend.fp8_format,
         "fp8_recipe": backend.fp8_recipe,
-        "fp8_param": backend.fp8_param_gather,
         "first_last_layers_bf16": backend.first_last_layers_bf16,
         "num_layers_at_start_in_bf16": backend.num_layers_at_start_in_bf16,
         "num_layers_at_end_in_bf16": backend.num_layers_at_end_in_bf16,

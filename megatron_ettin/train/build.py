@@ -63,7 +63,6 @@ def build_training(config: RunConfig, mask_kind: MaskKind, device: Device, ranks
             use_distributed_optimizer=config.parallel.use_distributed_optimizer,
             overlap_grad_reduce=config.parallel.overlap_grad_reduce,
             overlap_param_gather=config.parallel.overlap_param_gather,
-            fp8_param_gather=config.backend.fp8_param_gather,
         ),
         module=_in_half_precision(core_config, model) if config.training.bf16 else model,
     )

@@ -191,9 +191,7 @@ def test_accepted_layouts_divide_evenly(tp: int, pp: int, world: int, micro: int
         ({**FP8, "transformer_impl": "local"}, "--fp8-format hybrid: needs Transformer Engine's layers"),
         ({**FP8, "bf16": False}, "--fp8-format hybrid: needs --bf16"),
         ({**FP8, "fp8_recipe": "delayed", "first_last_layers_bf16": True}, "--first-last-layers-bf16: needs another"),
-        ({**FP8, "fp8_param_gather": True}, "--fp8-param-gather: needs --use-distributed-optimizer"),
         ({"first_last_layers_bf16": True}, "--first-last-layers-bf16: needs --fp8-format"),
-        ({"fp8_param_gather": True}, "--fp8-param-gather: needs --fp8-format"),
         (
             {**FP8, "tensor_model_parallel_size": 16},
             "--hidden-size 128: with --fp8-format hybrid must be a multiple of 256, 16 on each",
@@ -207,7 +205,6 @@ def test_backend_refused(overrides: dict[str, Any], message: str) -> None:
 
 
 def test_fp8_accepted() -> None:
-    check_backend(tiny_run("mlm", model=WIDE, **FP8, fp8_param_gather=True, use_distributed_optimizer=True))
     check_backend(tiny_run("mlm", model=WIDE, **FP8, first_last_layers_bf16=True))
 
 
