@@ -16,7 +16,7 @@ from megatron_ettin.data.corpus.special_tokens import (
     SpecialToken,
     read_json,
 )
-from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.corpus.tokenizer import TokenizerFiles, without_dropout
 from megatron_ettin.errors import ConfigError
 
 CONFIG_FILE, ROLES_FILE = COMPANION_FILES
@@ -84,7 +84,7 @@ def write_release_tokenizer(
 
     An encoder's input is [CLS] text [SEP]; a decoder's is [CLS] text, since the model generates the end.
     """
-    tokenizer = read_json(source / TOKENIZER_FILE)
+    tokenizer = without_dropout(read_json(source / TOKENIZER_FILE))
     tokenizer["truncation"] = tokenizer["padding"] = None
     tokenizer["post_processor"] = _post_processor(objective, tokens)
     _mark_special(tokenizer, tokens)

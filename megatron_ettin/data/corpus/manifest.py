@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Manifest:
     """Records skipped by --on-error skip."""
     index_sha256: str
     parts: list[Part]
+    left_out: list[str] = field(default_factory=list)
+    """Files of the input's folders and globs that are of no known format."""
 
     @property
     def documents(self) -> int:
@@ -113,6 +115,7 @@ def join_manifests(manifests: Sequence[Manifest], prefixes: Sequence[str]) -> Ma
         skipped=sum(manifest.skipped for manifest in manifests),
         index_sha256="",
         parts=[part for manifest in manifests for part in manifest.parts],
+        left_out=list(dict.fromkeys(path for manifest in manifests for path in manifest.left_out)),
     )
 
 

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+def without_dropout(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a tokenizer.json whose encoder applies every merge."""
+    model = tokenizer["model"]
+    return {**tokenizer, "model": {**model, "dropout": None} if model.get("dropout") else model}
+
+
 @dataclass(frozen=True)
 class TokenizerFiles:
     """A tokenizer.json and its companion files."""
@@ -164,10 +170,15 @@ class TokenizerFiles:
         """Added tokens: matched in a text before it is split into words."""
         return tuple(added["content"] for added in self._json["added_tokens"])
 
-    @cached_property
-    def swallowing_tokens(self) -> tuple[str, ...]:
-        """Added tokens that include adjacent white space."""
-        return tuple(added["content"] for added in self._json["added_tokens"] if added["lstrip"] or added["rstrip"])
+    @property
+    def dropout(self) -> float:
+        """Probability with which the tokenizer's own encoder skips merges at random; corpora never use it."""
+        return float(self._json["model"].get("dropout") or 0)
+
+    @property
+    def encoding_json(self) -> dict[str, Any]:
+        """The content of tokenizer.json without dropout, so that a text always has the same ids."""
+        return without_dropout(self._json)
 
     @cached_property
     def encoding_fingerprint(self) -> str:
@@ -200,6 +211,8 @@ class TokenizerFiles:
         # A tokenizer saved with a model may be set to truncate and pad texts, which corpora never do.
         encoder.no_truncation()
         encoder.no_padding()
+        if self.dropout:
+            encoder.model.dropout = None
         return encoder
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.preprocess.screen import TextScreen, Unsupported, probe_texts
 from megatron_ettin.errors import ConfigError, first_line
 
 Ids = NDArray[np.integer]
@@ -35,25 +37,26 @@ class GigatokenEncoder:
     Its cache of words is unbounded: 300 MB of random letters fill 2 GB. So the tokenizer is loaded again, which takes a
     tenth of a second, when this process has grown by ``cache_bytes``.
 
-    It matches added tokens that strip adjacent white space, such as ModernBERT's [MASK], after added tokens that are
-    white space; the tokenizers library matches them before. The rare texts that contain one go to that library.
+    The rare texts that it may encode otherwise than the tokenizers library go to that library (``TextScreen``).
     """
 
     def __init__(self, tokenizer: TokenizerFiles, cache_bytes: int = 256 << 20) -> None:
         """Load the tokenizer.
 
         Raises:
-            Exception: the library does not support the tokenizer.
+            Unsupported: gigatoken may encode any text differently.
+            Exception: gigatoken cannot load the tokenizer.
         """
         # The inner module: importing the package takes 0.4 s longer, for arrays that are not used here.
         from gigatoken.gigatoken_rs import load_hf_json
 
         self.name = f"gigatoken {version('gigatoken')}"
-        content = tokenizer.content
+        content = json.dumps(tokenizer.encoding_json)
         self._load = lambda: load_hf_json(content)
-        self._stripping = tokenizer.swallowing_tokens
-        self._library = LibraryEncoder(tokenizer) if self._stripping else None
+        self._library = LibraryEncoder(tokenizer)
         self._tokenizer: Any = self._load()
+        self._screen = TextScreen(tokenizer.encoding_json)
+        self.uncertain_characters = self._screen.uncertain_characters
         self._cache_bytes = cache_bytes
         self._process = self._limit_bytes = 0
 
@@ -62,7 +65,10 @@ class GigatokenEncoder:
         if self._process != os.getpid():  # first call in this process, which may be a fork
             self._process, self._limit_bytes = os.getpid(), resident_bytes() + self._cache_bytes
         encode = self._tokenizer.encode
-        ids: list[Ids] = [self._encode_by_library(text) if self._strips(text) else encode(text) for text in texts]
+        prepared = map(self._screen.prepare, texts)
+        ids: list[Ids] = [
+            encode(text) if text is not None else self._encode_by_library(texts[n]) for n, text in enumerate(prepared)
+        ]
         if resident_bytes() > self._limit_bytes:
             del encode
             self._tokenizer = None
@@ -71,11 +77,7 @@ class GigatokenEncoder:
             self._limit_bytes = max(self._limit_bytes, resident_bytes() + self._cache_bytes)
         return ids
 
-    def _strips(self, text: str) -> bool:
-        return any(token in text for token in self._stripping)
-
     def _encode_by_library(self, text: str) -> Ids:
-        assert self._library is not None
         (ids,) = self._library.encode([text])
         return ids
 
@@ -112,16 +114,18 @@ def choose_encoder(
         fast = GigatokenEncoder(tokenizer, cache_bytes)
     except ImportError:
         return library, "gigatoken is not installed"
+    except Unsupported as error:
+        return library, f"gigatoken may differ: {error}"
     except Exception as error:
         return library, f"gigatoken does not support this tokenizer ({first_line(error)[:_LONGEST_REASON]})"
-    texts = [*sample, *_probes(tokenizer)]
+    texts = [*sample, *probe_texts(tokenizer.added_tokens, fast.uncertain_characters)]
     try:
-        encoded = fast.encode(texts)
-    except BaseException as error:
+        encoded, expected_ids = fast.encode(texts), library.encode(texts)
+    except BaseException as error:  # a panic of either library is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        return library, f"gigatoken fails on a sample of the input ({first_line(error)[:_LONGEST_REASON]})"
-    for text, ids, expected in zip(texts, encoded, library.encode(texts), strict=True):
+        return library, f"an encoder fails on a sample of the input ({first_line(error)[:_LONGEST_REASON]})"
+    for text, ids, expected in zip(texts, encoded, expected_ids, strict=True):
         if not np.array_equal(ids, expected):
             return library, f"gigatoken encodes {_excerpt(text, ids, expected, tokenizer)} differently"
     return fast, f"same ids as {library.name} on {len(sample)} documents of the input"
@@ -137,13 +141,6 @@ def load_encoder(tokenizer: TokenizerFiles, name: str) -> Encoder:
     if encoder.name != name:
         raise ConfigError(f"--executor ray: a worker has {encoder.name}, the run began with {name}")
     return encoder
-
-
-def _probes(tokenizer: TokenizerFiles) -> list[str]:
-    """Return texts with added tokens alone, between words and after spaces, and with runs of white space."""
-    tokens = tokenizer.added_tokens
-    around = [form.format(token) for token in tokens[:64] for form in ("{}", "a{}b", "a {} b", "a  {0}\n{0}")]
-    return ["", " ", "\n\n", "\t \u00a0 x", "a" * 300, "e\u0301\u1100\u1161 \ufb01", "\x00a", *around]
 
 
 def _excerpt(text: str, ids: Ids, expected: Ids, tokenizer: TokenizerFiles) -> str:

@@ -12,7 +12,7 @@ SMALLEST_PART_BYTES = 32 << 20
 LARGEST_PART_BYTES = 1 << 30
 MOST_PARTS = 4096
 """Parts grow with the inputs, so that there are about this many at most."""
-EXPANSION = {"": 1, "gz": 4, "zst": 4}
+EXPANSION = {"": 1, "gz": 4, "zst": 4, "bz2": 4, "xz": 4}
 """Rough ratio of text to file size; used only to balance work."""
 
 

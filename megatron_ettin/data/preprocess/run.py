@@ -22,7 +22,7 @@ from megatron_ettin.data.corpus.merge import write_joined_index
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.preprocess.block_encoder import BlockEncoder
 from megatron_ettin.data.preprocess.encoders import choose_encoder
-from megatron_ettin.data.preprocess.inputs import find_inputs
+from megatron_ettin.data.preprocess.inputs import expand_inputs, left_out_lines
 from megatron_ettin.data.preprocess.journal import Journal
 from megatron_ettin.data.preprocess.plan import choose_part_bytes, plan_tasks, share_of
 from megatron_ettin.data.preprocess.progress import Progress
@@ -66,7 +66,9 @@ def preprocess(
             work folder belongs to another run. Finished parts are kept, and the same command resumes from them.
     """
     check_output_prefix(settings.output_prefix)
-    inputs = find_inputs(settings.input)
+    inputs, left_out = expand_inputs(settings.input)
+    for line in left_out_lines(left_out):
+        log(line)
     pipe = next((file.path for file in inputs if file.is_pipe), "")
     if pipe and (settings.executor == "ray" or settings.num_shards > 1):
         raise ConfigError(f"--input {pipe}: a pipe is read on one machine, by --executor local without --num-shards")
@@ -78,6 +80,8 @@ def preprocess(
     if missing := [role for role in ("cls", "sep", "pad") if role not in tokenizer.roles]:
         texts = ", ".join(tokenizer.role_texts[role] for role in missing)
         log(f"training will refuse this tokenizer: {tokenizer.path} has no {texts} token")
+    if tokenizer.dropout:
+        log(f"--tokenizer-model {tokenizer.path}: its BPE dropout of {tokenizer.dropout:g} is not applied")
     splitter = _prepare_splitter(settings, log)
     encoder, reason = choose_encoder(
         tokenizer, sample_texts(inputs, settings), max(CACHE_BYTES // settings.workers, 64 << 20)
@@ -96,7 +100,7 @@ def preprocess(
         progress = _encode(job, journal, tasks, report, log)
         skipped = _list_skipped(settings, inputs, tasks, journal)
         if not journal.is_complete:
-            _write_joined(job, journal, tokenizer, facts)
+            _write_joined(job, journal, tokenizer, facts, left_out)
         _publish(settings, journal)
     pairs = tuple(settings.pair(key) for key in settings.json_keys)
     return PreprocessResult(progress, pairs, skipped)
@@ -221,7 +225,9 @@ def _share_bytes(inputs: Sequence[InputFile], tasks: Sequence[Task]) -> int:
     return sum(inputs[span.file].num_bytes if span.end is None else span.end - span.start for span in spans)
 
 
-def _write_joined(job: Job, journal: Journal, tokenizer: TokenizerFiles, facts: dict[str, object]) -> None:
+def _write_joined(
+    job: Job, journal: Journal, tokenizer: TokenizerFiles, facts: dict[str, object], left_out: list[str]
+) -> None:
     """Write the indices and manifests of the joined tokens, and flush all files."""
     settings = job.settings
     kept = {flag: value for flag, value in facts.items() if flag not in ("--input", "--tokenizer-model", "the encoder")}
@@ -241,6 +247,7 @@ def _write_joined(job: Job, journal: Journal, tokenizer: TokenizerFiles, facts: 
             skipped=sum(part.progress.skipped for part in journal.in_order),
             index_sha256=file_sha256(index),
             parts=[part.pairs[number] for part in journal.in_order],
+            left_out=left_out,
         )
         facts_file = journal.joined_file(number, ".json")
         facts_file.write_text(manifest.to_json(), encoding="utf-8")

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_ettin.data.preprocess.inputs import COMPRESSIONS
 from megatron_ettin.data.preprocess.texts import read_texts
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.files import write_json_lines
 
-KNOWN_SUFFIXES = tuple(f".{kind}{ending}" for kind in ("jsonl", "json", "parquet") for ending in ("", ".gz", ".zst"))
+KNOWN_SUFFIXES = tuple(f".{kind}{ending}" for kind in ("jsonl", "json", "parquet") for ending in ("", *COMPRESSIONS))
 SMALLEST_CHARACTERS = 80
 """Shorter docstrings of the standard library are left out."""
 SOURCE_CHARACTERS = 20_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import io
+import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +46,7 @@ def read_decompressed(path: str, compression: str) -> Iterator[tuple[bytes, int]
 
 
 def _decompress(file: io.RawIOBase | BinaryIO, compression: str) -> Iterator[tuple[bytes, int]]:
-    name = {"gz": "gzip", "zst": "zstd"}[compression]
+    name = {"gz": "gzip", "zst": "zstd", "bz2": "bzip2", "xz": "xz"}[compression]
     error_type, new = _decompressor(compression)
     decompressor = None
     while data := file.read(COMPRESSED_BYTES):
@@ -52,7 +54,7 @@ def _decompress(file: io.RawIOBase | BinaryIO, compression: str) -> Iterator[tup
         while data:
             if decompressor is None or decompressor.eof:  # a file may consist of several members
                 if decompressor is not None and not data.strip(b"\0"):
-                    break  # gzip allows zero padding at the end
+                    break  # gzip and xz allow zero padding at the end
                 decompressor = new()
             try:
                 chunk = decompressor.decompress(data)
@@ -71,6 +73,10 @@ def _decompress(file: io.RawIOBase | BinaryIO, compression: str) -> Iterator[tup
 def _decompressor(compression: str) -> tuple[type[Exception], Any]:
     if compression == "gz":
         return zlib.error, lambda: zlib.decompressobj(wbits=31)
+    if compression == "bz2":
+        return OSError, bz2.BZ2Decompressor
+    if compression == "xz":
+        return lzma.LZMAError, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)
     import zstandard  # imported only for inputs that need it
 
     return zstandard.ZstdError, lambda: zstandard.ZstdDecompressor().decompressobj()

@@ -6,6 +6,7 @@ boundary at or after ``end``: neighbouring spans neither overlap nor leave a gap
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -64,7 +65,7 @@ def read_whole(number: int, file: InputFile) -> Iterator[Batch]:
     chunks, input_bytes, num_bytes = [], 0, 0
     damage = None
     try:
-        for chunk, used in read_decompressed(file.path, file.compression):
+        for chunk, used in _without_mark(read_decompressed(file.path, file.compression)):
             chunks.append(chunk)
             input_bytes += used
             num_bytes += len(chunk)
@@ -115,14 +116,28 @@ def _split(chunks: Chunks) -> Iterator[tuple[list[bytes], int, str]]:
 
 def _chunks(span: Span, file: InputFile, boundary: Callable[[BinaryIO, int], int]) -> Chunks:
     if span.end is None:
-        yield from read_decompressed(file.path, file.compression)
+        yield from _without_mark(read_decompressed(file.path, file.compression))
         return
     with Path(file.path).open("rb") as raw:
         start, end = boundary(raw, span.start), boundary(raw, span.end)
         raw.seek(start)
+        if start == 0 and raw.read(len(BOM_UTF8)) != BOM_UTF8:
+            raw.seek(0)
         while start < end and (data := raw.read(min(READ_BYTES, end - start))):
             start += len(data)
             yield data, len(data)
+
+
+def _without_mark(chunks: Chunks) -> Chunks:
+    """Yield the content without a byte-order mark at its start."""
+    start, input_bytes = b"", 0
+    for chunk, used in chunks:
+        start += chunk
+        input_bytes += used
+        if len(start) >= len(BOM_UTF8):
+            break
+    yield start.removeprefix(BOM_UTF8), input_bytes
+    yield from chunks
 
 
 def _line_boundary(file: BinaryIO, offset: int) -> int:

@@ -58,6 +58,9 @@ class _Shard:
         missing = [key for key in keys if key not in names]
         if missing:
             raise Damaged(f'there is no column "{missing[0]}" (its columns: {", ".join(names)})')
+        repeated = [key for key in keys if names.count(key) > 1]
+        if repeated:
+            raise Damaged(f'there are {names.count(repeated[0])} columns "{repeated[0]}"')
         self._sizes: list[int | None] = columns["column_sizes"]
         encodings = columns["column_encodings"]
         self._decoders = [(names.index(key), _decoder(encodings[names.index(key)])) for key in keys]

@@ -26,6 +26,9 @@ def read_parquet(number: int, file: InputFile, keys: Sequence[str]) -> Iterator[
             missing = [key for key in keys if key not in columns]
             if missing:
                 raise ValueError(f'there is no column "{missing[0]}" (its columns: {", ".join(columns)})')
+            repeated = [key for key in keys if columns.count(key) > 1]
+            if repeated:
+                raise ValueError(f'there are {columns.count(repeated[0])} columns "{repeated[0]}"')
             num_rows = table.metadata.num_rows
             size = sum(table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups))
             batch_rows = max(1, min(BATCH_BYTES * num_rows // max(1, size), 1 << 16))

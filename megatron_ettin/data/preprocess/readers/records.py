@@ -21,7 +21,7 @@ class InputFile:
     kind: str
     """``json`` (one object per line), ``text``, ``parquet`` or ``mds``."""
     compression: str
-    """``gz``, ``zst`` or empty."""
+    """``gz``, ``zst``, ``bz2``, ``xz`` or empty."""
     num_bytes: int
     """Size on disk; 0 for a pipe."""
     changed_ns: int

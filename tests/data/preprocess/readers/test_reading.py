@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +81,8 @@ CONTENT = b"".join(b'{"text": "%d"}\n' % i for i in range(50_000))
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gz": lambda data: gzip.compress(data, mtime=0),
     "zst": lambda data: zstandard.compress(data),
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
 }
 
 
@@ -103,13 +107,19 @@ def in_the_middle(data: bytes) -> bytes:
         ("zst", lambda data: data + b"trailing rubbish"),
         ("gz", lambda data: b""),
         ("zst", lambda data: b""),
+        ("bz2", lambda data: data[:-20]),
+        ("xz", lambda data: data[:-20]),
+        ("bz2", lambda data: data + b"trailing rubbish"),
+        ("xz", lambda data: data + b"trailing rubbish"),
+        ("bz2", lambda data: b""),
+        ("xz", lambda data: b""),
         ("zst", in_the_middle),  # gzip may decode it to lines, and detects it only at the end
     ],
 )
 def test_records_before_the_damage_are_read(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]) -> None:
     file = tmp_path / f"c.jsonl.{suffix}"
     file.write_bytes(damage(COMPRESS[suffix](CONTENT)))
-    name = {"gz": "gzip", "zst": "zstd"}[suffix]
+    name = {"gz": "gzip", "zst": "zstd", "bz2": "bzip2", "xz": "xz"}[suffix]
     numbers: list[int] = []
 
     def read_all() -> None:
@@ -133,6 +143,23 @@ def test_a_zstd_window_above_128_mb_is_refused(tmp_path: Path) -> None:
         (tmp_path / "c.jsonl.zst").write_bytes(compressor.compress(CONTENT) + compressor.flush())
         with pytest.raises(ConfigError, match=message) if message else nullcontext():
             assert sum(1 for _ in read_texts([str(tmp_path / "c.jsonl.zst")], "--input")) == 50_000
+
+
+@pytest.mark.parametrize("name", ["c.txt", "c.txt.gz", "c.txt.xz", "c.jsonl"])
+@pytest.mark.parametrize("text_documents", ["file", "paragraph", "line"])
+def test_a_byte_order_mark_at_the_start_is_no_text(tmp_path: Path, name: str, text_documents: str) -> None:
+    text = '{"text": "a"}' if name.endswith(".jsonl") else "a"
+    content = f"\ufeff{text}\n".encode()
+    suffix = name.removeprefix("c.txt").removeprefix(".")
+    (tmp_path / name).write_bytes(COMPRESS[suffix](content) if suffix in COMPRESS else content)
+    ((_, read),) = read_texts([str(tmp_path / name)], "--input", text_documents=text_documents)
+    assert read.strip() == "a"
+    if name == "c.txt" and text_documents != "file":
+        (file,) = find_inputs([str(tmp_path / name)])
+        spans = [Span(0, 0, 5), Span(0, 5, len(content))]
+        assert [r for span in spans for b in read_span(span, file, ["text"], text_documents) for r in b.records] == [
+            b"a"
+        ]
 
 
 def test_zero_padding_after_gzip_is_accepted(tmp_path: Path) -> None:
