@@ -58,7 +58,7 @@ UNUSED = [{"content": f"[unused{n}]"} for n in range(64)]
         (None, [*UNUSED, {"content": "run", "single_word": True}], "running runs prerun"),
         ("NFC", [{"content": "caf\u00e9", "normalized": True}], "un cafe\u0301 noir"),
         ("NFC", [], "\U000113c2\U000113c2 \U0001611e\U0001611e \U00016d67\U00016d67"),
-        (None, [{"content": "rum", "normalized": True}, {"content": "drum"}, {"content": "d"}], "a drum"),
+        (None, [{"content": "umber", "normalized": True}, {"content": "drum"}], "a drumber"),
     ],
     ids=["single word", "normalized token", "Unicode 16", "overlapping tokens"],
 )

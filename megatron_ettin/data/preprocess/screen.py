@@ -97,6 +97,8 @@ def _check_model(tokenizer: dict[str, Any]) -> bool:
     contents = [token["content"] for token in tokenizer["added_tokens"]]
     if len(set(contents)) < len(contents):
         raise Unsupported("an added token is listed twice")
+    if any(model["vocab"].get(token["content"], token["id"]) != token["id"] for token in tokenizer["added_tokens"]):
+        raise Unsupported("an added token has another id in the vocabulary")
     normalizers = list(_flat(tokenizer.get("normalizer"), "normalizers"))
     if model.get("byte_fallback"):
         known = all(step in ({"type": "Prepend", "prepend": "\u2581"}, _SPACES) for step in normalizers)
