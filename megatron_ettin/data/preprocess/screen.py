@@ -94,11 +94,7 @@ def _check_model(tokenizer: dict[str, Any]) -> bool:
     for option in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
             raise Unsupported(f"its model has a {option}")
-    contents = [token["content"] for token in tokenizer["added_tokens"]]
-    if len(set(contents)) < len(contents):
-        raise Unsupported("an added token is listed twice")
-    if any(model["vocab"].get(token["content"], token["id"]) != token["id"] for token in tokenizer["added_tokens"]):
-        raise Unsupported("an added token has another id in the vocabulary")
+    _check_added_tokens(tokenizer)
     normalizers = list(_flat(tokenizer.get("normalizer"), "normalizers"))
     if model.get("byte_fallback"):
         known = all(step in ({"type": "Prepend", "prepend": "\u2581"}, _SPACES) for step in normalizers)
@@ -115,6 +111,20 @@ def _check_model(tokenizer: dict[str, Any]) -> bool:
     if any(letters[byte] not in model["vocab"] for byte in range(256) if byte not in _NEVER_IN_UTF8):
         raise Unsupported("its vocabulary lacks a byte")
     return bool(normalizers)
+
+
+def _check_added_tokens(tokenizer: dict[str, Any]) -> None:
+    """Refuse added tokens whose id is not the only one of their text.
+
+    Raises:
+        Unsupported: the libraries would choose different ids.
+    """
+    vocabulary = tokenizer["model"]["vocab"]
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    if len(ids) < len(tokenizer["added_tokens"]):
+        raise Unsupported("an added token is listed twice")
+    if any(vocabulary.get(content, number) != number for content, number in ids.items()):
+        raise Unsupported("an added token has another id in the vocabulary")
 
 
 def _flat(step: dict[str, Any] | None, name: str) -> Iterator[dict[str, Any]]:
