@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_CHECK_FAILED
     size = f"{result.num_parameters:,} parameters, {result.num_bytes / 1e6:,.1f} MB"
     print(f"{result.checkpoint} -> {options.save}: {size}, {time.monotonic() - start:.1f} s")
+    if result.dropout:
+        print(f"the tokenizer's BPE dropout of {result.dropout:g} is not part of the release")
     if result.check is not None:
         difference, allowed = f"{result.check.difference:.3g}", f"{result.check.allowed:.3g}"
         print(f"largest difference of the {result.check.compared}: {difference} (allowed {allowed})")

@@ -80,6 +80,8 @@ class ExportResult:
     """Of the weights."""
     check: CheckResult | None
     """None where the check was skipped."""
+    dropout: float
+    """BPE dropout of the training tokenizer, which the released one is without."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def export_checkpoint(
         if result is not None and not result.passed:
             raise CheckFailed(result)
     num_bytes = source.num_parameters * source.dtype.itemsize
-    return ExportResult(source.folder, source.objective, source.num_parameters, num_bytes, result)
+    return ExportResult(
+        source.folder, source.objective, source.num_parameters, num_bytes, result, source.tokenizer.dropout
+    )
 
 
 def _open_checkpoint(folder: Path, options: ExportOptions) -> _Source:

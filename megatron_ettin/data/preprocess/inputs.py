@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from megatron_ettin.data.preprocess.readers.decompress import READ_BYTES, Damaged, read_decompressed
@@ -139,8 +139,8 @@ def _kind_of_content(path: Path) -> tuple[str, str] | None:
         return "parquet", ""
     compression = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
     head = b""
-    with suppress(Damaged), closing(read_decompressed(str(path), compression)) as chunks:
-        for chunk, _ in chunks:
+    with suppress(Damaged):
+        for chunk, _ in read_decompressed(str(path), compression):
             head += chunk
             if len(head) >= READ_BYTES:
                 break
