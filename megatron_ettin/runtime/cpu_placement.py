@@ -16,7 +16,6 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from megatron_ettin.config.backend import SUPPORTED_CORE
 
@@ -27,33 +26,40 @@ _CUDA_TYPE_NAMES = {
 }
 
 
-class CudaToCpu(TorchFunctionMode):
-    """Rewrites a CUDA placement in any torch call to the CPU."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run ``func`` with its placement rewritten."""
-        if func is torch.Tensor.cuda:
-            return args[0]
-        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
-            name = func(args[0])
-            return _CUDA_TYPE_NAMES.get(name, name)
-        if kwargs and _is_cuda(kwargs.get("device")):
-            kwargs = {**kwargs, "device": "cpu"}
-        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
-            args = (args[0], "cpu", *args[2:])
-        return func(*args, **(kwargs or {}))
-
-
 def _is_cuda(device: Any) -> bool:
     if isinstance(device, torch.device):
         return device.type == "cuda"
     return isinstance(device, str) and device.startswith("cuda")
+
+
+def _placed_on_cpu(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = "cpu"
+        return function(*args, **kwargs)
+
+    return call
+
+
+_tensor_to, _tensor_type = torch.Tensor.to, torch.Tensor.type
+
+
+def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    if args and _is_cuda(args[0]):
+        args = ("cpu", *args[1:])
+    elif _is_cuda(kwargs.get("device")):
+        kwargs["device"] = "cpu"
+    return _tensor_to(tensor, *args, **kwargs)
+
+
+def _type(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    result = _tensor_type(tensor, *args, **kwargs)
+    return _CUDA_TYPE_NAMES.get(result, result) if isinstance(result, str) else result
+
+
+def _stay(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return tensor
 
 
 def _current_device() -> torch.device:
@@ -75,6 +81,14 @@ def _set_rng_state(new_state: torch.Tensor, *args: Any, **kwargs: Any) -> None:
 def _manual_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
+
+REDIRECTED_IN_TORCH: dict[str, Callable[..., Any]] = {
+    name: _placed_on_cpu(getattr(torch, name)) for name in ("empty", "empty_like", "full", "ones", "tensor", "zeros")
+}
+"""What is replaced in ``torch``: the functions to which megatron-core gives ``device="cuda"``."""
+
+REDIRECTED_IN_TENSOR: dict[str, Callable[..., Any]] = {"cuda": _stay, "to": _to, "type": _type}
+"""What is replaced in ``torch.Tensor``."""
 
 REDIRECTED_IN_TORCH_CUDA: dict[str, Callable[..., Any]] = {
     "current_device": _current_device,
@@ -118,7 +132,7 @@ def _compile_when_called(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-_installed: CudaToCpu | None = None
+_installed = False
 
 
 def install_cpu_placement() -> None:
@@ -131,19 +145,21 @@ def install_cpu_placement() -> None:
         RuntimeError: the installed megatron-core is not the version this was checked against.
     """
     global _installed
-    if _installed is not None:
+    if _installed:
         return
     installed = version("megatron-core")
     if installed != SUPPORTED_CORE:
         raise RuntimeError(
             f"megatron-core {installed} is installed; its CPU placement was checked for {SUPPORTED_CORE} only"
         )
-    for name, replacement in REDIRECTED_IN_TORCH_CUDA.items():
-        setattr(torch.cuda, name, replacement)
-    from megatron.core.tensor_parallel import random as core_random
-
-    for name, replacement in REDIRECTED_IN_CORE_RANDOM.items():
-        setattr(core_random, name, replacement)
+    core_random = importlib.import_module("megatron.core.tensor_parallel.random")
+    for place, replacements in (
+        (torch, REDIRECTED_IN_TORCH),
+        (torch.Tensor, REDIRECTED_IN_TENSOR),
+        (torch.cuda, REDIRECTED_IN_TORCH_CUDA),
+        (core_random, REDIRECTED_IN_CORE_RANDOM),
+    ):
+        for name, replacement in replacements.items():
+            setattr(place, name, replacement)
     logging.getLogger(core_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
-    _installed = CudaToCpu()
-    _installed.__enter__()
+    _installed = True

@@ -19,6 +19,8 @@ def placements() -> dict[str, Any]:
 
     from megatron_ettin.runtime.cpu_placement import (
         REDIRECTED_IN_CORE_RANDOM,
+        REDIRECTED_IN_TENSOR,
+        REDIRECTED_IN_TORCH,
         REDIRECTED_IN_TORCH_CUDA,
         install_cpu_placement,
     )
@@ -30,6 +32,7 @@ def placements() -> dict[str, Any]:
         "numbered": torch.empty(2, device="cuda:1"),
         "current": torch.ones(2, device=torch.cuda.current_device()),
         "device object": torch.full((2,), 3.0, device=torch.device("cuda", 0)),
+        "like": torch.empty_like(torch.zeros(2), device="cuda"),
         "method": torch.zeros(2).cuda(),
         "to": torch.zeros(2).to("cuda"),
         "to keyword": torch.zeros(2).to(device="cuda", dtype=torch.float64),
@@ -45,6 +48,8 @@ def placements() -> dict[str, Any]:
         "types": [torch.zeros(1, dtype=t).type() for t in (torch.float32, torch.bfloat16, torch.float16, torch.int64)],
         "cast": torch.zeros(1).type(torch.float64).dtype is torch.float64,
         "same draw": bool((first == torch.rand(3)).all()),
+        "torch": sorted(REDIRECTED_IN_TORCH),
+        "tensor": sorted(REDIRECTED_IN_TENSOR),
         "torch.cuda": sorted(REDIRECTED_IN_TORCH_CUDA),
         "core random": sorted(REDIRECTED_IN_CORE_RANDOM),
     }
@@ -62,6 +67,8 @@ def test_exactly_the_listed_names_are_redirected() -> None:
     ]
     assert result["cast"]
     assert result["same draw"]
+    assert result["torch"] == ["empty", "empty_like", "full", "ones", "tensor", "zeros"]
+    assert result["tensor"] == ["cuda", "to", "type"]
     assert result["torch.cuda"] == [
         "current_device",
         "empty_cache",
