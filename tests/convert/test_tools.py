@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from importlib import import_module
@@ -13,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.convert.samples import MODEL, misplace_rows, write_hub_folder
+from tests.helpers.forked import run_script
 
 convert_to_hf, convert_from_hf = (import_module(f"tools.{name}") for name in ("convert_to_hf", "convert_from_hf"))
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,20 +26,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run(*arguments: object, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of the tools in a process."""
-
-    def limit() -> None:
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKED, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=limit,
+    """Run one of the tools in a process in which importing megatron-core fails."""
+    return run_script(
+        str(arguments[0]),
+        *arguments[1:],
+        environment={**os.environ, "OMP_NUM_THREADS": "1"},
+        blocked=["megatron"],
+        max_file_bytes=largest_file,
     )
 
 

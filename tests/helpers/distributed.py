@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 MAX_RANKS = 4
-MAX_THREADS = 250
+MAX_THREADS = 30
 """A worker with more is replaced: with the distributed optimizer, megatron-core's objects are never freed, nor are the
-process groups that they hold, each with dozens of gloo threads."""
-PRELOAD = ["tests.helpers.preload"]
+process groups that they hold, each with a gloo thread that wakes up a hundred times a second."""
+CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.helpers.preload"])
+
 ERROR_GRACE_SECONDS = 2.0
 """How long the ranks of a failed one may need to fail on their own; more only makes a failing test slower."""
 
@@ -32,6 +34,11 @@ ERROR_GRACE_SECONDS = 2.0
 class _Worker:
     process: ForkServerProcess
     pipe: Connection
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
 
 
 _workers: list[_Worker] = []
@@ -54,8 +61,8 @@ def run_ranks(
         RuntimeError: a rank raised (its traceback is in the message) or took too long; the pool is then replaced.
     """
     assert world_size <= MAX_RANKS
-    if not _workers:
-        _start_pool()
+    while len(_workers) < world_size:
+        _workers.append(_start_worker())
     workers, store = _workers[:world_size], _start_store()
     try:
         for rank, worker in enumerate(workers):
@@ -80,7 +87,7 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
     results: dict[int, Any] = {}
     errors: dict[int, str] = {}
     deadline = time.monotonic() + timeout_seconds
-    is_worn = False
+    worn: list[_Worker] = []
     while len(results) + len(errors) < len(workers) and time.monotonic() < deadline:
         waiting: dict[Any, int] = {
             w.pipe: rank for rank, w in enumerate(workers) if rank not in results and rank not in errors
@@ -91,7 +98,8 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
                 ok, value, threads = workers[rank].pipe.recv()
             except EOFError:
                 ok, value, threads = False, "the process died", 0
-            is_worn |= threads > MAX_THREADS
+            if threads > MAX_THREADS:
+                worn.append(workers[rank])
             if ok:
                 results[rank] = value
             else:
@@ -99,8 +107,9 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
         if errors:
             # The others may wait for the failed rank for ever; give them a moment to fail on their own.
             deadline = min(deadline, time.monotonic() + ERROR_GRACE_SECONDS)
-    if is_worn:
-        stop_pool()
+    for worker in worn:
+        worker.stop()
+        _workers.remove(worker)
     if len(results) == len(workers):
         return [results[rank] for rank in range(len(workers))]
     missing = [rank for rank in range(len(workers)) if rank not in results and rank not in errors]
@@ -108,24 +117,19 @@ def _collect(workers: list[_Worker], timeout_seconds: float) -> list[Any]:
     raise RuntimeError(f"ranks {sorted(errors)} failed, ranks {missing} did not answer{report}")
 
 
-def _start_pool() -> None:
-    context: ForkServerContext = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    for _ in range(MAX_RANKS):
-        ours, theirs = context.Pipe()
-        # Not daemonic: saving a checkpoint starts processes, which daemons may not.
-        process = context.Process(target=_serve, args=(theirs,), daemon=False)
-        process.start()
-        theirs.close()
-        _workers.append(_Worker(process, ours))
+def _start_worker() -> _Worker:
+    ours, theirs = CONTEXT.Pipe()
+    # Not daemonic: saving a checkpoint starts processes, which daemons may not.
+    process = CONTEXT.Process(target=_serve, args=(theirs,), daemon=False)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
 
 
 def stop_pool() -> None:
     """End all workers; the next call of :func:`run_ranks` starts new ones."""
     for worker in _workers:
-        worker.pipe.close()
-        worker.process.kill()
-        worker.process.join()
+        worker.stop()
     _workers.clear()
 
 

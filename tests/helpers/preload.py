@@ -1,4 +1,4 @@
-"""What the fork server imports once for all workers."""
+"""What the fork server imports once for all processes."""
 
 import importlib
 
@@ -14,5 +14,10 @@ for name in (
     "torch.utils.tensorboard",
     "megatron.core.models.backends",
     "megatron.core.transformer.multi_token_prediction",
+    "transformers.models.modernbert.modeling_modernbert",
+    "transformers.models.modernbert_decoder.modeling_modernbert_decoder",
+    "matplotlib.pyplot",
+    "pyarrow.parquet",
+    "safetensors.torch",
 ):
     importlib.import_module(name)

@@ -15,7 +15,7 @@ def losses(objective: str, overrides: dict[str, Any]) -> list[float]:
     from tests.helpers.training import start_training, train_steps
 
     config = tiny_run(objective, model=replace(TINY, attention_output_dropout=0.1), **overrides)
-    return [result.sums.loss for result in train_steps(start_training(config), range(4))]
+    return [result.sums.loss for result in train_steps(start_training(config), range(3))]
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])

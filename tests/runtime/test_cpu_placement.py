@@ -124,7 +124,7 @@ def install_for(version: str) -> None:
     from megatron_ettin.runtime import cpu_placement
 
     original, installed = cpu_placement.version, cpu_placement._installed
-    cpu_placement.version, cpu_placement._installed = lambda distribution_name: version, None
+    cpu_placement.version, cpu_placement._installed = lambda distribution_name: version, False
     try:
         cpu_placement.install_cpu_placement()
     finally:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.forked import run_script
+from tests.helpers.speed import patience
+
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
 def call(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run_script(f"tools/{tool}", *arguments)
 
 
 GATHER_FROM = """
@@ -43,7 +45,7 @@ def part_of_the_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gather(stdlib: Path, file: Path) -> None:
     tool = [str(TOOLS / "gather_corpus.py"), "--output", str(file), "--max-bytes", "600000"]
     command = [sys.executable, "-c", GATHER_FROM, str(stdlib), *tool]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 0, done.stderr
 
 

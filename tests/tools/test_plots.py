@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ import pytest
 from matplotlib.image import imread
 
 from megatron_ettin.checkpoint.folder.metrics_file import read_loss_curve
+from tests.helpers.forked import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 BLUE = np.array([0x1F, 0x6F, 0xB4]) / 255
 
 
 def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return run_script(f"tools/{name}.py", *arguments)
 
 
 def blue_columns(image: Path) -> np.ndarray:

@@ -6,13 +6,12 @@ import contextlib
 import gzip
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from megatron_ettin.data.corpus.indexed import IndexedTokens
 from megatron_ettin.data.corpus.manifest import Manifest
 from megatron_ettin.data.preprocess.sentences import load_splitter
 from tests.helpers.corpora import read_documents, write_byte_tokenizer, write_word_tokenizer
+from tests.helpers.forked import run_script
 
 TOOLS = Path(__file__).parents[2] / "tools"
 MDS = Path(__file__).parents[1] / "data" / "preprocess" / "readers" / "fixtures" / "mds"
@@ -37,8 +37,8 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, str(TOOLS / "preprocess_data.py"), *map(str, arguments)]
 
 
-def call(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=100, check=False, **options)  # type: ignore[call-overload]
+def call(*arguments: object, max_file_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    return run_script("tools/preprocess_data.py", *arguments, max_file_bytes=max_file_bytes)
 
 
 @pytest.fixture
@@ -507,16 +507,12 @@ def test_changed_flags_do_not_resume(tmp_path: Path, long_run: list[object]) -> 
     )
 
 
-def limit_files(num_bytes: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-
-
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk_keeps_finished_parts(tmp_path: Path, long_run: list[object], workers: int) -> None:
     assert call(*long_run, "--output-prefix", tmp_path / "whole").returncode == 0
     flags = [*long_run, "--output-prefix", tmp_path / "out", "--workers", workers]
     # The joined file exceeds this, the files of the parts do not.
-    done = call(*flags, preexec_fn=limit_files(4_000_000))
+    done = call(*flags, max_file_bytes=4_000_000)
     assert done.returncode == 2
     kept = f"finished parts are kept in {tmp_path}/out.parts; run the same command to resume"
     assert last_line(done) == f"error: --output-prefix {tmp_path}/out: File too large; {kept}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -27,7 +26,7 @@ from megatron_ettin.checkpoint.folder.layout import (
     resolve_checkpoint,
     step_folder_name,
 )
-from tests.helpers.distributed import PRELOAD
+from tests.helpers.distributed import CONTEXT
 from tests.helpers.launches import Material, metrics, write_material
 from tests.helpers.runs import TINY
 
@@ -53,9 +52,7 @@ class OneProcess(KillableLaunch):
     """A single process, forked from a server that has imported the slow modules."""
 
     def __init__(self, flags: Sequence[str], log: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
-        self._process = context.Process(target=run_command, args=(list(flags), str(log)))
+        self._process = CONTEXT.Process(target=run_command, args=(list(flags), str(log)))
         self._process.start()
 
     def is_running(self) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 
 from tests.helpers.distributed import run_ranks
 from tests.helpers.runs import tiny_run
+from tests.helpers.speed import patience
 
 TIMEOUT_SECONDS = 2.0
+MAX_WAIT_SECONDS = 60.0
 
 
 def joined() -> Any:
@@ -23,8 +25,15 @@ def joined() -> Any:
     return world
 
 
+def wait_for(world: Any, *keys: str, seconds: float = MAX_WAIT_SECONDS) -> None:
+    """Wait until the ranks have set these keys, in code that the watchdog counts as work."""
+    deadline = time.monotonic() + seconds
+    while not world.store.check(list(keys)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tuple[str, float]:
-    """Meet in a barrier that one rank reaches late; return the watchdog's message and its time."""
+    """Meet in a barrier that one rank reaches late, or once a watchdog has fired; return its message and its time."""
     import torch.distributed
 
     from megatron_ettin.runtime.health.watchdog import Watchdog
@@ -33,10 +42,15 @@ def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tu
     read_end, write_end = os.pipe()
     ended: list[float] = []
     started = time.monotonic()
-    with Watchdog(world, TIMEOUT_SECONDS, lambda code: ended.append(time.monotonic() - started), write_end) as watchdog:
+
+    def end(code: int) -> None:
+        ended.append(time.monotonic() - started)
+        world.store.set("ended", "")
+
+    with Watchdog(world, TIMEOUT_SECONDS, end, write_end) as watchdog:
         watchdog.mark(7, work, limited=limited)
         if world.rank == late_rank:
-            time.sleep(late_seconds)
+            wait_for(world, "ended", seconds=late_seconds)
         torch.distributed.barrier()
     os.close(write_end)
     with os.fdopen(read_end) as file:
@@ -44,18 +58,18 @@ def watched(late_rank: int, late_seconds: float, work: str, limited: bool) -> tu
 
 
 def test_late_rank_is_named_by_the_waiting_ones() -> None:
-    (message, seconds), (own_message, _) = run_ranks(2, watched, 1, 4.0, "training", False)
+    (message, seconds), (own_message, _) = run_ranks(2, watched, 1, MAX_WAIT_SECONDS, "training", False)
     assert message.startswith(
         "error: rank 0, step 7: no progress for 2 s (--timeout-seconds), training: rank 1 (process "
     )
     assert "is late: step 7, training, at " in message
     assert message.count("\n") == 1
-    assert TIMEOUT_SECONDS < seconds + 0.3 < TIMEOUT_SECONDS + 2.0
+    assert TIMEOUT_SECONDS < seconds + 0.3 < TIMEOUT_SECONDS + patience(2.0)
     assert own_message == ""  # busy with work without a limit
 
 
 def test_limited_work_is_ended_although_no_rank_waits() -> None:
-    [(message, _)] = run_ranks(1, watched, 0, 3.0, "training", True)
+    [(message, _)] = run_ranks(1, watched, 0, MAX_WAIT_SECONDS, "training", True)
     assert "rank 0, step 7: no progress for 2 s" in message
     assert "test_watchdog.py" in message
 
@@ -72,16 +86,20 @@ def fall_silent() -> tuple[str, str]:
 
     world = joined()
     read_end, write_end = os.pipe()
-    with Watchdog(world, TIMEOUT_SECONDS, lambda code: None, write_end) as watchdog:
+    with Watchdog(world, TIMEOUT_SECONDS, lambda code: world.store.set("ended", ""), write_end) as watchdog:
         watchdog.mark(3, "saving")
-        time.sleep(0.5 if world.rank == 1 else 1.0)  # a collective fails only after its rank is gone
         if world.rank == 1:
+            time.sleep(0.5)  # for a few heartbeats
             watchdog._closed.set()  # its threads end, as those of a stopped process
-            time.sleep(4.0)
+            for thread in watchdog._threads:
+                thread.join()
+            world.store.set("silent", "")
+            wait_for(world, "ended")
             text = ""
         else:
+            wait_for(world, "silent")  # a collective fails only after its rank is gone
             text = watchdog.dead_ranks()
-            time.sleep(4.0)
+            wait_for(world, "ended")
     torch.distributed.barrier()
     os.close(write_end)
     with os.fdopen(read_end) as file:
@@ -116,12 +134,13 @@ def arrive_or_not(absent_rank: int, timeout_seconds: float) -> str:
 
     world = find_world(60.0)
     if world.rank == absent_rank:
-        time.sleep(timeout_seconds + 1.5)
+        wait_for(world, *(f"failed {rank}" for rank in range(world.size) if rank != absent_rank))
         return ""
     try:
         with Watchdog(world, timeout_seconds):
             return "met"
     except RunFailure as failure:
+        world.store.set(f"failed {world.rank}", "")
         return str(failure)
 
 
