@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from megatron_ettin.data.corpus.indexed_writer import token_dtype
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.preprocess.documents import Value
 from megatron_ettin.data.preprocess.encoders import Encoder, Ids
+from megatron_ettin.data.preprocess.running_check import check_ids, checked_places
 from megatron_ettin.data.preprocess.sentences import SentenceSplitter
 from megatron_ettin.errors import ConfigError
 
@@ -47,6 +49,29 @@ class BlockEncoder:
         self._end = tokenizer.eos_id if append_eod else None
         self._ends, self._size = tokenizer.end_tokens or (), tokenizer.size
         self._starts = {tokenizer.roles[role].id for role in ("cls", "bos") if role in tokenizer.roles}
+
+    def exact(self) -> BlockEncoder:
+        """Return the same with the tokenizers library as its encoder."""
+        exact = copy(self)
+        exact.encoder = self.encoder.exact or self.encoder
+        return exact
+
+    def check(self, task: int, file: int, numbers: Sequence[int], values: Sequence[Value]) -> None:
+        """Encode a few of the documents with both libraries.
+
+        Args:
+            task: number of the task that reads them.
+            file: index of their file in the list of inputs.
+            numbers: number of each document in its file, or in the task's span of it.
+            values: the documents.
+
+        Raises:
+            EncodersDiffer: the ids of a document differ.
+        """
+        if self.encoder.exact is not None:
+            items, _ = self._split([values[place] for place in checked_places(task, file, numbers, values)])
+            texts = [item for item in items if isinstance(item, str)]
+            check_ids(texts, self.encoder.encode(texts), self.encoder.exact)
 
     def encode(self, values: Sequence[Value], where: str) -> Block:
         """Return the token ids of the documents; given ids are kept, without a [CLS] at their start.

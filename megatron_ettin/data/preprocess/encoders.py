@@ -27,6 +27,10 @@ class Encoder(Protocol):
 
     name: str
 
+    @property
+    def exact(self) -> Encoder | None:
+        """The encoder to check this one against; None for the tokenizers library itself."""
+
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text."""
 
@@ -60,6 +64,11 @@ class GigatokenEncoder:
         self._cache_bytes = cache_bytes
         self._process = self._limit_bytes = 0
 
+    @property
+    def exact(self) -> LibraryEncoder:
+        """The tokenizers library."""
+        return self._library
+
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text."""
         if self._process != os.getpid():  # first call in this process, which may be a fork
@@ -89,11 +98,19 @@ class LibraryEncoder:
         """Load the tokenizer."""
         self.name = f"tokenizers {version('tokenizers')}"
         self._tokenizer = tokenizer
+        self.exact = None
         tokenizer.encoder  # noqa: B018  (loaded now, for workers to inherit on fork)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Return the ids of each text."""
-        return [np.array(ids, np.uint32) for ids in self._tokenizer.encode_batch(list(texts))]
+        try:
+            encoded = self._tokenizer.encode_batch(list(texts))
+        except BaseException as error:  # a panic is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit | ConfigError):
+                raise
+            reason = f"the tokenizers library fails on a text ({first_line(error)[:_LONGEST_REASON]})"
+            raise ConfigError(f"--tokenizer-model {self._tokenizer.path}: {reason}") from None
+        return [np.array(ids, np.uint32) for ids in encoded]
 
 
 def resident_bytes() -> int:

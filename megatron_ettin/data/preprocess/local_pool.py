@@ -18,9 +18,8 @@ from megatron_ettin.data.preprocess.worker import (
     Job,
     LentPart,
     PendingTask,
-    encode_part,
+    encode_lent,
     process_task,
-    read_lent,
 )
 from megatron_ettin.errors import ConfigError
 
@@ -137,7 +136,7 @@ def _serve(job: Job, connection: Connection, others: Sequence[Connection], idle_
                 for event in process_task(job, task, done, lambda: bool(idle_workers.acquire(block=False))):
                     connection.send(event)
             else:
-                for event in encode_part(job, task, lent.part, read_lent(lent.path)):
+                for event in encode_lent(job, task, lent.part, lent.path):
                     connection.send(event)
         except (ConfigError, OSError) as error:
             connection.send(error)

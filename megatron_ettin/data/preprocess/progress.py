@@ -34,6 +34,10 @@ class Progress:
         self.tokens += other.tokens
         self.input_bytes += other.input_bytes
 
+    def negative(self) -> Progress:
+        """Return the counts that take these back when added."""
+        return Progress(**{name: -value for name, value in vars(self).items()})
+
 
 class ProgressText:
     """Formats progress. Rates are those of this run; totals include what an earlier run finished."""

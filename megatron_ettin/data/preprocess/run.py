@@ -142,6 +142,8 @@ def _encode(
                 report(progress)
             elif isinstance(event, PartDone | TaskEnded):
                 journal.record(event)
+                if isinstance(event, PartDone) and event.difference:
+                    log(f"gigatoken and tokenizers differ in {event.difference}; the part is encoded again, exactly")
                 if joining is None or joining.done():
                     _raise_failure(joining)
                     joining = thread.submit(journal.join)
@@ -241,7 +243,7 @@ def _write_joined(
             tokenizer_fingerprint=tokenizer.encoding_fingerprint,
             tokenizer_file_sha256=tokenizer.fingerprint,
             vocab_size=tokenizer.size,
-            encoder=job.encoder.encoder.name,
+            encoder=_encoder_names(job, journal),
             settings={**kept, "key": key},
             inputs=[[file.path, file.num_bytes] for file in job.inputs],
             skipped=sum(part.progress.skipped for part in journal.in_order),
@@ -255,6 +257,15 @@ def _write_joined(
             flush_to_disk(path)
     flush_to_disk(Path(settings.work_folder))
     journal.record_complete()
+
+
+def _encoder_names(job: Job, journal: Journal) -> str:
+    """Return the encoder, and the exact one where it encoded some parts again."""
+    encoder = job.encoder.encoder
+    again = sum(bool(part.difference) for part in journal.in_order)
+    if not again or encoder.exact is None:
+        return encoder.name
+    return f"{encoder.name}; {again} of {len(journal.in_order)} parts: {encoder.exact.name}"
 
 
 def _publish(settings: PreprocessSettings, journal: Journal) -> None:

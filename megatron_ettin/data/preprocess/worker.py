@@ -8,7 +8,8 @@ import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from megatron_ettin.data.preprocess.documents import BadRecord, Value, read_docu
 from megatron_ettin.data.preprocess.progress import Progress
 from megatron_ettin.data.preprocess.readers.lines import lines_before
 from megatron_ettin.data.preprocess.readers.records import Batch, InputFile, Task
+from megatron_ettin.data.preprocess.running_check import EncodersDiffer
 from megatron_ettin.data.preprocess.settings import PreprocessSettings
 from megatron_ettin.errors import ConfigError
 
@@ -56,6 +58,8 @@ class PartDone:
     pairs: tuple[Part, ...]
     """One per key."""
     num_lines: int
+    difference: str = ""
+    """Where gigatoken was found to differ from the tokenizers library, which then encoded the part again."""
 
 
 @dataclass(frozen=True)
@@ -114,22 +118,42 @@ def process_task(
     """
     settings = job.settings
     batches = read_task(task, job.inputs, settings.json_keys, settings.text_documents)
+    reads_pipe = any(job.inputs[span.file].is_pipe for span in task.spans)
     first = next(batches, None)
     part = 0
     while first is not None or part == 0:
         records = _PartBatches(first, batches, job.part_bytes)
-        if part in done:
-            for _ in records:
-                pass
-        elif first is not None and may_lend():
-            yield LentPart(
-                task.number, part, _spill(records, f"{settings.work_folder}/{task.number:06d}-{part:06d}.lent")
-            )
-        else:
-            yield from encode_part(job, task, part, records)
+        reading = iter(records)
+        spilled = f"{settings.work_folder}/{task.number:06d}-{part:06d}.lent"
+        if part not in done and first is not None and may_lend():
+            yield LentPart(task.number, part, _spill(reading, spilled))
+        elif part not in done and reads_pipe:  # it may have to be read again
+            yield from encode_lent(job, task, part, _spill(reading, spilled))
+        elif part not in done:
+            yield from encode_part(job, task, part, reading, partial(_read_part, job, task, part))
+        for _ in reading:
+            pass
         first = records.next_batch
         part += 1
     yield TaskEnded(task.number, part)
+
+
+def encode_lent(job: Job, task: Task, part: int, path: str) -> Iterator[Progress | PartDone]:
+    """Encode a part from the file of its records, then delete the file."""
+    yield from encode_part(job, task, part, _read_spilled(path), partial(_read_spilled, path))
+    Path(path).unlink()
+
+
+def _read_part(job: Job, task: Task, part: int) -> Iterator[Batch]:
+    """Yield the batches of one part, read again from the inputs."""
+    batches = read_task(task, job.inputs, job.settings.json_keys, job.settings.text_documents)
+    first = next(batches, None)
+    for _ in range(part):
+        records = _PartBatches(first, batches, job.part_bytes)
+        for _ in records:
+            pass
+        first = records.next_batch
+    yield from _PartBatches(first, batches, job.part_bytes)
 
 
 class _PartBatches:
@@ -150,9 +174,23 @@ class _PartBatches:
 
 
 def encode_part(
-    job: Job, task: Task, part: int, batches: Iterator[Batch] | _PartBatches
+    job: Job, task: Task, part: int, batches: Iterator[Batch], read_again: Callable[[], Iterator[Batch]]
 ) -> Iterator[Progress | PartDone]:
-    """Write the pairs of one part, one per key."""
+    """Write the pairs of one part, one per key; where a check finds a difference, with the tokenizers library."""
+    total = Progress()
+    try:
+        for event in _encode_part(job, task, part, batches):
+            if isinstance(event, Progress):
+                total.add(event)
+            yield event
+    except EncodersDiffer as difference:
+        yield total.negative()
+        exact = replace(job, encoder=job.encoder.exact())
+        for event in _encode_part(exact, task, part, read_again()):
+            yield replace(event, difference=str(difference)) if isinstance(event, PartDone) else event
+
+
+def _encode_part(job: Job, task: Task, part: int, batches: Iterator[Batch]) -> Iterator[Progress | PartDone]:
     settings = job.settings
     tag = f".{socket.gethostname()}-{os.getpid()}"  # an abandoned attempt may still be writing
     total, num_lines = Progress(), 0
@@ -165,8 +203,10 @@ def encode_part(
             for key in range(len(settings.json_keys))
         ]
         for batch in batches:
-            documents, skipped = _separate_skipped(job, task, batch)
+            numbers, documents, skipped = _separate_skipped(job, task, batch)
             skipped_list.add(skipped)
+            for key in range(len(settings.json_keys)):
+                job.encoder.check(task.number, batch.file, numbers, [values[key] for values in documents])
             progress = _write_batch(job, batch, documents, writers)
             progress.skipped = len(skipped)
             num_lines += batch.num_lines
@@ -215,17 +255,18 @@ def _write_batch(
     return progress
 
 
-def _separate_skipped(job: Job, task: Task, batch: Batch) -> tuple[list[list[Value]], list[Skipped]]:
-    """Return the documents of a batch, and its bad records.
+def _separate_skipped(job: Job, task: Task, batch: Batch) -> tuple[list[int], list[list[Value]], list[Skipped]]:
+    """Return the numbers and the documents of a batch, and its bad records.
 
     Raises:
         ConfigError: there is a bad record, and --on-error is stop.
     """
-    documents, skipped = [], []
+    numbers, documents, skipped = [], [], []
     for number, document in zip(batch.numbers, read_documents(batch, job.settings.json_keys), strict=True):
         if isinstance(document, BadRecord):
             skipped.append(Skipped(batch.file, number, str(document)))
         else:
+            numbers.append(number)
             documents.append(document)
     if batch.damage:
         skipped.append(Skipped(batch.file, *batch.damage, onwards=True))
@@ -238,10 +279,10 @@ def _separate_skipped(job: Job, task: Task, batch: Batch) -> tuple[list[list[Val
             paragraphs = file.kind == "text" and job.settings.text_documents == "paragraph"
             number += lines_before(file.path, start, paragraphs=paragraphs)
         raise ConfigError(record_message("--input", file, number, first.reason, onwards=first.onwards))
-    return documents, skipped
+    return numbers, documents, skipped
 
 
-def _spill(batches: _PartBatches, path: str) -> str:
+def _spill(batches: Iterator[Batch], path: str) -> str:
     """Write the batches of a part to a file; returns its path."""
     with Path(path).open("wb") as file:
         for batch in batches:
@@ -249,12 +290,11 @@ def _spill(batches: _PartBatches, path: str) -> str:
     return path
 
 
-def read_lent(path: str) -> Iterator[Batch]:
-    """Yield the batches of a lent part, then delete its file."""
+def _read_spilled(path: str) -> Iterator[Batch]:
+    """Yield the batches of a part that were written to a file."""
     with Path(path).open("rb") as file:
         while True:
             try:
                 yield pickle.load(file)
             except EOFError:
-                break
-    Path(path).unlink()
+                return
