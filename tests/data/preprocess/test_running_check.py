@@ -86,5 +86,5 @@ def test_a_difference_encodes_its_part_again(tmp_path: Path, tokenizer: Path, fo
     assert (result.progress.documents, result.progress.tokens) == (NUM_DOCUMENTS, len(expected))
     manifest = Manifest.load(result.pairs[0])
     assert manifest is not None
-    num_parts = 1 if form == "gz" else 2  # so regular a text decompresses to a single batch
+    num_parts = 1 if form == "gz" else 2  # such regular text decompresses to one batch
     assert f"; 1 of {num_parts} parts: tokenizers" in manifest.encoder
