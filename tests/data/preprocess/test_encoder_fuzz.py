@@ -53,7 +53,7 @@ PARTS = [
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("bpe")
-    save_tokenizer(train_tokenizer(["the running of the cafe, prerun in 123 runs"] * 3, 290), folder)
+    save_tokenizer(train_tokenizer(["the running of the cafe, prerun in 123 runs"] * 3, 280), folder)
     content: dict[str, Any] = json.loads((folder / "tokenizer.json").read_bytes())
     return content
 
