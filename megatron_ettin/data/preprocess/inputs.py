@@ -65,6 +65,15 @@ def left_out_lines(left_out: Sequence[str], flag: str = "--input") -> list[str]:
     return lines
 
 
+def by_content_lines(files: Sequence[InputFile], flag: str = "--input") -> list[str]:
+    """Return the notice about files without a known suffix, which are read by their content."""
+    unknown = [file for file in files if not file.is_pipe and _suffixes(Path(file.path))[0] not in KINDS]
+    lines = [f"{flag} {file.path}: no known suffix, read as {file.kind}" for file in unknown[:_MOST_NAMED]]
+    if len(unknown) > _MOST_NAMED:
+        lines.append(f"{flag}: {len(unknown) - _MOST_NAMED} more files are read by their content")
+    return lines
+
+
 def _expand(entry: str, flag: str, left_out: list[str]) -> Iterator[InputFile]:
     path = Path(entry)
     if path.is_dir():

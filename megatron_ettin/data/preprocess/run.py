@@ -22,7 +22,7 @@ from megatron_ettin.data.corpus.merge import write_joined_index
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.preprocess.block_encoder import BlockEncoder
 from megatron_ettin.data.preprocess.encoders import choose_encoder
-from megatron_ettin.data.preprocess.inputs import expand_inputs, left_out_lines
+from megatron_ettin.data.preprocess.inputs import by_content_lines, expand_inputs, left_out_lines
 from megatron_ettin.data.preprocess.journal import Journal
 from megatron_ettin.data.preprocess.plan import choose_part_bytes, plan_tasks, share_of
 from megatron_ettin.data.preprocess.progress import Progress
@@ -67,7 +67,7 @@ def preprocess(
     """
     check_output_prefix(settings.output_prefix)
     inputs, left_out = expand_inputs(settings.input)
-    for line in left_out_lines(left_out):
+    for line in (*by_content_lines(inputs), *left_out_lines(left_out)):
         log(line)
     pipe = next((file.path for file in inputs if file.is_pipe), "")
     if pipe and (settings.executor == "ray" or settings.num_shards > 1):
