@@ -16,7 +16,7 @@ from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.options import Value
 from megatron_ettin.config.presets import PRESETS, preset_values
 from megatron_ettin.config.run import RunConfig, run_options, value_of
-from megatron_ettin.config.time_units import IN_TOKENS, TWIN
+from megatron_ettin.config.time_units import IN_TOKENS, TWIN, twin_rule
 from megatron_ettin.config.yaml_file import PRESET_KEY, read_yaml
 from megatron_ettin.errors import ConfigError
 
@@ -153,7 +153,7 @@ def _refuse_twins(layer: Mapping[str, Value], origin: str) -> None:
     for in_steps, in_tokens in IN_TOKENS.items():
         if layer.get(in_steps) and layer.get(in_tokens):
             one, other = (run_options()[name].spell(layer[name]) for name in (in_steps, in_tokens))
-            raise ConfigError(f"{one}{where}: and {other} set the same duration; give one of them")
+            raise ConfigError(f"{one}{where}: and {other} {twin_rule(in_steps)}")
 
 
 def _known_preset(name: object) -> str:

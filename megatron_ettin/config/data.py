@@ -48,8 +48,9 @@ class DataConfig:
     )
     data_version: int = option(
         2,
-        "1 repeats runs from before this setting: phases that share a seed share their masks, and a decoder's [SEP] "
-        "also follows a document whose remainder was dropped",
+        "1 repeats runs from before this setting: phases that share a seed share their masks, a decoder's [SEP] also "
+        "follows a document whose remainder was dropped, and --eval-iters scores the first packed rows, which have the "
+        "longest documents",
         metavar="N",
         at_least=1,
         at_most=2,

@@ -1,4 +1,7 @@
-"""Durations in steps or in tokens: which of the two a run counts in, and the rules between its durations."""
+"""Durations in steps or in tokens: which of the two a run counts in, and the rules between its durations.
+
+The size of a validation is likewise given in global batches or in tokens.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ IN_TOKENS: Mapping[str, str] = MappingProxyType(
         "lr_decay_iters": "lr_decay_tokens",
         "lr_wsd_decay_iters": "lr_wsd_decay_tokens",
         "eval_interval": "eval_interval_tokens",
+        "eval_iters": "eval_tokens",
         "save_interval": "save_interval_tokens",
         "save_retain_interval": "save_retain_interval_tokens",
     }
@@ -29,6 +33,11 @@ TWIN: Mapping[str, str] = MappingProxyType({**IN_TOKENS, **{token: step for step
 """Field -> the field of the same duration in the other unit."""
 
 SCHEDULE_LENGTHS = ("lr_warmup", "lr_decay", "lr_wsd_decay")
+
+
+def twin_rule(in_steps: str) -> str:
+    """Return why a field in steps and its twin in tokens cannot both be set."""
+    return f"set the same {'size' if in_steps == 'eval_iters' else 'duration'}; give one of them"
 
 
 def schedule_unit(optimizer: OptimizerConfig, training: TrainingConfig) -> Unit:
@@ -67,7 +76,7 @@ def check_time_units(config: RunConfig) -> None:
     """
     for in_steps, in_tokens in IN_TOKENS.items():
         if value_of(config, in_steps) and value_of(config, in_tokens):
-            refuse(config, in_tokens, f"and {spell(config, in_steps)} set the same duration; give one of them")
+            refuse(config, in_tokens, f"and {spell(config, in_steps)} {twin_rule(in_steps)}")
     if schedule_unit(config.optimizer, config.training) == "tokens":
         in_tokens = next((f"{name}_tokens" for name in SCHEDULE_LENGTHS if value_of(config, f"{name}_tokens")), "")
         for length in SCHEDULE_LENGTHS:

@@ -92,8 +92,22 @@ class TrainingConfig:
     eval_interval_tokens: int = option(
         0, "validate every this many tokens, instead of steps", metavar="TOKENS", at_least=0, counts_tokens=True
     )
-    eval_iters: int = option(100, "maximum global batches of one validation; 0 takes the whole split", at_least=0)
-    eval_only: bool = option(False, "measure the validation loss of --load, print it as JSON and exit")
+    eval_iters: int = option(
+        100,
+        "size of one validation in full global batches: whole documents in a fixed random order, up to that many "
+        "positions; 0 takes the whole split",
+        at_least=0,
+    )
+    eval_tokens: int = option(
+        0,
+        "size of one validation in tokens, instead of --eval-iters; without either, the whole split",
+        metavar="TOKENS",
+        at_least=0,
+        counts_tokens=True,
+    )
+    eval_only: bool = option(
+        False, "measure the loss of --load on the whole validation split, print it as JSON and exit"
+    )
     log_interval: int = option(10, "write metrics every this many steps", metavar="STEPS", at_least=1)
     profile_steps: StepRange = option(
         StepRange(""),

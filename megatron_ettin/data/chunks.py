@@ -56,6 +56,11 @@ class ChunkTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def document_sizes(self) -> NDArray[np.int64]:
+        """Return the tokens of each document that are in chunks."""
+        before = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+        return np.diff(before[self.first_chunks])
+
     def chunks(self, numbers: NDArray[np.integer], corpus: IndexedTokens) -> list[Chunk]:
         """Return chunks by number, with their tokens."""
         places, firsts, ends = self._documents_of(numbers)
@@ -138,8 +143,7 @@ def cut_documents(
     place = 0
     for block in _blocks(documents, corpus, rule):
         starts, ends = document_bounds(corpus, block)
-        sizes = ends - starts
-        sizes -= _closed(corpus, sizes, ends, sep_id, all_closed)
+        sizes = content_sizes(corpus, starts, ends, sep_id, all_closed)
         if rule.sentence_ends is None:
             of_documents, of_chunks, of_block = cut_lengths(sizes, block, content, rule)
         else:
@@ -187,6 +191,27 @@ def document_bounds(corpus: IndexedTokens, block: Documents) -> tuple[NDArray[np
         bounds = corpus.document_starts[block.start : block.stop + 1]
         return bounds[:-1], bounds[1:]
     return corpus.document_starts[block], corpus.document_starts[block + 1]
+
+
+def content_sizes(
+    corpus: IndexedTokens,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    sep_id: EndTokens | None,
+    all_closed: bool | None = None,
+) -> NDArray[np.int64]:
+    """Return the tokens of documents without a final [SEP].
+
+    Args:
+        corpus: the tokens.
+        starts: offset of each document in the corpus.
+        ends: of each document.
+        sep_id: see :func:`cut_documents`.
+        all_closed: see :func:`cut_documents`.
+    """
+    sizes = ends - starts
+    sizes -= _closed(corpus, sizes, ends, sep_id, all_closed)
+    return sizes
 
 
 def _closed(

@@ -101,6 +101,10 @@ class RowDataset:
         """Rows of one epoch."""
         return len(self._rows)
 
+    def documents(self) -> tuple[Documents, NDArray[np.int64]]:
+        """Return the numbers of the documents, and how many of their tokens are in chunks."""
+        return self._chunks.documents, self._chunks.document_sizes()
+
     def row(self, number: int) -> Row:
         """Return a row by its training number, which continues over epochs."""
         return self.rows([number])[0]
@@ -225,6 +229,10 @@ class EvaluationRows(Sequence[Row]):
         """
         self._rows = rows
         self.name = name
+
+    def documents(self) -> tuple[Documents, NDArray[np.int64]]:
+        """Return the numbers of the documents and their lengths in tokens, without [CLS] and [SEP]."""
+        return self._rows.documents()
 
     def __len__(self) -> int:
         return self._rows.num_rows

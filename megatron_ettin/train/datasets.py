@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.config.run import RunConfig
@@ -21,6 +21,7 @@ from megatron_ettin.data.index_cache import IndexCache
 from megatron_ettin.data.rows import EvaluationRows, RowDataset, evaluation_rows
 from megatron_ettin.data.splits import Documents, split_corpus
 from megatron_ettin.data.training_rows import Realised, TrainingRows
+from megatron_ettin.data.validation_set import ValidationSet, sample_documents, share_limit, stored_tokens
 from megatron_ettin.objectives.objective import Objective
 from megatron_ettin.runtime.ranks import Ranks
 
@@ -35,6 +36,11 @@ class TrainingData:
     """The rows of each step."""
     validation_rows: tuple[EvaluationRows, ...]
     """Of each source."""
+
+    @cached_property
+    def validation_set(self) -> ValidationSet:
+        """The documents of the validation rows."""
+        return ValidationSet.of_sources(rows.documents() for rows in self.validation_rows)
 
     def batches(self, step: int, ranks: Ranks) -> list[PackedBatch]:
         """Build a rank's micro-batches of a step (0-based); they depend on nothing that was trained before."""
@@ -65,7 +71,8 @@ def build_training_data(
         tokens=state.consumed_tokens,
         counts_tokens=bool(config.data.mlm_probability_schedule),
     )
-    return TrainingData(objective, rows, plan, build_validation_rows(config, corpus, tokenizer))
+    limit = 0 if first_validation_rows(config) else validation_limit(config)
+    return TrainingData(objective, rows, plan, build_validation_rows(config, corpus, tokenizer, limit))
 
 
 @dataclass(frozen=True)
@@ -98,20 +105,46 @@ def build_training_rows(config: RunConfig, corpus: Sequence[Source], tokenizer: 
 
 
 def build_validation_rows(
-    config: RunConfig, corpus: Sequence[Source], tokenizer: TokenizerFiles
+    config: RunConfig, corpus: Sequence[Source], tokenizer: TokenizerFiles, limit: int = 0
 ) -> tuple[EvaluationRows, ...]:
-    """Chunk and pack the validation split of each source."""
+    """Chunk and pack the validation split of each source, or a sample of its documents.
+
+    Args:
+        config: of the run.
+        corpus: its sources.
+        tokenizer: of the run.
+        limit: tokens of the sample, shared between the sources in proportion to their splits; 0 takes all documents.
+    """
     validation_rows = []
     names = source_names({number: source.request.path for number, source in enumerate(corpus)})
-    for number, source in enumerate(corpus):
-        documents = source.documents["validation"]
+    splits = [source.documents["validation"] for source in corpus]
+    limits = [0] * len(corpus)
+    if limit:
+        sizes = [stored_tokens(source.tokens, split) for source, split in zip(corpus, splits, strict=True)]
+        limits = share_limit(limit, sizes)
+    end_tokens = tokenizer.end_tokens
+    for number, (source, split, limit_here) in enumerate(zip(corpus, splits, limits, strict=True)):
+        documents = sample_documents(source.tokens, split, end_tokens, limit_here) if limit_here else split
         if len(documents):
-            rows = evaluation_rows(
-                source.tokens, documents, config.data.seq_length, sep_id=tokenizer.end_tokens, source=number
-            )
+            rows = evaluation_rows(source.tokens, documents, config.data.seq_length, sep_id=end_tokens, source=number)
             rows.name = names[number]
             validation_rows.append(rows)
     return tuple(validation_rows)
+
+
+def validation_limit(config: RunConfig) -> int:
+    """Return the maximum tokens of a validation: ``--eval-tokens``, or the positions of ``--eval-iters``; 0 is all."""
+    training = config.training
+    positions = training.global_batch_tokens or training.global_batch_size * config.data.seq_length
+    return training.eval_tokens or training.eval_iters * positions
+
+
+def first_validation_rows(config: RunConfig) -> int:
+    """Return how many packed rows a run of ``--data-version 1`` validates on, the first ones; 0 is all."""
+    training = config.training
+    if config.data.data_version > 1:
+        return 0
+    return training.eval_iters * (training.global_batch_tokens // config.data.seq_length or training.global_batch_size)
 
 
 def chunk_rule(config: RunConfig, tokenizer: TokenizerFiles) -> ChunkRule:

@@ -15,6 +15,7 @@ from megatron_ettin.checkpoint.folder.state import TrainingState
 from megatron_ettin.checkpoint.load import LoadResult, load_weights
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
+from megatron_ettin.data.validation_set import ValidationSet
 from megatron_ettin.doctor.report import machine_lines
 from megatron_ettin.errors import RunFailure
 from megatron_ettin.objectives.objective import Objective, build_objective
@@ -39,7 +40,7 @@ from megatron_ettin.train.preflight.prepare import PreparedRun
 from megatron_ettin.train.resume import record_data_order, restore, verify_checkpoint
 from megatron_ettin.train.stop import StopRequests, write_stop
 from megatron_ettin.train.telemetry.console import Goal, open_console
-from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, open_wandb, quality
+from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, open_wandb, quality, set_record
 from megatron_ettin.train.telemetry.profiler import Profiler, profile_notes
 from megatron_ettin.train.telemetry.throughput import Throughput
 from megatron_ettin.train.trainer import Trainer
@@ -106,6 +107,7 @@ def launch_evaluation(prepared: PreparedRun) -> int:
             "bits_per_byte": bits_per_byte(sums.loss_sum, scored_bytes),
             "scored_bytes": scored_bytes,
             "tokens": sums.real_tokens,
+            **set_record(ValidationSet.of_sources(each.documents() for each in rows)),
             "sources": {
                 source: {"validation_loss": own.loss, "scored_tokens": own.scored_tokens, **quality(name, own)}
                 for source, own in by_source.items()

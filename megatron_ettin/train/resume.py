@@ -160,6 +160,7 @@ _EXPECTED = (
     "eval_interval_tokens",
     "real_tokens_per_row",
     "eval_iters",
+    "eval_tokens",
     "log_interval",
     "profile_steps",
 )

@@ -17,12 +17,12 @@ from megatron_ettin.runtime.device import peak_memory_bytes
 from megatron_ettin.runtime.health.watchdog import Watchdog
 from megatron_ettin.runtime.process import any_rank
 from megatron_ettin.train.build import Training
-from megatron_ettin.train.datasets import TrainingData
+from megatron_ettin.train.datasets import TrainingData, first_validation_rows
 from megatron_ettin.train.spikes import StepGuard
 from megatron_ettin.train.step import StepResult
 from megatron_ettin.train.stop import StopRequests, reason_of
 from megatron_ettin.train.telemetry.console import RunConsole
-from megatron_ettin.train.telemetry.metrics import MetricsLog, Record, StepReport, validation_record
+from megatron_ettin.train.telemetry.metrics import MetricsLog, Record, StepReport, set_record, validation_record
 from megatron_ettin.train.telemetry.non_finite import explain_non_finite
 from megatron_ettin.train.telemetry.profiler import Profiler
 from megatron_ettin.train.telemetry.stragglers import Stragglers
@@ -143,11 +143,12 @@ class Trainer:
         if not self.is_complete and not self._is_due(settings.eval_interval, settings.eval_interval_tokens):
             return {}
         self.watchdog.mark(self.state.step, "validating")
-        rows_per_step = settings.global_batch_tokens // self.config.data.seq_length or settings.global_batch_size
-        limit = settings.eval_iters * rows_per_step
-        sums, by_source = validate_sources(self.training, self.data.objective, validation_rows, limit)
+        first_rows = first_validation_rows(self.config)
+        sums, by_source = validate_sources(self.training, self.data.objective, validation_rows, first_rows)
         self.state.validation_loss = sums.loss
         record = validation_record(settings.objective, sums)
+        if not first_rows:
+            record |= set_record(self.data.validation_set)
         for name, source_sums in by_source.items():
             record |= validation_record(settings.objective, source_sums, f"_{name}")
         return record

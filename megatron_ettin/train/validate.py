@@ -29,7 +29,7 @@ def validate_sources(
         training: the model.
         objective: builds the batches.
         sources: their validation rows.
-        limit: rows to score, shared between sources by size; 0 for all.
+        limit: first rows to score, shared between sources by size; 0 for all.
     """
     num_rows = sum(map(len, sources))
     wanted = min(limit, num_rows) or num_rows

@@ -70,7 +70,7 @@ def test_presets_are_accepted(preset: str, tp: int) -> None:
     for phase in PHASES:
         settings = preset_values(preset, "mlm", phase) | {"tensor_model_parallel_size": tp}
         if "train_tokens" in settings:
-            settings |= {"train_iters": 0, "eval_interval": 0}
+            settings |= {"train_iters": 0, "eval_interval": 0, "eval_iters": 0}
         check_run(complete_run(**settings), 2)
 
 

@@ -174,6 +174,28 @@ def test_one_duration_in_two_units_is_refused_in_one_source_and_overridden_by_an
     assert command.given == {"train_tokens": ""}
 
 
+def test_size_of_a_validation_is_given_in_one_unit(tmp_path: Path) -> None:
+    assert refusal("--eval-iters", "5", "--eval-tokens", "5B") == (
+        "--eval-iters 5: and --eval-tokens 5B set the same size; give one of them"
+    )
+    config = write(tmp_path, "eval-iters: 5\neval-tokens: 1M\n")
+    assert f"(--config {config}): and --eval-tokens 1M set the same size" in refusal("--config", config)
+    preset = ["--preset", "ettin-17m", "--objective", "mlm"]
+    for arguments, expected in (
+        ([], (100, 0)),
+        (["--eval-tokens", "1M"], (0, 10**6)),
+        (["--eval-tokens", "0"], (0, 0)),
+        (["--eval-iters", "0", "--eval-tokens", "1M"], (0, 10**6)),
+        (["--eval-iters", "7", "--eval-tokens", "0"], (7, 0)),
+        (preset, (0, 250 * 10**6)),
+        ([*preset, "--eval-iters", "7"], (7, 0)),
+        ([*preset, "--eval-iters", "0"], (0, 0)),
+        ([*preset, "--eval-tokens", "0"], (0, 0)),
+    ):
+        training = parse_command(arguments).config.training
+        assert (training.eval_iters, training.eval_tokens) == expected, arguments
+
+
 def test_a_default_in_steps_yields_to_tokens() -> None:
     config = parse_command(["--eval-interval-tokens", "5M"]).config
     assert (config.training.eval_interval, config.training.eval_interval_tokens) == (0, 5_000_000)

@@ -12,12 +12,17 @@ import pytest
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus.tokenizer import TokenizerFiles
 from megatron_ettin.data.training_rows import TrainingRows
+from megatron_ettin.data.validation_set import ValidationSet
+from megatron_ettin.objectives.objective import build_objective
 from megatron_ettin.train.datasets import (
     blend_notes,
+    build_training_data,
     build_training_rows,
     build_validation_rows,
+    first_validation_rows,
     open_corpus,
     row_notes,
+    validation_limit,
 )
 from tests.helpers.corpora import babble, write_corpus, write_word_tokenizer
 from tests.helpers.runs import TINY, tiny_run
@@ -84,3 +89,52 @@ def test_sources_of_the_same_name_get_distinct_names(folder: Path) -> None:
     assert rows.names == {0: "text_0", 1: "text_1"}
     validation = build_validation_rows(run, open_corpus(run), TokenizerFiles.load(folder / "tokenizer"))
     assert [each.name for each in validation] == ["text_0", "text_1"]
+
+
+def validation_set(folder: Path, objective: str = "mlm", **more: Any) -> ValidationSet:
+    """The documents that a run validates on, of two sources with 20 documents each."""
+    paths = f"{folder}/books/text {folder}/web/text"
+    values = {"data_path": paths, "tokenizer_model": str(folder / "tokenizer"), "split": "3,1", **more}
+    config = tiny_run(objective, **values)
+    tokenizer = TokenizerFiles.load(folder / "tokenizer")
+    return build_training_data(config, tokenizer, build_objective(config, tokenizer)).validation_set
+
+
+def test_a_limited_validation_scores_the_same_documents_in_every_run(folder: Path) -> None:
+    limited: dict[str, Any] = {"eval_iters": 0, "eval_tokens": 1000}
+    expected = validation_set(folder, **limited)
+    longest = 2 * 201  # the last document of each source may extend over the limit
+    assert 1000 <= expected.tokens < 1000 + longest
+    assert expected.documents < 40
+    for more in (
+        {"seed": 5},
+        {"objective": "clm"},
+        {"packing": "none", "chunk_skip_size": 20},
+        {"seq_length": 32},
+        {"micro_batch_size": 4, "global_batch_size": 32},
+        {"mlm_probability": 0.5, "phase": "decay"},
+    ):
+        assert validation_set(folder, **{**limited, **more}) == expected, more
+    whole = validation_set(folder, eval_iters=0)
+    assert whole.documents == 40
+    assert whole == validation_set(folder, eval_iters=0, eval_tokens=whole.tokens)
+    assert whole == validation_set(folder, eval_iters=1000)
+    assert whole.digest != expected.digest
+
+
+def test_eval_iters_limits_the_positions_of_a_validation(folder: Path) -> None:
+    rows: dict[str, Any] = {"eval_iters": 2, "global_batch_size": 4}
+    assert validation_limit(tiny_run("mlm", **rows)) == 2 * 4 * 64
+    assert validation_limit(tiny_run("mlm", eval_iters=2, global_batch_tokens=300)) == 600
+    assert validation_limit(tiny_run("mlm", eval_iters=0)) == 0
+    assert validation_set(folder, **rows) == validation_set(folder, eval_iters=0, eval_tokens=512)
+
+
+def test_a_run_of_the_first_data_version_validates_on_the_first_rows(folder: Path) -> None:
+    rows: dict[str, Any] = {"eval_iters": 2, "global_batch_size": 4, "data_version": 1}
+    assert first_validation_rows(tiny_run("mlm", **rows)) == 8
+    assert first_validation_rows(tiny_run("mlm", **{**rows, "global_batch_tokens": 300})) == 8
+    assert first_validation_rows(tiny_run("mlm", **{**rows, "data_version": 2})) == 0
+    assert validation_set(folder, **rows) == validation_set(folder, eval_iters=0), "rows of the whole split"
+    limited: dict[str, Any] = {"eval_iters": 0, "eval_tokens": 1000}
+    assert validation_set(folder, data_version=1, **limited) == validation_set(folder, **limited)

@@ -10,6 +10,7 @@ from megatron_ettin.checkpoint.folder.layout import TOKENIZER_FOLDER
 from megatron_ettin.config.command_line import Command
 from megatron_ettin.config.options import Value
 from megatron_ettin.config.run import IMPLIED_VALUES, RunConfig, run_options, value_of
+from megatron_ettin.config.time_units import TWIN
 from megatron_ettin.errors import ConfigError
 
 FIXED = (
@@ -49,12 +50,14 @@ INHERITED = (
 )
 """Inherited unless given; a later phase may change them."""
 
-RESUMED = ("data_version",)
+RESUMED = ("data_version", "eval_iters", "eval_tokens")
 """Inherited unless given, but only if the same phase of the same objective continues."""
 
 KEPT_ON_RESUME = (
     "fp32_residual_connection",
     "data_version",
+    "eval_iters",
+    "eval_tokens",
     "clip_grad",
     "max_lr",
     "weight_decay",
@@ -76,13 +79,15 @@ def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]
     for name in FIXED:
         _refuse_another(command, name, trained[name], folder)
     inherited: dict[str, Value] = {
-        name: trained[name] for name in (*FIXED, *INHERITED, *RESUMED) if not _is_given(command, name)
+        name: trained[name]
+        for name in (*FIXED, *INHERITED, *RESUMED)
+        if not any(_is_given(command, each) for each in _units(name))
     }
     training = config.with_values(
         {name: inherited[name] for name in ("objective", "phase") if name in inherited}
     ).training
     if (training.objective, training.phase) == (trained["objective"], trained["phase"]):
-        kept = [name for name in (*KEPT_ON_RESUME, *INHERITED) if command.is_from_preset(name)]
+        kept = [name for name in (*KEPT_ON_RESUME, *INHERITED) if any(map(command.is_from_preset, _units(name)))]
         inherited |= {name: trained[name] for name in kept if trained[name] != value_of(config, name)}
     else:
         inherited = {name: value for name, value in inherited.items() if name not in RESUMED}
@@ -91,6 +96,11 @@ def inherit_settings(command: Command, folder: Path, run_json: Mapping[str, Any]
     flags = " ".join(run_options()[name].spell(value) for name, value in inherited.items())
     notes = (f"inherited from {folder}: {flags}",) if flags else ()
     return config.with_values(inherited), (*command.notes, *notes)
+
+
+def _units(name: str) -> tuple[str, ...]:
+    """Return a field, and the field that sets the same in the other unit if there is one: one of them decides."""
+    return (name, TWIN[name]) if name in TWIN else (name,)
 
 
 def _check_objective(command: Command, trained: str, folder: Path) -> None:

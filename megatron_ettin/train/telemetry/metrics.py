@@ -14,11 +14,13 @@ from megatron_ettin.checkpoint.folder.layout import METRICS_FILE, TENSORBOARD_FO
 from megatron_ettin.checkpoint.folder.metrics_file import drop_records_from
 from megatron_ettin.config.objectives import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.data.validation_set import ValidationSet
 from megatron_ettin.errors import ConfigError, one_line
 from megatron_ettin.train.step import StepResult, Sums
 
-Record = dict[str, float | int]
-"""One line; ``step`` and ``tokens`` count from the start of the phase. A skipped step has ``skipped`` 1."""
+Record = dict[str, Any]
+"""One line: numbers, and the hash of the validation's documents; ``step`` and ``tokens`` count from the start of the
+phase. A skipped step has ``skipped`` 1."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,15 @@ def validation_record(objective: str, sums: Sums, suffix: str = "") -> Record:
     return {f"validation_{name}{suffix}": value for name, value in figures.items()}
 
 
+def set_record(documents: ValidationSet) -> Record:
+    """Return what identifies the documents of a validation."""
+    return {
+        "validation_documents": documents.documents,
+        "validation_tokens": documents.tokens,
+        "validation_set": documents.digest,
+    }
+
+
 @dataclass(frozen=True)
 class MetricsFiles:
     """Where the figures of a run are stored."""
@@ -106,11 +117,13 @@ class MetricsLog:
     def write(self, record: Record) -> None:
         """Append a record; it is in the file when this returns."""
         # JSON has no NaN or infinity, which the loss of a skipped step may be.
-        finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        finite = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in record.items()
+        }
         self._jsonl.write(json.dumps(finite) + "\n")
         self._jsonl.flush()
         for name, value in finite.items():
-            if name != "step" and value is not None:
+            if name != "step" and value is not None and not isinstance(value, str):
                 self._tensorboard.add_scalar(name, value, int(record["step"]))
         if self._wandb is not None:
             self._wandb.log(finite, step=int(record["step"]))

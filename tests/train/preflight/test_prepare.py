@@ -252,6 +252,30 @@ class TestLoading:
         assert prepare(flags, "--data-version", "2").config.data.data_version == 2
         assert prepare({**flags, "--phase": "decay"}).config.data.data_version == 2
 
+    def test_a_resume_keeps_the_size_of_its_validations(self, files: dict[str, str], tmp_path: Path) -> None:
+        """Unless the user sets one in either unit; what only a preset sets does not change them."""
+        write_checkpoint(tmp_path / "old", data_version=1, eval_iters=30)
+        flags = {**files, "--load": str(tmp_path / "old")}
+        shape = {"--num-layers": "4", "--hidden-size": "64", "--ffn-hidden-size": "96", "--num-attention-heads": "4"}
+        preset = {**flags, **shape, "--vocab-size": "128", "--preset": "ettin-17m"}
+        for given, expected in (
+            (flags, (30, 0, 1)),
+            (preset, (30, 0, 1)),
+            ({**preset, "--eval-tokens": "1M"}, (0, 10**6, 1)),
+            ({**preset, "--eval-iters": "0"}, (0, 0, 1)),
+            ({**preset, "--phase": "extend"}, (0, 250 * 10**6, 2)),
+            ({**flags, "--phase": "extend"}, (100, 0, 2)),
+        ):
+            config = prepare(given).config
+            assert (config.training.eval_iters, config.training.eval_tokens, config.data.data_version) == expected
+        (note,) = (note for note in prepare(preset).notes if note.startswith("inherited"))
+        assert "--data-version 1" in note
+        assert "--eval-iters 30 --eval-tokens 0" in note
+        write_checkpoint(tmp_path / "new", eval_iters=0, eval_tokens=5000)
+        for given, expected_tokens in (({}, (0, 5000)), ({"--eval-iters": "9"}, (9, 0))):
+            training = prepare({**files, **given, "--load": str(tmp_path / "new")}).config.training
+            assert (training.eval_iters, training.eval_tokens) == expected_tokens
+
     def test_a_later_phase_may_change_settings_other_than_the_shape(
         self, files: dict[str, str], tmp_path: Path
     ) -> None:

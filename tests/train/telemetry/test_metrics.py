@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from megatron_ettin.data.validation_set import ValidationSet
 from megatron_ettin.train.step import StepResult, Sums
-from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, Record, StepReport, quality
+from megatron_ettin.train.telemetry.metrics import MetricsFiles, MetricsLog, Record, StepReport, quality, set_record
 
 
 def files_in(save: Path) -> MetricsFiles:
@@ -49,6 +50,23 @@ def test_a_new_run_drops_the_records_of_the_previous_one(tmp_path: Path) -> None
     write_steps(tmp_path, 1, 5, mark=1.0)
     write_steps(tmp_path, 1, 2, mark=2.0)
     assert [line["loss"] for line in lines(tmp_path)] == [2.0, 2.0]
+
+
+def test_hash_of_the_validation_documents_is_in_the_file_alone(tmp_path: Path) -> None:
+    log = MetricsLog(files_in(tmp_path), 1)
+    record = {"step": 1, **set_record(ValidationSet(12, 3456, "0123456789abcdef"))}
+    log.write(record)
+    log.close()
+    assert lines(tmp_path) == [record]
+    assert record == {
+        "step": 1,
+        "validation_documents": 12,
+        "validation_tokens": 3456,
+        "validation_set": "0123456789abcdef",
+    }
+    events = EventAccumulator(str(files_in(tmp_path).tensorboard))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"validation_documents", "validation_tokens"}
 
 
 def test_a_record_is_in_the_file_at_once(tmp_path: Path) -> None:
